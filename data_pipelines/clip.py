@@ -1,0 +1,55 @@
+"""What a source hands to the data set: one clip of sound, its captions and, where it is known, the truth about it."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """What is known for certain of a clip, because it was rendered from a score.
+
+    Attributes:
+        instruments: names of the instruments heard, the leading one first.
+        family: instrument family of the leading instrument ("strings", "brass", ...).
+        families: every family heard, without repeats, the leading one first.
+        tempo: beats per minute; 0 where unknown.
+        key: tonic ("D", "B-flat", ...); "" where unknown.
+        mode: "major", "minor", "dorian", ...; "" where unknown.
+        rhythm: dance or metre ("waltz", "reel", ...); "" where unknown.
+        texture: "solo", "melody with chords", ...; "" where unknown.
+        mood: words for the mood, possibly none.
+    """
+
+    instruments: tuple[str, ...]
+    family: str
+    families: tuple[str, ...]
+    tempo: float
+    key: str
+    mode: str
+    rhythm: str
+    texture: str
+    mood: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One clip of sound as a source delivers it.
+
+    Attributes:
+        id: unique in its data set and stable between builds.
+        audio: float32 [T], mono, at the data set's rate, in [-1, 1].
+        captions: one or more sentences about the clip.
+        tune: what the clip was taken from (a tune, a file); clips of one tune never stand in two splits.
+        source: where it comes from ("corpus/ryansMammoth", "folder", ...).
+        licence: licence of the sound as its source states it; "" where unknown.
+        truth: the ground truth, or None for sound that was not rendered here.
+    """
+
+    id: str
+    audio: np.ndarray
+    captions: tuple[str, ...]
+    tune: str
+    source: str
+    licence: str
+    truth: Truth | None = None
