@@ -1,0 +1,56 @@
+"""Frozen config dataclasses to and from plain JSON, with clear errors for fields that do not belong."""
+
+import dataclasses
+import types
+import typing
+from typing import Any, TypeVar
+
+from melody_jax.errors import UserError
+
+ConfigT = TypeVar("ConfigT")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A (nested) config dataclass as a JSON-ready dict; tuples become lists."""
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def from_dict(cls: type[ConfigT], data: dict[str, Any]) -> ConfigT:
+    """The inverse of `to_dict`.
+
+    Raises:
+      UserError: a field is unknown to `cls`, or one without a default is missing.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
+    unknown = sorted(set(data) - set(fields))
+    required = {name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+    missing = sorted(required - set(data))
+    if unknown or missing:
+        raise UserError(f"{cls.__name__}: unknown fields {unknown}, missing fields {missing}; was it written by another version?")
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: _typed(hints[name], value) for name, value in data.items()})
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    """Undoes `_plain` for one field: nested dataclasses and tuples, also inside `X | None`."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _typed(next(arg for arg in args if arg is not type(None)), value)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return from_dict(typing.cast(type, hint), value)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        inner = args[:1] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
+        return tuple(_typed(arg, item) for arg, item in zip(inner, value, strict=True))
+    return value

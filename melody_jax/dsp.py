@@ -1,0 +1,104 @@
+"""Signal processing on the last axis: framing, STFT and its inverse, mel spectrograms. All float32."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+
+from melody_jax.shapes import Array, Complex, Float
+
+
+def frame(x: Float[Array, "*b T"], size: int, hop: int) -> Float[Array, "*b F size"]:
+    """Overlapping frames, F = 1 + (T - size) // hop, without padding.
+
+    When hop divides size this concatenates shifted reshapes, which XLA compiles to copies instead of a gather.
+    """
+    count = 1 + (x.shape[-1] - size) // hop
+    if size % hop:
+        index = np.arange(count)[:, None] * hop + np.arange(size)[None, :]
+        return x[..., index]
+    ratio = size // hop
+    blocks = x[..., : (count + ratio - 1) * hop].reshape(*x.shape[:-1], count + ratio - 1, hop)
+    return jnp.concatenate([blocks[..., i : i + count, :] for i in range(ratio)], axis=-1)
+
+
+def overlap_add(frames: Float[Array, "*b F size"], hop: int) -> Float[Array, "*b T"]:
+    """The adjoint of `frame` for hops that divide the frame: T = (F - 1) * hop + size.
+
+    Raises:
+      ValueError: `hop` does not divide the frame size.
+    """
+    count, size = frames.shape[-2:]
+    if size % hop:
+        raise ValueError(f"overlap_add: hop {hop} does not divide the frame size {size}")
+    ratio = size // hop
+    blocks = frames.reshape(*frames.shape[:-1], ratio, hop)
+    lead = [(0, 0)] * (frames.ndim - 2)
+    shifted = [jnp.pad(blocks[..., i, :], [*lead, (i, ratio - 1 - i), (0, 0)]) for i in range(ratio)]
+    return sum(shifted[1:], shifted[0]).reshape(*frames.shape[:-2], (count + ratio - 1) * hop)
+
+
+@functools.lru_cache
+def hann(size: int, win: int | None = None) -> np.ndarray:
+    """Periodic Hann window of `win` samples (default `size`), centred in `size`; float32."""
+    win = win or size
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(win) / win)
+    left = (size - win) // 2
+    return np.pad(window, (left, size - win - left)).astype(np.float32)
+
+
+def stft(x: Float[Array, "*b T"], fft: int, hop: int, win: int | None = None) -> Complex[Array, "*b F bins"]:
+    """Short-time Fourier transform, periodic Hann, centred with reflection; F = 1 + T // hop, bins = fft // 2 + 1."""
+    lead = [(0, 0)] * (x.ndim - 1)
+    padded = jnp.pad(x.astype(jnp.float32), [*lead, (fft // 2, fft // 2)], mode="reflect")
+    frames = frame(padded, fft, hop)
+    return jnp.fft.rfft(frames * jnp.asarray(hann(fft, win)).reshape((1,) * (frames.ndim - 1) + (fft,)))
+
+
+def istft(spectrum: Complex[Array, "*b F bins"], hop: int, length: int, win: int | None = None) -> Float[Array, "*b T"]:
+    """Least-squares inverse of `stft`, cut to `length` samples."""
+    fft = 2 * (spectrum.shape[-1] - 1)
+    window = hann(fft, win)
+    frames = jnp.fft.irfft(spectrum, n=fft)
+    frames = frames * jnp.asarray(window).reshape((1,) * (frames.ndim - 1) + (fft,))
+    signal = overlap_add(frames, hop)
+    power = _window_power(spectrum.shape[-2], fft, hop, win)
+    signal = signal / jnp.asarray(power).reshape((1,) * (signal.ndim - 1) + power.shape)
+    return signal[..., fft // 2 : fft // 2 + length]
+
+
+@functools.lru_cache
+def _window_power(count: int, fft: int, hop: int, win: int | None) -> np.ndarray:
+    """Sum of the squared, shifted windows under `count` frames: what overlap-add must be divided by."""
+    power = np.zeros((count - 1) * hop + fft, np.float32)
+    for i in range(count):
+        power[i * hop : i * hop + fft] += hann(fft, win) ** 2
+    return np.maximum(power, 1e-8)
+
+
+@functools.lru_cache
+def mel_filterbank(sample_rate: int, fft: int, mels: int, fmin: float = 0.0, fmax: float | None = None) -> np.ndarray:
+    """Slaney-style triangular mel filters of unit area, [fft // 2 + 1, mels], float32 (Slaney, Auditory Toolbox, 1998)."""
+    edges = _mel_to_hz(np.linspace(_hz_to_mel(fmin), _hz_to_mel(fmax or sample_rate / 2), mels + 2))
+    bins = np.linspace(0, sample_rate / 2, fft // 2 + 1)
+    rise = (bins[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    fall = (edges[2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
+    triangles = np.maximum(0.0, np.minimum(rise, fall))
+    return (triangles * (2.0 / (edges[2:] - edges[:-2]))).astype(np.float32)
+
+
+def _hz_to_mel(hz):
+    """Linear below 1 kHz, logarithmic above: 15 mels at 1 kHz, 27 more up to 6.4 kHz."""
+    hz = np.asarray(hz, np.float64)
+    return np.where(hz < 1000, hz * 3 / 200, 15 + np.log(np.maximum(hz, 1e-9) / 1000) * 27 / np.log(6.4))
+
+
+def _mel_to_hz(mel):
+    mel = np.asarray(mel, np.float64)
+    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
+
+
+def log_mel(x: Float[Array, "*b T"], sample_rate: int, fft: int, hop: int, mels: int) -> Float[Array, "*b F M"]:
+    """Natural logarithm of (mel magnitude + 1e-5), F = 1 + T // hop frames."""
+    magnitude = jnp.abs(stft(x, fft, hop))
+    return jnp.log(magnitude @ jnp.asarray(mel_filterbank(sample_rate, fft, mels)) + 1e-5)
