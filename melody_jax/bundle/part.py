@@ -1,0 +1,269 @@
+"""A part: the weights of one finished stage, with everything needed to rebuild and to trust them.
+
+A part is a directory: `part.json` and one or more safetensors files (`weights.safetensors`, or shards when a file-size limit
+is given). Nested parameters are flattened with "/". The id is a sha256 over name, config, geometry, parents and weights, so
+two parts share an id only if they are the same model; each part names the ids of the parents it was trained with.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from melody_jax import config as config_lib
+from melody_jax.errors import UserError
+from melody_jax.geometry import Geometry
+
+INFO_FILE = "part.json"
+FORMAT = 1
+_FLOATS = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One loaded (or just saved) part.
+
+    Attributes:
+      name: stage name: autoencoder, mulan, semantic, codes, lm or dpd.
+      params: nested dict of host arrays, in the dtype of the file.
+      config: the model's config as a plain dict; `config.from_dict(cls, part.config)` rebuilds it.
+      geometry: the geometry it was trained at.
+      id: sha256 of the part as it was trained; casting for export keeps it.
+      parents: stage name -> id of the parts it was trained with.
+      training: what it was trained on and for how long (free-form, JSON).
+      dtype: dtype of the stored floating-point weights, or "mixed".
+    """
+
+    name: str
+    params: dict[str, Any]
+    config: dict[str, Any]
+    geometry: Geometry
+    id: str
+    parents: dict[str, str]
+    training: dict[str, Any]
+    dtype: str
+
+    @property
+    def parameters(self) -> int:
+        """Number of stored scalars."""
+        return sum(int(leaf.size) for leaf in flatten(self.params).values())
+
+
+def save_part(
+    directory: str | os.PathLike,
+    name: str,
+    params: Mapping[str, Any],
+    config: Any,
+    geometry: Geometry,
+    parents: Mapping[str, str],
+    training: Mapping[str, Any],
+    dtype: str | None = None,
+    part_id: str | None = None,
+    max_file_bytes: int | None = None,
+) -> Part:
+    """Writes a part directory atomically (temporary sibling, then rename), replacing an older part there.
+
+    Args:
+      params: nested dict of arrays (unboxed; JAX or NumPy).
+      config: the model's config dataclass, or its plain dict.
+      parents: stage name -> id of each parent part.
+      training: JSON-able facts: steps, seconds, data.
+      dtype: cast floating-point weights to "float32", "float16" or "bfloat16"; None keeps them.
+      part_id: the id to keep when re-exporting a part; None computes it from the weights before the cast.
+      max_file_bytes: split the weights into several files of at most this size; None writes one file.
+
+    Raises:
+      UserError: unknown dtype, a weight that is not finite in `dtype`, a tensor larger than the limit, or `directory` is
+        something other than a part.
+    """
+    directory = pathlib.Path(directory)
+    _refuse_foreign(directory)
+    plain = dict(config) if isinstance(config, Mapping) else config_lib.to_dict(config)
+    flat = {key: np.ascontiguousarray(np.asarray(leaf)) for key, leaf in flatten(params).items()}
+    info = {
+        "format": FORMAT,
+        "name": name,
+        "config": plain,
+        "geometry": config_lib.to_dict(geometry),
+        "parents": dict(sorted(parents.items())),
+    }
+    info["id"] = part_id or _identity(info, flat)
+    flat = _cast(name, flat, dtype)
+    info |= {"dtype": _float_dtype(flat), "training": dict(training), "files": {}}
+    scratch = directory.with_name(f".{directory.name}.tmp-{os.getpid()}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        for filename, tensors in _shards(name, flat, max_file_bytes):
+            save_file(tensors, scratch / filename)
+            info["files"][filename] = _sha256(scratch / filename)
+        (scratch / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n")
+        _replace(scratch, directory)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return _from_info(info, flat)
+
+
+def load_part(directory: str | os.PathLike) -> Part:
+    """Reads a part and verifies the sha256 of every weights file.
+
+    Raises:
+      UserError: no part there, a format of another version, or a weights file that is missing or damaged.
+    """
+    directory = pathlib.Path(directory)
+    info = read_info(directory)
+    flat: dict[str, np.ndarray] = {}
+    for filename, expected in info["files"].items():
+        path = directory / filename
+        if not path.is_file():
+            raise UserError(f"{directory} is incomplete: weights file {filename} is missing")
+        if _sha256(path) != expected:
+            raise UserError(f"{path} is damaged: its sha256 is not the one in {INFO_FILE}; copy or export it again")
+        flat |= load_file(path)
+    return _from_info(info, flat)
+
+
+def read_info(directory: str | os.PathLike) -> dict[str, Any]:
+    """The contents of `part.json` without reading weights (id, parents, training, ...).
+
+    Raises:
+      UserError: no readable part of this format there.
+    """
+    path = pathlib.Path(directory) / INFO_FILE
+    try:
+        info = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{directory} is not a part: it holds no {INFO_FILE}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    missing = {"format", "name", "config", "geometry", "id", "parents", "training", "dtype", "files"} - set(info)
+    if missing or info["format"] != FORMAT:
+        raise UserError(f"{path} is not of part format {FORMAT}; missing: {', '.join(sorted(missing)) or 'nothing'}")
+    return info
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dict -> flat dict with "/" between the names, sorted; empty dicts vanish."""
+    flat: dict[str, Any] = {}
+    for key in sorted(tree):
+        value = tree[key]
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}/")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, leaf = key.split("/")
+        node = tree
+        for name in path:
+            node = node.setdefault(name, {})
+        node[leaf] = value
+    return tree
+
+
+def _from_info(info: dict[str, Any], flat: dict[str, np.ndarray]) -> Part:
+    return Part(
+        name=info["name"],
+        params=unflatten(flat),
+        config=info["config"],
+        geometry=config_lib.from_dict(Geometry, info["geometry"]),
+        id=info["id"],
+        parents=info["parents"],
+        training=info["training"],
+        dtype=info["dtype"],
+    )
+
+
+def _identity(info: dict[str, Any], flat: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(info, sort_keys=True).encode())
+    for key in sorted(flat):
+        digest.update(f"\n{key} {flat[key].dtype.name} {flat[key].shape}\n".encode())
+        digest.update(flat[key].tobytes())
+    return digest.hexdigest()
+
+
+def _is_float(leaf: np.ndarray) -> bool:
+    return leaf.dtype in (*_FLOATS.values(), np.dtype(np.float64))
+
+
+def _float_dtype(flat: dict[str, np.ndarray]) -> str:
+    dtypes = {leaf.dtype.name for leaf in flat.values() if _is_float(leaf)}
+    return dtypes.pop() if len(dtypes) == 1 else "mixed"
+
+
+def _cast(name: str, flat: dict[str, np.ndarray], dtype: str | None) -> dict[str, np.ndarray]:
+    if dtype is None:
+        return flat
+    if dtype not in _FLOATS:
+        raise UserError(f"unknown dtype {dtype!r} for weights; choose one of {', '.join(_FLOATS)}")
+    cast = {}
+    with np.errstate(over="ignore"):
+        for key, leaf in flat.items():
+            cast[key] = leaf.astype(_FLOATS[dtype]) if _is_float(leaf) else leaf
+    broken = [key for key in flat if _is_float(flat[key]) and not np.isfinite(cast[key].astype(np.float32)).all()]
+    if broken:
+        raise UserError(f"part {name}: weights {broken[0]} are not finite as {dtype}; export as float32 or bfloat16")
+    return cast
+
+
+def _shards(
+    name: str, flat: dict[str, np.ndarray], max_bytes: int | None
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Groups tensors, in name order, into files of at most `max_bytes` (64 KiB are kept for each header)."""
+    if max_bytes is None:
+        yield "weights.safetensors", flat
+        return
+    groups: list[dict[str, np.ndarray]] = [{}]
+    used, room = 0, max_bytes - 65_536
+    for key, leaf in flat.items():
+        if leaf.nbytes > room:
+            raise UserError(f"part {name}: tensor {key} alone takes {leaf.nbytes} bytes, over the {max_bytes} of a file")
+        if used + leaf.nbytes > room:
+            groups.append({})
+            used = 0
+        groups[-1][key] = leaf
+        used += leaf.nbytes
+    for index, group in enumerate(groups, start=1):
+        suffix = "" if len(groups) == 1 else f"-{index:05d}-of-{len(groups):05d}"
+        yield f"weights{suffix}.safetensors", group
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_foreign(directory: pathlib.Path) -> None:
+    """A part replaces only a part: never a directory with anything else in it (checkpoints, say)."""
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise UserError(f"cannot write part {directory}: a file of that name exists")
+    foreign = [p.name for p in directory.iterdir() if p.name != INFO_FILE and p.suffix != ".safetensors"]
+    if foreign:
+        raise UserError(f"cannot write part {directory}: the directory holds other things ({min(foreign)})")
+
+
+def _replace(scratch: pathlib.Path, directory: pathlib.Path) -> None:
+    old = directory.with_name(f".{directory.name}.old-{os.getpid()}")
+    if directory.exists():
+        directory.rename(old)
+    scratch.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
