@@ -91,7 +91,7 @@ def save_part(
     directory = pathlib.Path(directory)
     _refuse_foreign(directory)
     plain = dict(config) if isinstance(config, Mapping) else config_lib.to_dict(config)
-    flat = {key: np.ascontiguousarray(np.asarray(leaf)) for key, leaf in flatten(params).items()}
+    flat = {key: np.asarray(leaf, order="C") for key, leaf in flatten(params).items()}
     info = {
         "format": FORMAT,
         "name": name,
