@@ -1,0 +1,133 @@
+"""Multi-head attention: self or cross, with rotary positions and a key-value cache for decoding."""
+
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from melody_jax.nn.dense import Dense, batched_matmul
+from melody_jax.shapes import Array, Bool, Float, Int, Shaped
+
+
+@flax.struct.dataclass
+class KVCache:
+    """Keys and values of the positions decoded so far.
+
+    Attributes:
+      key: [B, U, heads, dim] (with a leading layer axis when the layers are scanned).
+      value: like `key`.
+      length: positions in use, int32; of shape [] for one layer, [layers] when scanned.
+    """
+
+    key: Shaped[Array, "..."]
+    value: Shaped[Array, "..."]
+    length: Shaped[Array, "..."]
+
+
+def rotary(
+    x: Float[Array, "B W heads dim"], positions: Int[Array, "#B W"], base: float = 10_000.0, interleaved: bool = False
+) -> Float[Array, "B W heads dim"]:
+    """Rotates pairs of channels by position * base^(-2i/dim) (Su et al., RoFormer, eq. 34). Returns x's dtype.
+
+    Pairs are (i, i + dim/2), as in LLaMA, or (2i, 2i + 1), as in RoFormer, when `interleaved`. Float32 inside: angles of
+    a few thousand radians have no digits left in bfloat16.
+    """
+    half = x.shape[-1] // 2
+    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions.astype(jnp.float32)[:, :, None] * frequency[None, None, :]
+    cos, sin = jnp.cos(angle)[:, :, None, :], jnp.sin(angle)[:, :, None, :]
+    wide = x.astype(jnp.float32)
+    first, second = (wide[..., 0::2], wide[..., 1::2]) if interleaved else (wide[..., :half], wide[..., half:])
+    rotated = (first * cos - second * sin, second * cos + first * sin)
+    joined = jnp.stack(rotated, -1).reshape(x.shape) if interleaved else jnp.concatenate(rotated, -1)
+    return joined.astype(x.dtype)
+
+
+def causal_mask(width: int) -> Bool[Array, "1 1 W W"]:
+    """True where query position >= key position."""
+    return jnp.tril(jnp.ones((width, width), bool))[None, None]
+
+
+def attend(
+    query: Float[Array, "B W heads dim"],
+    key: Float[Array, "B U heads dim"],
+    value: Float[Array, "B U heads dim"],
+    mask: Bool[Array, "#B #heads #W #U"] | None = None,
+) -> Float[Array, "B W heads dim"]:
+    """softmax(q k^T / sqrt(dim)) v; the softmax in float32, masked positions get no weight. Returns query's dtype."""
+    q, k, v = (t.transpose(0, 2, 1, 3) for t in (query * query.shape[-1] ** -0.5, key, value))
+    logits = batched_matmul(q, k.swapaxes(-1, -2)).astype(jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return batched_matmul(weights, v).transpose(0, 2, 1, 3)
+
+
+class Attention(nn.Module):
+    """Multi-head attention over `x` itself, or over `memory`.
+
+    Attributes:
+      heads: number of heads.
+      head_dim: width of a head.
+      use_bias: biases on the query, key, value and output maps.
+      rope: base of the rotary positions of queries and keys, or None for none.
+      interleaved: rotary pairs (2i, 2i + 1) as in RoFormer, instead of (i, i + dim/2).
+      dtype: compute dtype.
+      param_dtype: dtype of the parameters.
+    """
+
+    heads: int
+    head_dim: int
+    use_bias: bool = False
+    rope: float | None = None
+    interleaved: bool = False
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B W H"],
+        memory: Float[Array, "B U G"] | None = None,
+        mask: Bool[Array, "..."] | None = None,
+        positions: Int[Array, "#B W"] | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[Float[Array, "B W H"], KVCache | None]:
+        """Attends; with a cache (self-attention only) appends x's keys and values to it first.
+
+        Args:
+          x: queries' source.
+          memory: keys' and values' source; x itself if None.
+          mask: True = attend, broadcastable to [B, heads, W, U]; with a cache U is the cache's size.
+          positions: of x, for the rotary angles; 0 .. W-1 if None (counted from the cache's length with a cache).
+          cache: what was decoded before.
+
+        Returns:
+          The result of x's width and the new cache (None without one).
+        """
+        dense = functools.partial(Dense, use_bias=self.use_bias, dtype=self.dtype, param_dtype=self.param_dtype)
+        source = x if memory is None else memory
+        width = self.heads * self.head_dim
+        query = self._split(dense(width, ("embed", "heads"), name="query")(x))
+        key = self._split(dense(width, ("embed", "kv"), name="key")(source))
+        value = self._split(dense(width, ("embed", "kv"), name="value")(source))
+        if self.rope is not None and memory is None:
+            if positions is None:
+                start = jnp.int32(0) if cache is None else cache.length
+                positions = (start + jnp.arange(x.shape[1], dtype=jnp.int32))[None]
+            query = rotary(query, positions, self.rope, self.interleaved)
+            key = rotary(key, positions, self.rope, self.interleaved)
+        if cache is not None:
+            zero = jnp.zeros((), cache.length.dtype)
+            at = (zero, cache.length, zero, zero)
+            key = jax.lax.dynamic_update_slice(cache.key, key.astype(cache.key.dtype), at)
+            value = jax.lax.dynamic_update_slice(cache.value, value.astype(cache.value.dtype), at)
+            cache = KVCache(key, value, cache.length + x.shape[1])
+        y = attend(query, key.astype(query.dtype), value.astype(query.dtype), mask)
+        y = y.reshape(*y.shape[:2], width)
+        return dense(x.shape[-1], ("heads", "embed"), name="out")(y), cache
+
+    def _split(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:2], self.heads, self.head_dim)

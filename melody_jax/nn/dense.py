@@ -1,0 +1,124 @@
+"""Linear maps: products in the compute dtype, accumulated in float32, forwards and backwards.
+
+TPUs multiply bfloat16 and accumulate float32 natively. XLA on a CPU with AMX does so too, but only when the product asks
+for a float32 result; a plain bfloat16 product there is four times slower. The gradient that JAX derives for a product
+with `preferred_element_type` mixes dtypes, so the gradients are written out here.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from melody_jax.shapes import Array, Float, Int
+
+
+def _dot(a: Array, b: Array, contract: tuple[int, int]) -> Array:
+    dims = (((contract[0],), (contract[1],)), ((), ()))
+    return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def matmul(x: Array, w: Array) -> Array:
+    """x [..., I] times w [I, O] in x's dtype with float32 accumulation; `w` may be of any float dtype. Returns x's dtype."""
+    return _matmul_forward(x, w)[0]
+
+
+def _matmul_forward(x, w):
+    flat = x.reshape(-1, x.shape[-1])
+    y = _dot(flat, w.astype(x.dtype), (1, 0)).astype(x.dtype)
+    return y.reshape(*x.shape[:-1], w.shape[-1]), (x, w)
+
+
+def _matmul_backward(residuals, g):
+    x, w = residuals
+    flat_x, flat_g = x.reshape(-1, x.shape[-1]), g.astype(x.dtype).reshape(-1, g.shape[-1])
+    dx = _dot(flat_g, w.astype(x.dtype), (1, 1)).astype(x.dtype)
+    dw = _dot(flat_x, flat_g, (0, 0)).astype(w.dtype)  # stays float32 for float32 parameters
+    return dx.reshape(x.shape), dw
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+@jax.custom_vjp
+def batched_matmul(a: Array, b: Array) -> Array:
+    """a [..., I, J] times b [..., J, O] (equal leading axes) in their dtype, accumulated in float32. Returns a's dtype."""
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32).astype(a.dtype)
+
+
+def _batched_forward(a, b):
+    return batched_matmul(a, b), (a, b)
+
+
+def _batched_backward(residuals, g):
+    a, b = residuals
+    g = g.astype(a.dtype)
+    da = jnp.matmul(g, b.swapaxes(-1, -2), preferred_element_type=jnp.float32).astype(a.dtype)
+    db = jnp.matmul(a.swapaxes(-1, -2), g, preferred_element_type=jnp.float32).astype(b.dtype)
+    return da, db
+
+
+batched_matmul.defvjp(_batched_forward, _batched_backward)
+
+
+class Dense(nn.Module):
+    """y = x W + b on the last axis.
+
+    Attributes:
+      features: output width.
+      axes: logical axis names of W [in, out].
+      use_bias: whether to add b.
+      dtype: compute and result dtype.
+      param_dtype: dtype of the parameters.
+      kernel_init: initialiser of W.
+    """
+
+    features: int
+    axes: tuple[str, str] = ("embed", "mlp")
+    use_bias: bool = True
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
+        shape = (x.shape[-1], self.features)
+        init = nn.with_logical_partitioning(self.kernel_init, self.axes)
+        kernel = self.param("kernel", init, shape, jnp.dtype(self.param_dtype))
+        y = matmul(x.astype(self.dtype), kernel)
+        if self.use_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
+            bias = self.param("bias", zeros, (self.features,), jnp.dtype(self.param_dtype))
+            y = y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        return y
+
+
+class Embed(nn.Module):
+    """A table of `size` vectors.
+
+    Attributes:
+      size: number of rows.
+      features: width of a row.
+      axes: logical axis names of the table [size, features].
+      dtype: result dtype.
+      param_dtype: dtype of the table.
+      embedding_init: initialiser of the table.
+    """
+
+    size: int
+    features: int
+    axes: tuple[str, str] = ("vocab", "embed")
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    embedding_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
+
+    def setup(self):
+        init = nn.with_logical_partitioning(self.embedding_init, self.axes)
+        self.embedding = self.param("embedding", init, (self.size, self.features), jnp.dtype(self.param_dtype))
+
+    def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... H"]:
+        return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
+
+    def attend(self, x: Float[Array, "... H"]) -> Float[Array, "... V"]:
+        """Inner products with every row: the logits of a tied output layer."""
+        return matmul(x.astype(self.dtype), self.embedding.T)

@@ -1,0 +1,47 @@
+"""Normalisation over the last axis, computed in float32 whatever the compute dtype: variances underflow in bfloat16."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from melody_jax.shapes import Array, Float
+
+
+def _over_last(vector: Array, x: Array) -> Array:
+    return vector.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * scale (Zhang and Sennrich, 2019). Returns x's dtype."""
+
+    eps: float = 1e-6
+    axis: str = "norm"
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... H"]) -> Float[Array, "... H"]:
+        ones = nn.with_logical_partitioning(nn.initializers.ones, (self.axis,))
+        scale = self.param("scale", ones, (x.shape[-1],), jnp.dtype(self.param_dtype))
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        return (wide * _over_last(scale, x)).astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * scale + bias (Ba et al., 2016). Returns x's dtype."""
+
+    eps: float = 1e-5
+    axis: str = "norm"
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... H"]) -> Float[Array, "... H"]:
+        dtype = jnp.dtype(self.param_dtype)
+        ones = nn.with_logical_partitioning(nn.initializers.ones, (self.axis,))
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, (self.axis,))
+        scale = self.param("scale", ones, (x.shape[-1],), dtype)
+        bias = self.param("bias", zeros, (x.shape[-1],), dtype)
+        wide = x.astype(jnp.float32)
+        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        return (wide * _over_last(scale, x) + _over_last(bias, x)).astype(x.dtype)
