@@ -1,0 +1,1 @@
+"""The training framework: the Stage protocol and the one loop that trains every stage."""

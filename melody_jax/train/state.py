@@ -1,0 +1,65 @@
+"""The state that a training step maps to the next one."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a step reads and writes; all of it but `frozen` is in a checkpoint.
+
+    Attributes:
+      step: int32 scalar, steps (micro-batches where gradients are accumulated) taken so far.
+      params: the optimised parameters (a GAN keeps its two networks under two keys).
+      opt_state: optax state of `params` (any pytree; a GAN keeps one per network).
+      ema: exponential moving average of (part of) `params` in float32, or None.
+      key: uint32 [2], the run's PRNG key, constant: step randomness is `fold_in(key, step)`, so that a resumed run
+        draws what the uninterrupted one would have drawn.
+      extra: mutable model state, {} if none.
+      frozen: weights of the parents that the step only reads, {} if none; reloaded from the parents at every start.
+    """
+
+    step: jax.Array
+    params: PyTree
+    opt_state: PyTree
+    ema: PyTree
+    key: jax.Array
+    extra: PyTree
+    frozen: PyTree
+
+    @classmethod
+    def create(
+        cls,
+        key: jax.Array,
+        params: PyTree,
+        optimizer: optax.GradientTransformation,
+        *,
+        ema: bool = True,
+        extra: PyTree | None = None,
+        frozen: PyTree | None = None,
+    ) -> "TrainState":
+        """The state before step 0 of a stage with one optimizer. `params` may be boxed with logical axes."""
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimizer.init(params),
+            ema=jax.tree.map(lambda p: p.astype(jnp.float32), params) if ema else None,
+            key=key,
+            extra={} if extra is None else extra,
+            frozen={} if frozen is None else frozen,
+        )
+
+    @property
+    def averaged(self) -> PyTree:
+        """What evaluation and the finished part use: the EMA where there is one, else the parameters."""
+        return self.params if self.ema is None else self.ema
+
+    @property
+    def step_key(self) -> jax.Array:
+        """The PRNG key of this step."""
+        return jax.random.fold_in(self.key, self.step)
