@@ -1,13 +1,14 @@
 """Linear maps: products in the compute dtype, accumulated in float32, forwards and backwards.
 
 TPUs multiply bfloat16 and accumulate float32 natively. XLA on a CPU with AMX does so too, but only when the product asks
-for a float32 result; a plain bfloat16 product there is four times slower. The gradient that JAX derives for a product
-with `preferred_element_type` mixes dtypes, so the gradients are written out here.
+for a float32 result and the left operand lies row by row in memory; otherwise it is four times slower. The gradient that
+JAX derives for a product with `preferred_element_type` mixes dtypes, so the gradients are written out here.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from melody_jax.shapes import Array, Float, Int
 
@@ -15,6 +16,16 @@ from melody_jax.shapes import Array, Float, Int
 def _dot(a: Array, b: Array, contract: tuple[int, int]) -> Array:
     dims = (((contract[0],), (contract[1],)), ((), ()))
     return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
+
+
+@jax.jit  # a layout constraint wants a trace, also when the caller runs op by op
+def _transpose(x: Array) -> Array:
+    """x [M, I] -> [I, M]; bfloat16 on CPU is really moved in memory: XLA would fold it into a slow column-major operand."""
+    if x.dtype != jnp.bfloat16:
+        return x.T
+    return jax.lax.platform_dependent(
+        x, cpu=lambda a: with_layout_constraint(a.T, Layout(major_to_minor=(0, 1))), default=lambda a: a.T
+    )
 
 
 @jax.custom_vjp
@@ -33,7 +44,7 @@ def _matmul_backward(residuals, g):
     x, w = residuals
     flat_x, flat_g = x.reshape(-1, x.shape[-1]), g.astype(x.dtype).reshape(-1, g.shape[-1])
     dx = _dot(flat_g, w.astype(x.dtype), (1, 1)).astype(x.dtype)
-    dw = _dot(flat_x, flat_g, (0, 0)).astype(w.dtype)  # stays float32 for float32 parameters
+    dw = _dot(_transpose(flat_x), flat_g, (1, 0)).astype(w.dtype)  # stays float32 for float32 parameters
     return dx.reshape(x.shape), dw
 
 
