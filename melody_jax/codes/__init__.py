@@ -1,0 +1,1 @@
+"""Discrete codes: k-means on semantic features, residual VQ on MuLan embeddings, and their layout as LM tokens."""

@@ -1,0 +1,139 @@
+"""k-means: assignment, k-means++ seeding, and an update that learns from batches.
+
+Everything is a pure function of arrays, so it runs under jit over a batch sharded in any way: points are only ever
+reduced (sums per centre, counts) or drawn by index. Float32 throughout: squared distances cancel in bfloat16.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from melody_jax.shapes import Array, Bool, Float, Int, Shaped
+
+
+class KMeansState(flax.struct.PyTreeNode):
+    """Centres and the running averages that they are ratios of.
+
+    Attributes:
+      centres: [C, H].
+      counts: [C], moving average of the points per update that fell to a centre.
+      sums: [C, H], moving average of the sum of those points.
+    """
+
+    centres: Float[Array, "... C H"]
+    counts: Float[Array, "... C"]
+    sums: Float[Array, "... C H"]
+
+
+class KMeansUpdate(flax.struct.PyTreeNode):
+    """What one update did.
+
+    Attributes:
+      state: the new state.
+      codes: [P], centre of every point before the update.
+      error: scalar, mean squared distance of the points to their centres (before the update).
+      used: scalar, fraction of the centres with at least one point.
+      dead: scalar, fraction of the centres that were planted anew.
+    """
+
+    state: KMeansState
+    codes: Int[Array, " P"]
+    error: Float[Array, ""]
+    used: Float[Array, ""]
+    dead: Float[Array, ""]
+
+
+def squared_distances(centres: Float[Array, "C H"], x: Float[Array, "... H"]) -> Float[Array, "... C"]:
+    """|x - c|^2 up to the term |x|^2, which no comparison between centres needs."""
+    product = jnp.matmul(x.astype(jnp.float32), centres.astype(jnp.float32).T, precision="highest")
+    norms = jnp.sum(jnp.square(centres.astype(jnp.float32)), axis=-1)
+    return norms.reshape((1,) * (product.ndim - 1) + (-1,)) - 2.0 * product
+
+
+def assign(centres: Float[Array, "C H"], x: Float[Array, "... H"]) -> Int[Array, "..."]:
+    """Index of the nearest centre (the first of equals), int32."""
+    return jnp.argmin(squared_distances(centres, x), axis=-1).astype(jnp.int32)
+
+
+def seed(
+    key: Shaped[Array, "..."], x: Float[Array, "P H"], count: int, valid: Bool[Array, " P"] | None = None
+) -> Float[Array, "count H"]:
+    """k-means++ (Arthur and Vassilvitskii, 2007): points drawn with probability ~ squared distance to the nearest drawn.
+
+    Args:
+      x: the points.
+      count: C, centres wanted; with fewer distinct points than that, points repeat.
+      valid: points that may be drawn; all if None.
+    """
+    weight = jnp.ones(x.shape[:1], jnp.float32) if valid is None else valid.astype(jnp.float32)
+    x = x.astype(jnp.float32)
+
+    def draw(key: Array, distance: Array) -> Array:
+        logits = jnp.log(jnp.maximum(distance * weight, 1e-30))
+        logits = jnp.where(weight > 0, logits, -jnp.inf)
+        return jax.random.categorical(key, logits)
+
+    def step(distance: Array, key: Array) -> tuple[Array, Array]:
+        centre = x[draw(key, distance)]
+        gap = jnp.sum(jnp.square(x - centre[None]), axis=-1)
+        return jnp.minimum(distance, gap), centre
+
+    start = jnp.full(x.shape[:1], jnp.float32(1e30))
+    _, centres = jax.lax.scan(step, start, jax.random.split(key, count))
+    return centres
+
+
+def start(centres: Float[Array, "C H"], points: float) -> KMeansState:
+    """A state whose moving averages stand as if each centre had received its share of `points` points."""
+    counts = jnp.full(centres.shape[:-1], points / centres.shape[-2], jnp.float32)
+    return KMeansState(centres, counts, centres * counts[..., None])
+
+
+def update(
+    state: KMeansState,
+    x: Float[Array, "P H"],
+    key: Shaped[Array, "..."],
+    *,
+    decay: float = 0.9,
+    dead_below: float = 0.05,
+    valid: Bool[Array, " P"] | None = None,
+) -> KMeansUpdate:
+    """One step of k-means with exponential moving averages (van den Oord et al., 2017, appendix A.1).
+
+    counts <- decay counts + (1 - decay) n, sums likewise, centre = sum / count; `decay` 0 is Lloyd's algorithm. A centre
+    whose count falls below `dead_below` times the mean count moves to a random point of this batch.
+
+    Args:
+      x: points, sharded or not.
+      key: draws the points that dead centres move to.
+      decay: of the moving averages.
+      dead_below: fraction of the mean count under which a centre is dead; 0 never moves one.
+      valid: points that count; all if None.
+    """
+    x = x.astype(jnp.float32)
+    weight = jnp.ones(x.shape[:1], jnp.float32) if valid is None else valid.astype(jnp.float32)
+    points = jnp.maximum(jnp.sum(weight), 1.0)
+    relative = squared_distances(state.centres, x)
+    codes = jnp.argmin(relative, axis=-1).astype(jnp.int32)
+    chosen = jax.nn.one_hot(codes, state.centres.shape[0], dtype=jnp.float32) * weight[:, None]
+    hits = jnp.sum(chosen, axis=0)
+    counts = decay * state.counts + (1.0 - decay) * hits
+    sums = decay * state.sums + (1.0 - decay) * jnp.matmul(chosen.T, x, precision="highest")
+    centres = jnp.where(counts[:, None] > 1e-6, sums / jnp.maximum(counts, 1e-6)[:, None], state.centres)
+
+    share = points / state.centres.shape[0]
+    dead = counts < dead_below * share
+    logits = jnp.where(weight > 0, 0.0, -jnp.inf)
+    planted = x[jax.random.categorical(key, logits, shape=(state.centres.shape[0],))]
+    centres = jnp.where(dead[:, None], planted, centres)
+    counts = jnp.where(dead, share, counts)
+    sums = jnp.where(dead[:, None], planted * share, sums)
+
+    nearest = jnp.min(relative, axis=-1) + jnp.sum(jnp.square(x), axis=-1)
+    return KMeansUpdate(
+        state=KMeansState(centres, counts, sums),
+        codes=codes,
+        error=jnp.sum(jnp.maximum(nearest, 0.0) * weight) / points,
+        used=jnp.mean((hits > 0).astype(jnp.float32)),
+        dead=jnp.mean(dead.astype(jnp.float32)),
+    )
