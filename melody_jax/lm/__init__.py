@@ -1,0 +1,1 @@
+"""The semantic language model: 12 MuLan tokens in, 25 semantic tokens a second out."""

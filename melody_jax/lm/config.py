@@ -1,0 +1,45 @@
+"""Shape of the semantic language model. The defaults are the published size."""
+
+import dataclasses
+
+from melody_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class LMConfig:
+    """A LLaMA (Touvron et al., 2023) over MuLan and semantic tokens.
+
+    The publication gives 24 layers, width 1024, 16 heads and 429.5 M parameters, not the SwiGLU width: 4096 gives 430.0 M
+    (+0.1 %) with an untied head over the vocabulary of 12 * 1024 + 1024 tokens and the specials.
+
+    Attributes:
+      layers: transformer blocks.
+      width: H, width of the residual stream.
+      heads: attention heads; must divide `width`.
+      hidden: inner width of the SwiGLU feed-forward.
+      rope: base of the rotary positions.
+      norm_eps: epsilon of RMSNorm.
+      tie_embeddings: the output layer is the embedding table.
+      dropout: rate on the embeddings and on both branches of a block, in training.
+      remat: "none", "full" or "dots" (keep the matrix products): what the backward pass computes again.
+      dtype: compute dtype.
+      param_dtype: dtype of the parameters.
+    """
+
+    layers: int = 24
+    width: int = 1024
+    heads: int = 16
+    hidden: int = 4096
+    rope: float = 10_000.0
+    norm_eps: float = 1e-6
+    tie_embeddings: bool = False
+    dropout: float = 0.0
+    remat: str = "none"
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.width % (2 * self.heads):
+            raise UserError(f"lm: width {self.width} is not an even multiple of {self.heads} heads")
+        if self.remat not in ("none", "full", "dots"):
+            raise UserError(f'lm: remat "{self.remat}" is none of "none", "full", "dots"')

@@ -1,0 +1,121 @@
+"""The network: LLaMA, layer by layer as in `LlamaForCausalLM`, with a key-value cache for decoding."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from melody_jax.codes.vocabulary import Vocabulary
+from melody_jax.lm.config import LMConfig
+from melody_jax.nn.attention import Attention, KVCache
+from melody_jax.nn.dense import Dense, Embed
+from melody_jax.nn.feedforward import FeedForward
+from melody_jax.nn.norm import RMSNorm
+from melody_jax.shapes import Array, Bool, Float, Int
+
+_INIT = nn.initializers.normal(0.02)
+
+
+class Block(nn.Module):
+    """x + Attention(RMSNorm(x)), then x + SwiGLU(RMSNorm(x))."""
+
+    config: LMConfig
+    train: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B W H"], cache: KVCache | None, mask: Array, positions: Array
+    ) -> tuple[Float[Array, "B W H"], KVCache | None]:
+        cfg = self.config
+        drop = nn.Dropout(cfg.dropout, deterministic=not self.train)
+        attention = Attention(
+            cfg.heads, cfg.width // cfg.heads, False, cfg.rope, dtype=cfg.dtype, param_dtype=cfg.param_dtype
+        )
+        feed_forward = FeedForward(cfg.hidden, "swiglu", False, cfg.dtype, cfg.param_dtype)
+        norm = RMSNorm(cfg.norm_eps, param_dtype=cfg.param_dtype, name="attention_norm")
+        y, cache = attention(norm(x), mask=mask, positions=positions, cache=cache)
+        x = x + drop(y)
+        norm = RMSNorm(cfg.norm_eps, param_dtype=cfg.param_dtype, name="feed_forward_norm")
+        return x + drop(feed_forward(norm(x))), cache
+
+
+def _remat(policy: str) -> type[Block]:
+    if policy == "none":
+        return Block
+    save = jax.checkpoint_policies.checkpoint_dots if policy == "dots" else None
+    return nn.remat(Block, policy=save, prevent_cse=False)  # pyright: ignore[reportReturnType]
+
+
+class SemanticLM(nn.Module):
+    """Token ids to next-token logits.
+
+    Positions count real tokens, so padding (left or right, mask False) changes nothing for the others.
+    """
+
+    config: LMConfig
+    vocabulary: Vocabulary
+
+    @nn.compact
+    def _forward(self, tokens, valid, cache, train):
+        cfg = self.config
+        start = jnp.zeros((), jnp.int32) if cache is None else cache.length[0]
+        slots = start + jnp.arange(tokens.shape[1], dtype=jnp.int32)
+        mask, positions = _visibility(valid, slots)
+        table = Embed(self.vocabulary.size, cfg.width, dtype=cfg.dtype, param_dtype=cfg.param_dtype, name="embed")
+        x = nn.Dropout(cfg.dropout, deterministic=not train)(table(tokens))
+        layers = nn.scan(
+            _remat(cfg.remat),
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=cfg.layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(cfg, train, name="layers")
+        x, cache = layers(x, cache, mask, positions)
+        x = RMSNorm(cfg.norm_eps, param_dtype=cfg.param_dtype, name="norm")(x)
+        if cfg.tie_embeddings:
+            return table.attend(x), cache
+        head = Dense(self.vocabulary.size, ("embed", "vocab"), False, cfg.dtype, cfg.param_dtype, _INIT, name="head")
+        return head(x), cache
+
+    def __call__(
+        self, tokens: Int[Array, "B W"], mask: Bool[Array, "B W"] | None = None, train: bool = False
+    ) -> Float[Array, "B W V"]:
+        """Logits of the token after each position, float32.
+
+        Args:
+          tokens: ids of the vocabulary.
+          mask: True = a real token, False = padding; all real if None.
+          train: dropout is on (needs a "dropout" key).
+        """
+        valid = jnp.ones(tokens.shape, bool) if mask is None else mask
+        return self._forward(tokens, valid, None, train)[0].astype(jnp.float32)
+
+    def extend(
+        self, tokens: Int[Array, "B W"], cache: KVCache, mask: Bool[Array, "B U"] | None = None
+    ) -> tuple[Float[Array, "B W V"], KVCache]:
+        """Continues the sequences of `cache` by `tokens`: their logits (float32) and the longer cache.
+
+        Args:
+          tokens: the next ids of every row.
+          cache: from `empty_cache` or an earlier call, with room for W more.
+          mask: over the cache's U slots, True = holds, or will hold, a real token; all real if None.
+        """
+        valid = jnp.ones((tokens.shape[0], cache.key.shape[2]), bool) if mask is None else mask
+        logits, cache = self._forward(tokens, valid, cache, False)
+        return logits.astype(jnp.float32), cache
+
+
+def _visibility(valid: Bool[Array, "B U"], slots: Int[Array, " W"]) -> tuple[Bool[Array, "B 1 W U"], Int[Array, "B W"]]:
+    """Who sees whom (True), and the position of each query: the number of real tokens before its slot."""
+    keys = jnp.arange(valid.shape[1], dtype=jnp.int32)
+    causal = keys[None, :] <= slots[:, None]
+    counts = jnp.cumsum(valid.astype(jnp.int32), axis=1) - 1
+    positions = jnp.maximum(jnp.take(counts, slots, axis=1), 0)
+    return (causal[None] & valid[:, None, :])[:, None], positions
+
+
+def empty_cache(config: LMConfig, rows: int, size: int) -> KVCache:
+    """A cache for `rows` sequences of at most `size` tokens: keys and values [layers, B, U, heads, dim]."""
+    shape = (config.layers, rows, size, config.heads, config.width // config.heads)
+    empty = jnp.zeros(shape, jnp.dtype(config.dtype))
+    return KVCache(empty, empty, jnp.zeros((config.layers,), jnp.int32))

@@ -1,0 +1,129 @@
+"""Training the semantic language model: MuLan tokens of a clip, then its semantic tokens."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from melody_jax.bundle.part import read_info
+from melody_jax.codes.vocabulary import Vocabulary
+from melody_jax.geometry import Geometry
+from melody_jax.lm.config import LMConfig
+from melody_jax.lm.loss import token_losses, weighted_mean
+from melody_jax.lm.network import SemanticLM
+from melody_jax.shapes import Array, Int
+from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
+from melody_jax.train.stage import HostBatch, Metrics, Stage
+from melody_jax.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class LMStage(Stage):
+    """Next-token prediction on [bos, 12 MuLan tokens, N semantic tokens].
+
+    Attributes:
+      config: shape of the network.
+      geometry: token counts and code counts.
+      optim: optimiser.
+      batch_size: clips per step, over all hosts.
+      prefix_weight: weight of the loss on the MuLan tokens themselves; 0 models semantic tokens only.
+      condition_dropout: probability that a clip's MuLan tokens are all replaced by `unknown`: the unconditional model
+        that classifier-free guidance needs.
+      level_dropout: probability that only the first q MuLan tokens of a clip are kept, q uniform in 1 .. Q-1. Text and
+        music agree on the first, coarse levels of the residual VQ more than on the last ones.
+      parents_dir: folder with the part "codes" that made the tokens.
+    """
+
+    config: LMConfig
+    geometry: Geometry
+    optim: OptimConfig
+    batch_size: int
+    prefix_weight: float = 0.0
+    condition_dropout: float = 0.1
+    level_dropout: float = 0.0
+    parents_dir: str = ""
+    name: ClassVar[str] = "lm"
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Layout of the token ids."""
+        return Vocabulary.from_geometry(self.geometry)
+
+    @property
+    def model(self) -> SemanticLM:
+        """The network."""
+        return SemanticLM(self.config, self.vocabulary)
+
+    def init(self, key: jax.Array) -> TrainState:
+        """Random parameters; no file is read."""
+        init_key, run_key = jax.random.split(key)
+        tokens = jnp.zeros((1, self.vocabulary.prefix + 1), jnp.int32)
+        params = self.model.init(init_key, tokens)["params"]
+        return TrainState.create(run_key, params, make_optimizer(self.optim), ema=self.optim.ema_decay > 0)
+
+    def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        """One update on the weighted cross entropy."""
+        condition_key, dropout_key = jax.random.split(state.step_key)
+        targets = self.vocabulary.sequence(batch["mulan"], batch["semantic"])
+        inputs = self._drop_condition(condition_key, targets)
+
+        def loss_of(params):
+            logits = self.model.apply({"params": params}, inputs[:, :-1], train=True, rngs={"dropout": dropout_key})
+            losses = token_losses(logits, targets[:, 1:])
+            return weighted_mean(losses, self._weights()), self._semantic_mean(losses)
+
+        (loss, semantic), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        state, metrics = apply_gradients(self.optim, state, gradients)
+        return state, {"loss": loss, "perplexity": jnp.exp(semantic), **metrics}
+
+    def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
+        """Cross entropy (nats) and perplexity per semantic token: with the clip's own MuLan tokens, with those of the
+        next clip of the batch (`shuffled_*`) and without any (`unconditional_*`)."""
+        mulan, semantic = batch["mulan"], batch["semantic"]
+        none = jnp.zeros(mulan.shape[0], bool)
+        sequences = {
+            "": self.vocabulary.sequence(mulan, semantic),
+            "shuffled_": self.vocabulary.sequence(jnp.roll(mulan, 1, axis=0), semantic),
+            "unconditional_": self.vocabulary.sequence(mulan, semantic, none),
+        }
+        metrics = {}
+        for label, tokens in sequences.items():
+            logits = self.model.apply({"params": state.averaged}, tokens[:, :-1])
+            loss = self._semantic_mean(token_losses(logits, tokens[:, 1:]))
+            metrics |= {f"{label}loss": loss, f"{label}perplexity": jnp.exp(loss)}
+        return metrics
+
+    def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """mulan [B, Q] and semantic [B, N] codes, int32."""
+        widths = {"mulan": self.geometry.mulan_tokens, "semantic": self.geometry.clip_tokens}
+        return {name: jax.ShapeDtypeStruct((self.batch_size, width), jnp.int32) for name, width in widths.items()}
+
+    def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
+        """The averaged parameters on the host."""
+        return jax.device_get(state.averaged)
+
+    def part(self) -> tuple[LMConfig, Geometry, dict[str, str]]:
+        """Config, geometry and the id of the codes it was trained on."""
+        return self.config, self.geometry, {"codes": read_info(pathlib.Path(self.parents_dir) / "codes")["id"]}
+
+    def _drop_condition(self, key: jax.Array, tokens: Int[Array, "B W"]) -> Int[Array, "B W"]:
+        """Replaces the MuLan ids of some clips, all or from a level on, by `unknown`."""
+        rows, levels = tokens.shape[0], self.geometry.mulan_tokens
+        all_key, some_key, count_key = jax.random.split(key, 3)
+        kept = jax.random.randint(count_key, (rows,), 1, levels) if levels > 1 else jnp.ones((rows,), jnp.int32)
+        kept = jnp.where(jax.random.uniform(some_key, (rows,)) < self.level_dropout, kept, levels)
+        kept = jnp.where(jax.random.uniform(all_key, (rows,)) < self.condition_dropout, 0, kept)
+        places = jnp.arange(tokens.shape[1])[None, :]
+        dropped = (places > kept[:, None]) & (places <= levels)
+        return jnp.where(dropped, self.vocabulary.unknown, tokens)
+
+    def _weights(self) -> Array:
+        """Loss weight of each predicted position [1, W-1]: 1 for semantic tokens, `prefix_weight` for MuLan tokens."""
+        levels, semantic = self.geometry.mulan_tokens, self.geometry.clip_tokens
+        return jnp.array([[self.prefix_weight] * levels + [1.0] * semantic], jnp.float32)
+
+    def _semantic_mean(self, losses: Array) -> Array:
+        return jnp.mean(losses[:, self.geometry.mulan_tokens :])
