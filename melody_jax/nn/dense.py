@@ -20,8 +20,11 @@ def _dot(a: Array, b: Array, contract: tuple[int, int]) -> Array:
 
 @jax.jit  # a layout constraint wants a trace, also when the caller runs op by op
 def _transpose(x: Array) -> Array:
-    """x [M, I] -> [I, M]; bfloat16 on CPU is really moved in memory: XLA would fold it into a slow column-major operand."""
-    if x.dtype != jnp.bfloat16:
+    """x [M, I] -> [I, M]; bfloat16 on CPU is really moved in memory: XLA would fold it into a slow column-major operand.
+
+    Not so with several devices: the partitioner would gather x to honour the layout.
+    """
+    if x.dtype != jnp.bfloat16 or jax.device_count() > 1:
         return x.T
     return jax.lax.platform_dependent(
         x, cpu=lambda a: with_layout_constraint(a.T, Layout(major_to_minor=(0, 1))), default=lambda a: a.T

@@ -1,0 +1,47 @@
+# make demo    install what sampling needs, make music for a few sentences
+# make test    install everything, lint, type-check, test
+# make train   train the whole tiny system from scratch and measure it
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# One environment per interpreter, so that `make test PYTHON=python3.12` leaves the usual one alone.
+VENV ?= .venv$(if $(findstring 3.11,$(shell $(PYTHON) --version)),,-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+DATA_DIR ?= data
+MODEL_DIR ?= runs/tiny
+
+.PHONY: demo test test-slow train lint clean
+
+demo: $(VENV)/.base
+	$(BIN)/melody generate --prompts bundles/demo.txt --seconds 10 --seed 1 --out music
+
+test: $(VENV)/.dev lint
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: setup.py constraints.txt packages-no-deps.txt | $(VENV)/bin/python
+	$(PIP) --editable .
+	$(PIP) --no-deps --requirement packages-no-deps.txt
+	touch $@
+
+$(VENV)/.data: $(VENV)/.base packages-no-deps-data.txt
+	$(PIP) --editable '.[data]'
+	$(PIP) --no-deps --requirement packages-no-deps-data.txt
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.data
+	$(PIP) --editable '.[data,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv* .cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -1,0 +1,1 @@
+"""The `melody` command: one file per subcommand."""

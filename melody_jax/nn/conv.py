@@ -1,0 +1,181 @@
+"""One-dimensional convolutions over [B, time, channels].
+
+Frame-rate networks on a CPU live from two facts (measured, see docs): a depthwise convolution is fastest as K shifted
+multiplies, and a dense convolution as one product of unfolded frames.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from melody_jax.nn.dense import Dense, matmul
+from melody_jax.nn.norm import LayerNorm
+from melody_jax.shapes import Array, Float
+
+Padding = str | int | tuple[int, int]
+
+
+def _pads(padding: Padding, kernel: int, stride: int, dilation: int, width: int) -> tuple[int, int]:
+    if isinstance(padding, tuple):
+        return padding
+    if isinstance(padding, int):
+        return padding, padding
+    if padding == "VALID":
+        return 0, 0
+    if padding == "SAME":
+        total = max((-(-width // stride) - 1) * stride + (kernel - 1) * dilation + 1 - width, 0)
+        return total // 2, total - total // 2
+    raise ValueError(f"padding {padding!r}: want SAME, VALID, an int or a pair")
+
+
+class Conv1d(nn.Module):
+    """Convolution along time (cross-correlation, as in every framework).
+
+    Attributes:
+      features: output channels.
+      kernel: taps.
+      stride: output hop.
+      dilation: distance of the taps.
+      groups: channel groups.
+      padding: "SAME", "VALID", an int for both sides or a (left, right) pair.
+      use_bias: whether to add a bias.
+      dtype: compute dtype.
+      param_dtype: dtype of the parameters.
+      kernel_init: initialiser of the kernel [kernel, in / groups, out].
+    """
+
+    features: int
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    padding: Padding = "SAME"
+    use_bias: bool = True
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T I"]) -> Float[Array, "B U O"]:
+        init = nn.with_logical_partitioning(self.kernel_init, ("time", "conv_in", "conv_out"))
+        shape = (self.kernel, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", init, shape, jnp.dtype(self.param_dtype))
+        pads = _pads(self.padding, self.kernel, self.stride, self.dilation, x.shape[1])
+        x = x.astype(self.dtype)
+        if self.groups == 1:
+            y = _unfolded(x, kernel, self.stride, self.dilation, pads)
+        else:
+            y = jax.lax.conv_general_dilated(
+                x, kernel.astype(x.dtype), (self.stride,), [pads], rhs_dilation=(self.dilation,),
+                dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=self.groups,
+            )  # fmt: skip
+        if self.use_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
+            y = y + self.param("bias", zeros, (self.features,), jnp.dtype(self.param_dtype)).astype(y.dtype)[None, None]
+        return y
+
+
+def _unfolded(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple[int, int]) -> Array:
+    """Dense convolution as one product: [B, U, kernel * I] times [kernel * I, O]."""
+    taps, inputs, outputs = kernel.shape
+    x = jnp.pad(x, ((0, 0), pads, (0, 0)))
+    width = (x.shape[1] - (taps - 1) * dilation - 1) // stride + 1
+    last = (width - 1) * stride + 1
+    columns = [x[:, i * dilation : i * dilation + last : stride] for i in range(taps)]
+    unfolded = jnp.concatenate(columns, axis=-1) if taps > 1 else columns[0]
+    return matmul(unfolded, kernel.reshape(taps * inputs, outputs))
+
+
+class DepthwiseConv1d(nn.Module):
+    """One filter per channel, "SAME" padding, as `kernel` shifted multiplies."""
+
+    kernel: int
+    dilation: int = 1
+    use_bias: bool = True
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T I"]) -> Float[Array, "B T I"]:
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=1)
+        init = nn.with_logical_partitioning(init, ("time", "conv_out"))
+        kernel = self.param("kernel", init, (self.kernel, x.shape[-1]), jnp.dtype(self.param_dtype))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        pads = _pads("SAME", self.kernel, 1, self.dilation, x.shape[1])
+        padded, width = jnp.pad(x, ((0, 0), pads, (0, 0))), x.shape[1]
+        taps = [
+            padded[:, i * self.dilation : i * self.dilation + width] * kernel[i][None, None] for i in range(self.kernel)
+        ]
+        y = functools.reduce(jnp.add, taps)
+        if self.use_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
+            y = y + self.param("bias", zeros, (x.shape[-1],), jnp.dtype(self.param_dtype)).astype(y.dtype)[None, None]
+        return y
+
+
+class ConvTranspose1d(nn.Module):
+    """Upsampling by `stride`: T frames in, T * stride out (PyTorch's ConvTranspose1d with padding (kernel - stride) / 2).
+
+    Raises:
+      ValueError: kernel - stride is odd or negative.
+    """
+
+    features: int
+    kernel: int
+    stride: int
+    use_bias: bool = True
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T I"]) -> Float[Array, "B U O"]:
+        trim, odd = divmod(self.kernel - self.stride, 2)
+        if odd or trim < 0:
+            raise ValueError(
+                f"ConvTranspose1d: kernel {self.kernel} - stride {self.stride} must be even and not negative"
+            )
+        init = nn.with_logical_partitioning(self.kernel_init, ("time", "conv_in", "conv_out"))
+        kernel = self.param("kernel", init, (self.kernel, x.shape[-1], self.features), jnp.dtype(self.param_dtype))
+        pad = self.kernel - 1 - trim
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype), kernel.astype(self.dtype)[::-1], (1,), [(pad, pad)], lhs_dilation=(self.stride,),
+            dimension_numbers=("NWC", "WIO", "NWC"),
+        )  # fmt: skip
+        if self.use_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
+            y = y + self.param("bias", zeros, (self.features,), jnp.dtype(self.param_dtype)).astype(y.dtype)[None, None]
+        return y
+
+
+class ConvNeXtBlock(nn.Module):
+    """x + scale * W2 gelu(W1 LayerNorm(depthwise(x))) (Liu et al., A ConvNet for the 2020s; 1-D as in Vocos).
+
+    Attributes:
+      hidden: inner width.
+      kernel: taps of the depthwise convolution.
+      dilation: distance of its taps.
+      layer_scale: initial value of the per-channel scale of the branch.
+      dtype: compute dtype.
+      param_dtype: dtype of the parameters.
+    """
+
+    hidden: int
+    kernel: int = 7
+    dilation: int = 1
+    layer_scale: float = 0.1
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T H"]) -> Float[Array, "B T H"]:
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        y = DepthwiseConv1d(self.kernel, self.dilation, name="depthwise", **types)(x)
+        y = LayerNorm(eps=1e-6, param_dtype=self.param_dtype, name="norm")(y)
+        y = Dense(self.hidden, ("embed", "mlp"), name="in", **types)(y)
+        y = Dense(x.shape[-1], ("mlp", "embed"), name="out", **types)(jax.nn.gelu(y, approximate=True))
+        init = nn.with_logical_partitioning(nn.initializers.constant(self.layer_scale), ("norm",))
+        scale = self.param("scale", init, (x.shape[-1],), jnp.dtype(self.param_dtype))
+        return x + y.astype(x.dtype) * scale.astype(x.dtype)[None, None]

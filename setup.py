@@ -1,0 +1,68 @@
+"""Packaging. The base install samples and trains from arrays; TensorFlow comes only with the extra `data`."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+
+
+def _tree(folder: str, pattern: str) -> list[tuple[str, list[str]]]:
+    """data_files entries which put ROOT/folder under share/melody_jax/folder."""
+    paths = sorted(path.relative_to(ROOT) for path in (ROOT / folder).rglob(pattern) if path.is_file())
+    return [(f"share/melody_jax/{path.parent}", [str(path)]) for path in paths]
+
+
+setup(
+    name="melody_jax",
+    version="0.1.0",
+    description="Train and sample MeLoDy, a language-model-guided diffusion model of music, in JAX on TPUs",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["melody_jax*", "data_pipelines*", "launch*"]),
+    data_files=_tree("configs", "*.gin"),
+    install_requires=[
+        "jax>=0.10.2",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "gin-config>=0.5.0",
+        "jaxtyping>=0.3",
+        "numpy>=2.0",
+        "safetensors>=0.6",
+        "tokenizers>=0.20",
+        "soundfile>=0.13",
+        "soxr>=0.5",
+        "matplotlib>=3.9",
+        "tqdm>=4.66",
+        "tensorboardX>=2.6",
+    ],
+    extras_require={
+        "data": [
+            "tensorflow>=2.21",
+            "tensorflow-text>=2.21",
+            "tensorflow-datasets>=4.9.10",
+            "seqio>=0.0.20",
+            "clu>=0.0.12",
+            "scipy>=1.13",
+            "scikit-learn>=1.5",
+            "music21>=10.5",
+            "symusic>=0.6",
+            "verovio>=6.4",
+        ],
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "cuda": ["jax[cuda12]>=0.10.2"],
+        "dev": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "beartype>=0.19",
+            "ruff==0.14.*",
+            "pyright==1.1.*",
+            "scipy>=1.13",
+            "pre-commit>=4",
+        ],
+    },
+    entry_points={"console_scripts": ["melody = melody_jax.cli.main:main"]},
+)

@@ -1,0 +1,18 @@
+"""Strictness for all tests: no silent dtype or rank promotion, 8 virtual devices, shapes checked at run time."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook(["melody_jax"], "beartype.beartype")
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# compiled programs survive from run to run, on a developer's machine as in CI
+jax.config.update("jax_compilation_cache_dir", os.environ.get("MELODY_TEST_CACHE", ".cache/jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

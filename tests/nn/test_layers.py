@@ -1,0 +1,145 @@
+"""Layers against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from melody_jax.nn import attention, conv, dense, feedforward, norm
+
+
+def _normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def test_matmul_and_its_gradients_equal_numpy():
+    x, w, g = _normal(0, 3, 5, 8), _normal(1, 8, 4), _normal(2, 3, 5, 4)
+    y, vjp = jax.vjp(dense.matmul, x, w)
+    dx, dw = vjp(g)
+    np.testing.assert_allclose(y, np.asarray(x) @ np.asarray(w), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dx, np.asarray(g) @ np.asarray(w).T, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dw, np.einsum("bti,bto->io", x, g), rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_product_accumulates_in_float32():
+    # 4096 ones: bfloat16 accumulation would stop at 256.
+    x, w = jnp.ones((2, 4096), jnp.bfloat16), jnp.ones((4096, 3), jnp.float32)
+    assert float(dense.matmul(x, w)[0, 0]) == 4096
+    dw = jax.grad(lambda w: dense.matmul(x.T.reshape(4096, 2), w).astype(jnp.float32).sum())(jnp.ones((2, 3)))
+    assert dw.dtype == jnp.float32 and float(dw[0, 0]) == 4096
+
+
+def test_batched_matmul_gradients():
+    a, b, g = _normal(0, 2, 3, 4, 5), _normal(1, 2, 3, 5, 6), _normal(2, 2, 3, 4, 6)
+    _, vjp = jax.vjp(dense.batched_matmul, a, b)
+    _, expected = jax.vjp(jnp.matmul, a, b)
+    for ours, theirs in zip(vjp(g), expected(g), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_norms():
+    x = _normal(0, 4, 16) * 3.0 + 1.0
+    y, _ = norm.LayerNorm().init_with_output(jax.random.key(0), x)
+    np.testing.assert_allclose(np.mean(y, -1), 0, atol=1e-5)
+    np.testing.assert_allclose(np.std(y, -1), 1, atol=1e-3)
+    y, _ = norm.RMSNorm().init_with_output(jax.random.key(0), x)
+    np.testing.assert_allclose(np.mean(np.square(y), -1), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rotary_depends_on_relative_position_only(interleaved):
+    q, k = _normal(0, 1, 1, 1, 8), _normal(1, 1, 1, 1, 8)
+
+    def product(m, n):
+        at = lambda p: jnp.full((1, 1), p, jnp.int32)  # noqa: E731
+        return float(
+            jnp.vdot(
+                attention.rotary(q, at(m), interleaved=interleaved), attention.rotary(k, at(n), interleaved=interleaved)
+            )
+        )
+
+    assert np.isclose(product(5, 2), product(103, 100), rtol=1e-3)
+    assert not np.isclose(product(5, 2), product(5, 3), rtol=1e-3)
+
+
+def test_attention_equals_numpy_and_respects_the_mask():
+    x = _normal(0, 2, 6, 16)
+    layer = attention.Attention(heads=2, head_dim=8)
+    (y, _), variables = layer.init_with_output(jax.random.key(0), x, mask=attention.causal_mask(6))
+    p = nn.meta.unbox(variables)["params"]
+    q, k, v = (np.asarray(x) @ np.asarray(p[n]["kernel"]) for n in ("query", "key", "value"))
+    heads = []
+    for h in range(2):
+        s = slice(8 * h, 8 * h + 8)
+        logits = q[..., s] @ k[..., s].swapaxes(-1, -2) / np.sqrt(8)
+        logits = np.where(np.tril(np.ones((6, 6), bool)), logits, -np.inf)
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        heads.append(weights / weights.sum(-1, keepdims=True) @ v[..., s])
+    np.testing.assert_allclose(y, np.concatenate(heads, -1) @ np.asarray(p["out"]["kernel"]), atol=1e-5)
+    later, _ = layer.apply(variables, x.at[:, 4:].add(1.0), mask=attention.causal_mask(6))
+    np.testing.assert_array_equal(y[:, :4], later[:, :4])
+
+
+def test_cached_attention_equals_full():
+    x = _normal(0, 2, 6, 16)
+    layer = attention.Attention(heads=2, head_dim=8, rope=10_000.0)
+    (full, _), variables = layer.init_with_output(jax.random.key(0), x, mask=attention.causal_mask(6))
+    empty = jnp.zeros((2, 6, 2, 8))
+    cache, steps = attention.KVCache(empty, empty, jnp.int32(0)), []
+    for i in range(6):
+        mask = (jnp.arange(6) <= i)[None, None, None, :]
+        y, cache = layer.apply(variables, x[:, i : i + 1], mask=mask, cache=cache)
+        steps.append(y)
+    np.testing.assert_allclose(jnp.concatenate(steps, 1), full, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "stride,dilation,padding,groups", [(1, 1, "SAME", 1), (2, 1, "SAME", 1), (3, 2, 4, 1), (1, 3, "VALID", 2)]
+)
+def test_conv1d_equals_lax(stride, dilation, padding, groups):
+    x = _normal(0, 2, 25, 4)
+    layer = conv.Conv1d(6, 5, stride, dilation, groups, padding)
+    y, variables = layer.init_with_output(jax.random.key(0), x)
+    kernel = nn.meta.unbox(variables)["params"]["kernel"]
+    pads = [(padding, padding)] if isinstance(padding, int) else padding
+    expected = jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride,),
+        pads,
+        rhs_dilation=(dilation,),
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=groups,
+    )
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+def test_depthwise_equals_grouped_convolution():
+    x = _normal(0, 2, 20, 4)
+    y, variables = conv.DepthwiseConv1d(7, dilation=2).init_with_output(jax.random.key(0), x)
+    kernel = nn.meta.unbox(variables)["params"]["kernel"][:, None, :]
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (1,), "SAME", rhs_dilation=(2,), dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=4
+    )
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel,stride", [(4, 2), (8, 4), (11, 5), (3, 3)])
+def test_transposed_convolution_by_definition(kernel, stride):
+    x = _normal(0, 1, 7, 3)
+    y, variables = conv.ConvTranspose1d(2, kernel, stride).init_with_output(jax.random.key(0), x)
+    w, trim = np.asarray(nn.meta.unbox(variables)["params"]["kernel"]), (kernel - stride) // 2
+    full = np.zeros((7 * stride + kernel - stride, 2))
+    for t in range(7):  # every input frame pastes its kernel at t * stride
+        full[t * stride : t * stride + kernel] += np.einsum("kio,i->ko", w, np.asarray(x)[0, t])
+    assert y.shape == (1, 7 * stride, 2)
+    np.testing.assert_allclose(y[0], full[trim : trim + 7 * stride], atol=1e-5)
+
+
+def test_feedforward_swiglu_by_definition():
+    x = _normal(0, 3, 8)
+    y, variables = feedforward.FeedForward(12, "swiglu", use_bias=False).init_with_output(jax.random.key(0), x)
+    p = nn.meta.unbox(variables)["params"]
+    gate, inner = (np.asarray(x) @ np.asarray(p[n]["kernel"]) for n in ("gate", "in"))
+    np.testing.assert_allclose(y, (gate / (1 + np.exp(-gate)) * inner) @ np.asarray(p["out"]["kernel"]), atol=1e-5)

@@ -1,0 +1,72 @@
+"""The import law: what may import what. ARCHITECTURE.md draws it; this file holds it."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "melody_jax"
+# Top to bottom; the names of one line never import each other.
+LAYERS = [
+    {"errors", "shapes", "__init__"},
+    {"config", "geometry", "dsp"},
+    {"nn"},
+    {"parallel"},
+    {"autoencoder", "mulan", "semantic"},
+    {"codes"},
+    {"lm"},
+    {"dpd"},
+    {"bundle"},
+    {"train"},
+    {"stages"},
+    {"interop"},
+    {"generate"},
+    {"evaluate"},
+    {"cli"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+FILES = sorted(PACKAGE.rglob("*.py"))
+DRAINS = {"utils", "util", "common", "misc", "helpers"}
+
+
+def _imports(path: pathlib.Path) -> set[str]:
+    """Full dotted names of all that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def _unit(path: pathlib.Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_only_point_up(path):
+    own = _unit(path)
+    assert own in LEVEL, f"{own} has no place in the order of layers"
+    for name in _imports(path):
+        parts = name.split(".")
+        if parts[0] != "melody_jax" or len(parts) < 2 or parts[1] == own:
+            continue
+        target = parts[1] if parts[1] in LEVEL else "__init__"
+        assert LEVEL[target] < LEVEL[own], f"{path.name} ({own}) imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_tensorflow_no_gin_outside_cli(path):
+    banned = {"tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "gin", "data_pipelines", "clu", "t5x"}
+    if _unit(path) == "cli":
+        banned -= {"gin", "data_pipelines"}
+    found = {name.split(".")[0] for name in _imports(path)} & banned
+    assert not found, f"{path.name} imports {found}"
+
+
+def test_no_drains():
+    folders = [PACKAGE, ROOT / "data_pipelines", ROOT / "launch", ROOT / "tests"]
+    names = [path for folder in folders for path in folder.rglob("*") if path.stem in DRAINS]
+    assert not names, f"name these after what they hold: {names}"
