@@ -26,7 +26,9 @@ def from_dict(cls: type[ConfigT], data: dict[str, Any]) -> ConfigT:
     required = {name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     missing = sorted(required - set(data))
     if unknown or missing:
-        raise UserError(f"{cls.__name__}: unknown fields {unknown}, missing fields {missing}; was it written by another version?")
+        raise UserError(
+            f"{cls.__name__}: unknown fields {unknown}, missing fields {missing}; was it written by another version?"
+        )
     hints = typing.get_type_hints(cls)
     return cls(**{name: _typed(hints[name], value) for name, value in data.items()})
 
