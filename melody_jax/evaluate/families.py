@@ -1,0 +1,59 @@
+"""Which instrument family is heard: classifiers by logistic regression, on spectra or on semantic codes."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from melody_jax import dsp
+from melody_jax.shapes import Array, Float, Int
+
+
+def timbre(audio: Float[np.ndarray, "n T"], sample_rate: int, batch: int = 32) -> Float[np.ndarray, "n G"]:
+    """What a clip sounds like regardless of its level, G = 3 * 64 numbers.
+
+    Of a 64-band log-mel spectrogram whose overall mean is removed: the mean over time (spectral envelope), the deviation
+    over time, and the mean rise from one frame to the next (attacks).
+    """
+    rows = [_timbre(jnp.asarray(audio[i : i + batch]), sample_rate) for i in range(0, len(audio), batch)]
+    return np.concatenate([np.asarray(row) for row in rows])
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _timbre(audio: Array, sample_rate: int) -> Array:
+    mel = dsp.log_mel(audio, sample_rate, fft=2048, hop=sample_rate // 50, mels=64)
+    # what lies 60 dB under a clip's loudest band is silence, not timbre
+    mel = jnp.maximum(mel, jnp.max(mel, axis=(1, 2), keepdims=True) - 6.9)
+    mel = mel - jnp.mean(mel, axis=(1, 2), keepdims=True)
+    rises = jnp.maximum(jnp.diff(mel, axis=1), 0.0)
+    return jnp.concatenate([jnp.mean(mel, 1), jnp.std(mel, 1), jnp.mean(rises, 1)], axis=-1)
+
+
+def histograms(tokens: Int[np.ndarray, "n N"], codes: int) -> Float[np.ndarray, "n C"]:
+    """Square roots of the shares of each code in each clip (Hellinger geometry: no code dominates by being frequent)."""
+    counts = np.zeros((len(tokens), codes), np.float32)
+    np.add.at(counts, (np.arange(len(tokens))[:, None], tokens), 1.0)
+    return np.sqrt(counts / tokens.shape[1])
+
+
+class Classifier:
+    """Standardised features, L2-regularised multinomial logistic regression (scikit-learn)."""
+
+    def __init__(self, features: Float[np.ndarray, "n G"], labels: Sequence[str], strength: float = 0.1):
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        self._model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
+        self._model.fit(features, np.asarray(labels))
+
+    def predict(self, features: Float[np.ndarray, "n G"]) -> list[str]:
+        """The most probable label of each row."""
+        return [str(label) for label in self._model.predict(features)]
+
+    def accuracy(self, features: Float[np.ndarray, "n G"], labels: Sequence[str]) -> float:
+        """Mean over the classes of the share recognised (balanced accuracy), so that guessing gives 1 / classes."""
+        found = np.asarray(self.predict(features)) == np.asarray(labels)
+        return float(np.mean([found[np.asarray(labels) == label].mean() for label in sorted(set(labels))]))
