@@ -1,0 +1,5 @@
+"""Dual-path diffusion (MeLoDy, arXiv 2305.15719, section 4): semantic tokens to latents of the audio autoencoder.
+
+In the paper's order: angles (process and schedules), conditioning (angle and token embeddings), segments (half-overlapping
+segmentation), blocks (coarse and fine path), network, loss (multi-chunk velocity), guidance, sampler.
+"""

@@ -1,0 +1,86 @@
+"""The dual-path diffusion network v(z_noisy; {tokens, delta}) (MeLoDy, section 4.2)."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from melody_jax.dpd import segments
+from melody_jax.dpd.blocks import DualPathBlock, merge_factor
+from melody_jax.dpd.conditioning import AngleEmbedding, TokenEmbedding
+from melody_jax.dpd.config import DPDConfig
+from melody_jax.geometry import Geometry
+from melody_jax.nn.dense import Dense
+from melody_jax.nn.norm import RMSNorm
+from melody_jax.shapes import Array, Bool, Float, Int
+
+REMAT_POLICIES = {"dots": jax.checkpoint_policies.checkpoint_dots, "full": None}
+
+
+class DPD(nn.Module):
+    """Velocity of noisy latents under semantic tokens, for any number of frames.
+
+    The blocks are written out, not scanned: K_MS differs from each block to the next (64, 32, 16, 8, 4, 8, 16, 32 for
+    N = 8), and a scan over a switch of the K_MS compiles one coarse path per distinct K_MS anyway and keeps the
+    residuals of all of them for every block.
+
+    Attributes:
+      config: shape of the network.
+      geometry: latent channels, semantic codes and latent frames per token.
+    """
+
+    config: DPDConfig
+    geometry: Geometry
+
+    @nn.compact
+    def __call__(
+        self,
+        noisy: Float[Array, "B L D"],
+        angles: Float[Array, "B L"],
+        tokens: Int[Array, "B N"],
+        keep: Bool[Array, "B"] | None = None,
+    ) -> Float[Array, "B L D"]:
+        """v of z_delta.
+
+        Args:
+          noisy: z_delta, in units of latents / config.data_std.
+          angles: delta of every frame; 0 for frames that are known.
+          tokens: semantic tokens; token n sounds during frames [n, n + 1) * geometry.frames_per_token.
+          keep: False where the condition is dropped: cross-attention then falls back to self-attention and the mean of
+            E_ST to 0, so that the result does not depend on the tokens. None keeps all, and is cheaper than all True.
+
+        Returns:
+          The velocity, float32.
+        """
+        config, geometry = self.config, self.geometry
+        dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
+        frames = noisy.shape[1]
+        angle_embedding = AngleEmbedding(config.angle_width, config.width, name="angle", **dtypes)(angles)
+        token_embedding = TokenEmbedding(geometry.semantic_codes, config.width, name="tokens", **dtypes)(tokens)
+        condition = self._condition(angle_embedding, token_embedding, keep)
+
+        x = Dense(config.width, ("conv_in", "embed"), use_bias=False, name="in", **dtypes)(noisy) + angle_embedding
+        x = segments.cut(x, config.segment)
+        block_class = DualPathBlock
+        if config.remat != "none":
+            block_class = nn.remat(DualPathBlock, policy=REMAT_POLICIES[config.remat])
+        for i in range(1, config.blocks + 1):
+            factor = merge_factor(i, config.blocks)
+            block = block_class(config, geometry.frames_per_token, factor, name=f"block_{i}")
+            x = block(x, token_embedding, condition, keep)
+        x = RMSNorm(param_dtype=config.param_dtype, name="norm")(segments.overlap_add(x, frames))
+        out = Dense(geometry.latent_channels, ("embed", "conv_out"), use_bias=False, name="out", **dtypes)(x)
+        return out.astype(jnp.float32)
+
+    def _condition(
+        self, angle_embedding: Float[Array, "B L H"], token_embedding: Float[Array, "B N H"], keep: Array | None
+    ) -> Float[Array, "..."]:
+        """E_delta + mean E_ST per frame [B, L, H], or with E_delta averaged over a segment's frames [B, S, 1, H]."""
+        mean = jnp.mean(token_embedding, axis=1)
+        if keep is not None:
+            mean = jnp.where(keep[:, None], mean, jnp.zeros_like(mean))
+        if self.config.film == "frame":
+            return angle_embedding + mean[:, None]
+        size = self.config.segment
+        inside = segments.cut(jnp.ones_like(angle_embedding[:1, :, :1]), size)
+        total = jnp.sum(segments.cut(angle_embedding, size), axis=2, keepdims=True)
+        return total / jnp.sum(inside, axis=2, keepdims=True) + mean[:, None, None]

@@ -1,0 +1,124 @@
+"""Training the dual-path diffusion model: latents of the autoencoder from noise, given semantic tokens."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from melody_jax.bundle.part import read_info
+from melody_jax.dpd import loss, wiener
+from melody_jax.dpd.config import DPDConfig
+from melody_jax.dpd.network import DPD
+from melody_jax.geometry import Geometry
+from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
+from melody_jax.train.stage import HostBatch, Metrics, Stage
+from melody_jax.train.state import TrainState
+
+EVAL_SEED = 20230515  # evaluation draws the same noise in every run, so that figures compare
+
+
+@dataclasses.dataclass(frozen=True)
+class DPDStage(Stage):
+    """Velocity prediction with multi-chunk angles and dropped conditions.
+
+    Attributes:
+      config: shape of the network and constants of the loss.
+      geometry: rates, channels and codes.
+      optim: optimiser.
+      batch_size: clips per step, over all hosts.
+      clip_seconds: length of a clip in a batch; 0 for the geometry's. The network takes any length: shorter clips make
+        more and cheaper steps.
+      grid_points: angles in (0, pi/2) over which evaluation averages.
+      parents_dir: folder with the parts "codes" and "autoencoder" that made tokens and latents.
+    """
+
+    config: DPDConfig
+    geometry: Geometry
+    optim: OptimConfig
+    batch_size: int
+    clip_seconds: float = 0.0
+    grid_points: int = 8
+    parents_dir: str = ""
+    name: ClassVar[str] = "dpd"
+
+    @property
+    def clip(self) -> Geometry:
+        """The geometry with the length of a training clip."""
+        return dataclasses.replace(self.geometry, clip_seconds=self.clip_seconds or self.geometry.clip_seconds)
+
+    @property
+    def model(self) -> DPD:
+        """The network."""
+        return DPD(self.config, self.geometry)
+
+    def init(self, key: jax.Array) -> TrainState:
+        """Random parameters; no file is read."""
+        init_key, run_key = jax.random.split(key)
+        frames = 2 * self.geometry.frames_per_token
+        noisy = jnp.zeros((1, frames, self.geometry.latent_channels), jnp.float32)
+        variables = self.model.init(init_key, noisy, noisy[..., 0], jnp.zeros((1, 2), jnp.int32))
+        return TrainState.create(run_key, variables["params"], make_optimizer(self.optim), ema=self.optim.ema_decay > 0)
+
+    def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        """One update on the multi-chunk velocity loss."""
+        clean = self._normalised(batch)
+
+        def loss_of(params):
+            def denoise(noisy, angles, keep):
+                return self.model.apply({"params": params}, noisy, angles, batch["semantic"], keep)
+
+            return loss.velocity_loss(
+                denoise, clean, state.step_key, self.config.chunks, self.config.condition_dropout
+            )
+
+        value, gradients = jax.value_and_grad(loss_of)(state.params)
+        state, metrics = apply_gradients(self.optim, state, gradients)
+        return state, {"loss": value, **metrics}
+
+    def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
+        """Velocity error averaged over the grid of angles, with the same noise under every condition.
+
+        `velocity_error`: the clip's own tokens; `shuffled_velocity_error`: those of the next clip of the batch;
+        `unconditional_velocity_error`: condition dropped; `wiener_error`: the best per-channel linear predictor, fitted
+        to the variances of this very batch. All in units of latents / data_std.
+        """
+        clean, tokens = self._normalised(batch), batch["semantic"]
+        grid = loss.angle_grid(self.grid_points)
+        drop = jnp.zeros(tokens.shape[0], bool)
+        conditions = {
+            "velocity_error": (tokens, None),
+            "shuffled_velocity_error": (jnp.roll(tokens, 1, axis=0), None),
+            "unconditional_velocity_error": (tokens, drop),
+        }
+        metrics = {}
+        for label, (ids, keep) in conditions.items():
+
+            def denoise(noisy, angles, ids=ids, keep=keep):
+                return self.model.apply({"params": state.averaged}, noisy, angles, ids, keep)
+
+            metrics[label] = jnp.mean(loss.grid_errors(denoise, clean, jax.random.key(EVAL_SEED), grid))
+        metrics["wiener_error"] = wiener.batch_error(clean, jnp.asarray(grid, jnp.float32))
+        return metrics
+
+    def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """semantic [B, N] int32 and latents [B, L, D] float32 of the same clips."""
+        latents = (self.batch_size, self.clip.clip_frames, self.geometry.latent_channels)
+        return {
+            "semantic": jax.ShapeDtypeStruct((self.batch_size, self.clip.clip_tokens), jnp.int32),
+            "latents": jax.ShapeDtypeStruct(latents, jnp.float32),
+        }
+
+    def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
+        """The averaged parameters on the host."""
+        return jax.device_get(state.averaged)
+
+    def part(self) -> tuple[DPDConfig, Geometry, dict[str, str]]:
+        """Config, geometry and the ids of the parts that made tokens and latents."""
+        folder = pathlib.Path(self.parents_dir)
+        return self.config, self.geometry, {name: read_info(folder / name)["id"] for name in ("codes", "autoencoder")}
+
+    def _normalised(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        return batch["latents"].astype(jnp.float32) / self.config.data_std
