@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from melody_jax.errors import UserError
+
 from melody_jax.train.state import TrainState
 
 PyTree = Any
@@ -45,9 +47,9 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         if self.schedule not in ("cosine", "linear", "constant"):
-            raise ValueError(f"schedule {self.schedule!r} is none of cosine, linear, constant")
+            raise UserError(f"schedule {self.schedule!r} is none of cosine, linear, constant")
         if self.accumulate < 1 or self.total_steps < 1 or self.warmup_steps < 0:
-            raise ValueError("accumulate and total_steps must be at least 1, warmup_steps at least 0")
+            raise UserError("accumulate and total_steps must be at least 1, warmup_steps at least 0")
 
 
 def make_schedule(config: OptimConfig) -> Callable[[jax.Array], jax.Array]:

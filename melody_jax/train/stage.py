@@ -15,9 +15,9 @@ In gin the number of steps stands once, as the macro TOTAL_STEPS of configs/size
 <stage>.gin binds `loop.train.total_steps = %TOTAL_STEPS` and `optim.OptimConfig.total_steps = %TOTAL_STEPS`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -28,7 +28,8 @@ Metrics = dict[str, jax.Array]
 HostBatch = Mapping[str, np.ndarray]
 
 
-class Batches(Iterator[dict[str, np.ndarray]], Protocol):
+@runtime_checkable
+class Batches(Protocol):
     """A resumable iterator over host-local batches (this host's rows of the global batch)."""
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -44,6 +45,7 @@ class Batches(Iterator[dict[str, np.ndarray]], Protocol):
         ...
 
 
+@runtime_checkable
 class Stage(Protocol):
     """One trainable thing. Methods are pure unless said otherwise; shapes are global."""
 
@@ -79,7 +81,7 @@ class Stage(Protocol):
         """Global shapes and dtypes of one batch, first dimension `batch_size`."""
         ...
 
-    def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
+    def finish(self, state: TrainState, batches: Batches) -> dict[str, Any]:
         """Parameters of the part (host arrays) from the last state; `batches` (training) serve for calibration.
 
         `state.averaged` is the usual answer. Called once, after the last step; on every host.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 PyTree = Any
+Leaf = Any  # an array, or in a tree of the same structure its abstract shape or its sharding
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -24,11 +25,11 @@ class TrainState(flax.struct.PyTreeNode):
       frozen: weights of the parents that the step only reads, {} if none; reloaded from the parents at every start.
     """
 
-    step: jax.Array
+    step: Leaf
     params: PyTree
     opt_state: PyTree
     ema: PyTree
-    key: jax.Array
+    key: Leaf
     extra: PyTree
     frozen: PyTree
 

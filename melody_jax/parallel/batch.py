@@ -1,0 +1,61 @@
+"""Batches: which rows of the global batch a host reads, and how they become one global array."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from melody_jax.errors import UserError
+from melody_jax.parallel.rules import RULES, spec_for
+
+
+class HostShard(NamedTuple):
+    """This host reads the `index`-th of `count` equal shares of the data."""
+
+    index: int
+    count: int
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over all axes that split the batch; the other dimensions whole."""
+    return NamedSharding(mesh, spec_for(("batch",)))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts the mesh splits a batch."""
+    return int(np.prod([mesh.shape[axis] for axis in RULES["batch"]]))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises UserError where the mesh does not divide the global batch."""
+    if batch_size % batch_shards(mesh):
+        split = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in RULES["batch"] if mesh.shape[axis] > 1)
+        raise UserError(f"a global batch of {batch_size} does not divide over {split}")
+
+
+def host_shard(mesh: Mesh) -> HostShard:
+    """The share of the data that this host reads. Hosts that hold the same rows (tensor across hosts) read the same."""
+    shards = batch_shards(mesh)
+    rows = batch_sharding(mesh).devices_indices_map((shards,))
+    mine = {index[0].indices(shards)[0] for device, index in rows.items() if device.process_index == jax.process_index()}
+    first, count = min(mine), len(mine)
+    if shards % count or first % count or mine != set(range(first, first + count)):
+        raise UserError(f"the mesh {dict(mesh.shape)} gives a host rows of the batch that are not one equal share")
+    return HostShard(index=first // count, count=shards // count)
+
+
+def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This host's rows [B / hosts, ...] as (its part of) global arrays [B, ...], split over the mesh.
+
+    Raises:
+      UserError: the global batch does not divide over the mesh.
+    """
+    sharding, count = batch_sharding(mesh), host_shard(mesh).count
+    placed = {}
+    for name, rows in batch.items():
+        shape = (rows.shape[0] * count, *rows.shape[1:])
+        check_batch_size(shape[0], mesh)
+        placed[name] = jax.make_array_from_process_local_data(sharding, np.asarray(rows), shape)
+    return placed

@@ -1,0 +1,41 @@
+"""Sharded initialisation: no device, and no host, ever holds a whole copy of a sharded state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding
+
+from melody_jax.parallel import rules
+
+PyTree = Any
+
+
+def abstract_state(init: Callable[[jax.Array], PyTree], mesh: Mesh) -> PyTree:
+    """Shapes, dtypes and shardings of the unboxed result of `init(key)`; allocates nothing.
+
+    Raises:
+      UserError: the parameters do not fit the mesh (`rules.shardings`).
+    """
+    boxed = jax.eval_shape(init, jax.ShapeDtypeStruct((2,), np.uint32))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        nn.unbox(boxed),
+        rules.shardings(boxed, mesh),
+    )
+
+
+def sharded_init(init: Callable[[jax.Array], PyTree], key: jax.Array, mesh: Mesh) -> PyTree:
+    """`init(key)`, unboxed, every leaf created where the rules put it. The numbers do not depend on the mesh."""
+    layout = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(init, mesh))
+    return jax.jit(lambda key: nn.unbox(init(key)), out_shardings=layout)(key)
+
+
+def place(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
+    """A host array that every process holds whole, placed as `sharding` says; a jax.Array already there is kept."""
+    if isinstance(array, jax.Array) and array.sharding.is_equivalent_to(sharding, array.ndim):
+        return array
+    host = np.asarray(array)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

@@ -1,0 +1,64 @@
+"""The device mesh: four axes, of which any may be 1.
+
+replica  whole copies of the model, one per slice of a pod (the slow network); gradients are summed over it
+data     whole copies within a slice
+fsdp     the batch is split as over `data`, and parameters and optimiser state are split too
+tensor   single layers are split
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+from melody_jax.errors import UserError
+
+AXES = ("replica", "data", "fsdp", "tensor")
+DEFAULT = "data=-1"
+
+
+def parse_mesh(spec: str, devices: int) -> dict[str, int]:
+    """The size of every axis from e.g. "data=-1,fsdp=4,tensor=2"; axes left out are 1, one -1 takes what is left.
+
+    Raises:
+      UserError: an unknown or repeated axis, a size that is no positive integer or -1, more than one -1, or sizes
+        whose product is not the number of devices.
+    """
+    sizes: dict[str, int] = {}
+    for item in filter(None, (item.strip() for item in spec.split(","))):
+        axis, _, size = item.partition("=")
+        if axis not in AXES:
+            raise UserError(f"mesh {spec!r}: unknown axis {axis!r}; the axes are {', '.join(AXES)}")
+        if axis in sizes:
+            raise UserError(f"mesh {spec!r}: axis {axis} is given twice")
+        try:
+            sizes[axis] = int(size)
+        except ValueError:
+            raise UserError(f"mesh {spec!r}: the size of {axis} is {size!r}, not an integer") from None
+        if sizes[axis] < 1 and sizes[axis] != -1:
+            raise UserError(f"mesh {spec!r}: the size of {axis} must be positive, or -1 for what is left")
+    sizes = {axis: sizes.get(axis, 1) for axis in AXES}
+    open_axes = [axis for axis, size in sizes.items() if size == -1]
+    if len(open_axes) > 1:
+        raise UserError(f"mesh {spec!r}: only one axis can be -1, not {' and '.join(open_axes)}")
+    known = math.prod(size for size in sizes.values() if size != -1)
+    if open_axes:
+        sizes[open_axes[0]] = max(devices // known, 1)
+    if math.prod(sizes.values()) != devices:
+        needed = f"a multiple of {known}" if open_axes else str(known)
+        raise UserError(f"mesh {spec!r} needs {needed} devices and there are {devices}")
+    return sizes
+
+
+def make_mesh(spec: str = DEFAULT, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of `parse_mesh` over `devices` (default: all of all hosts), placed by their physical topology.
+
+    Raises:
+      UserError: see `parse_mesh`.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = tuple(parse_mesh(spec, len(devices)).values())
+    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -1,0 +1,83 @@
+"""The one table from logical axes to mesh axes, and the shardings that follow from it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from melody_jax.errors import UserError
+
+PyTree = Any
+Rules = Mapping[str, tuple[str, ...]]
+
+# Widths that layers read are split with the optimiser state over fsdp; widths that they write are split over tensor, so
+# that a pair of products (in: embed -> mlp, out: mlp -> embed) needs one reduction.
+RULES: Rules = {
+    "batch": ("replica", "data", "fsdp"),
+    "embed": ("fsdp",),
+    "mlp": ("tensor",),
+    "heads": ("tensor",),
+    "kv": (),
+    "vocab": ("tensor",),
+    "codes": ("tensor",),
+    "joint": (),
+    "conv_in": ("fsdp",),
+    "conv_out": ("tensor",),
+    "layers": (),
+    "norm": (),
+    "time": (),
+}
+
+
+def spec_for(axes: tuple[str | None, ...], rules: Rules = RULES, parameter: str = "parameter") -> PartitionSpec:
+    """The partition of a parameter with these logical axes (None: not split).
+
+    Raises:
+      UserError: an axis that is not in the table, or two axes of the parameter on one mesh axis.
+    """
+    taken: dict[str, str] = {}
+    spec: list[Any] = []
+    for axis in axes:
+        if axis is not None and axis not in rules:
+            raise UserError(f"{parameter}: logical axis {axis!r} is not in the table; it knows {', '.join(rules)}")
+        mesh_axes = () if axis is None else rules[axis]
+        for mesh_axis in mesh_axes:
+            if mesh_axis in taken:
+                raise UserError(
+                    f"{parameter} with axes {axes}: {taken[mesh_axis]!r} and {axis!r} both lie on mesh axis {mesh_axis}"
+                )
+            taken[mesh_axis] = str(axis)
+        spec.append(mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes or None)
+    return PartitionSpec(*spec)
+
+
+def shardings(tree: PyTree, mesh: Mesh, rules: Rules = RULES) -> PyTree:
+    """A NamedSharding for every leaf of an (abstract) tree; boxes with logical axes decide, other leaves are whole.
+
+    The result has the structure of the unboxed tree.
+
+    Raises:
+      UserError: see `spec_for`; or a dimension that its mesh axes do not divide, named in one sentence.
+    """
+
+    def sharding(path: tuple, leaf: Any) -> NamedSharding:
+        if not isinstance(leaf, nn.LogicallyPartitioned):
+            return NamedSharding(mesh, PartitionSpec())
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        shape = leaf.value.shape
+        if len(leaf.names) != len(shape):
+            raise UserError(f"{name}: {len(leaf.names)} logical axes {leaf.names} for {len(shape)} dimensions {shape}")
+        spec = spec_for(leaf.names, rules, name)
+        for dimension, (size, axis) in enumerate(zip(shape, leaf.names, strict=True)):
+            split = {mesh_axis: mesh.shape[mesh_axis] for mesh_axis in (rules[axis] if axis else ())}
+            if size % math.prod(split.values()):
+                over = ", ".join(f"{mesh_axis}={count}" for mesh_axis, count in split.items())
+                raise UserError(f"{name}: dimension {dimension} ({axis}) of size {size} does not divide over {over}")
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(
+        sharding, tree, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
+    )

@@ -1,0 +1,185 @@
+"""Checkpoints: the state (without the parents' weights), every host's data position and the run's record, in one.
+
+Orbax writes a checkpoint into a temporary folder in the background and renames it when every host is done; the data
+position and the record are items of the same checkpoint, so a checkpoint either is complete or does not exist.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+
+from melody_jax.errors import UserError
+from melody_jax.train.hooks import TrainingStopped
+from melody_jax.train.stage import Batches
+from melody_jax.train.state import TrainState
+
+Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A state read from a checkpoint, and the record that was saved with it."""
+
+    state: TrainState
+    record: Record
+
+
+class PositionHandler(ocp.CheckpointHandler):
+    """Orbax item for a `Batches`: one folder per host, written before the checkpoint is declared complete."""
+
+    def save(self, directory: Any, args: "SavePosition") -> None:
+        folder = Path(directory) / str(jax.process_index())
+        folder.mkdir(parents=True)
+        args.batches.save(folder)
+
+    def restore(self, directory: Any, args: "RestorePosition") -> None:
+        folder = Path(directory) / str(jax.process_index())
+        # Written by fewer hosts: all hosts stand at the same global batch, so any host's position will do.
+        args.batches.restore(folder if folder.exists() else Path(directory) / "0")
+
+
+@ocp.args.register_with_handler(PositionHandler, for_save=True)
+@dataclasses.dataclass
+class SavePosition(ocp.args.CheckpointArgs):
+    """Saves the position of `batches`."""
+
+    batches: Batches
+
+
+@ocp.args.register_with_handler(PositionHandler, for_restore=True)
+@dataclasses.dataclass
+class RestorePosition(ocp.args.CheckpointArgs):
+    """Moves `batches` to the saved position."""
+
+    batches: Batches
+
+
+class Checkpoints:
+    """The last `keep` checkpoints of one run."""
+
+    def __init__(self, directory: Path, keep: int):
+        self._directory = directory.absolute()
+        directory.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def save(self, state: TrainState, batches: Batches, record: Record) -> None:
+        """Starts writing the checkpoint of `state.step`; waits only for the copy to the host and the one before.
+
+        Raises:
+          TrainingStopped: this or the previous checkpoint could not be written (a full disk); older ones are intact.
+        """
+        step = int(state.step)
+        arrays = _arrays(state)
+        record = {**record, "arrays": _signature(arrays)}
+        with self._explain():
+            if step not in self._manager.all_steps():
+                items = ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays),
+                    batches=SavePosition(batches),
+                    record=ocp.args.JsonSave(record),
+                )
+                self._manager.save(step, args=items, force=True)
+
+    def wait(self) -> None:
+        """Until the last checkpoint is on disk. Raises as `save`."""
+        with self._explain():
+            self._manager.wait_until_finished()
+
+    def check(self) -> None:
+        """Raises as `save` where the checkpoint that is being written has already failed."""
+        with self._explain():
+            self._manager.check_for_errors()
+
+    def close(self) -> None:
+        """Ends the background threads."""
+        self._manager.close()
+
+    def restore(self, state: TrainState, batches: Batches) -> Restored | None:
+        """The newest checkpoint that can be read, laid out as `state`, and moves `batches`; None if there is none.
+
+        A checkpoint that cannot be read (cut short on disk) is reported and removed once an older one has been read.
+
+        Raises:
+          UserError: there are checkpoints but none can be read, or they hold other arrays than `state`.
+        """
+        broken: list[int] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            restored = self._restore(step, state, batches)
+            if restored is not None:
+                for other in broken:
+                    self._manager.delete(other)
+                return restored
+            broken.append(step)
+        if broken:
+            raise UserError(f"none of the checkpoints in {self._directory} can be read; move the folder away to start anew")
+        return None
+
+    def _restore(self, step: int, state: TrainState, batches: Batches) -> Restored | None:
+        arrays = _arrays(state)
+        abstract = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in arrays.items()
+        }
+        found, error = None, None
+        try:
+            record = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
+            _check_signature(record["arrays"], _signature(arrays), self._directory / str(step))
+            items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), batches=RestorePosition(batches))
+            found = Restored(_with_arrays(state, self._manager.restore(step, args=items)["state"]), record)
+        except UserError:
+            raise
+        except Exception as cause:  # whatever a damaged file makes of the readers below: one answer, the one before
+            error = cause
+        if _everywhere(found is not None):
+            return found
+        logging.error("checkpoint %s/%d cannot be read, trying the one before: %s", self._directory, step, error)
+        return None
+
+    @contextmanager
+    def _explain(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # orbax and tensorstore raise many kinds; all mean the same to the user
+            steps = [str(step) for step in self._manager.all_steps(read=True)]
+            last = f"the last good one is {self._directory}/{steps[-1]}" if steps else "there is none before it"
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise TrainingStopped(f"a checkpoint could not be written ({reason}); {last}") from error
+
+
+def _arrays(state: TrainState) -> dict[str, jax.Array]:
+    """Name -> array of all of the state but `frozen`."""
+    leaves = jax.tree_util.tree_leaves_with_path(state.replace(frozen={}))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _with_arrays(state: TrainState, arrays: Mapping[str, jax.Array]) -> TrainState:
+    structure = jax.tree.structure(state.replace(frozen={}))
+    names = list(_arrays(state))
+    return jax.tree.unflatten(structure, [arrays[name] for name in names]).replace(frozen=state.frozen)
+
+
+def _signature(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
+    return {name: f"{leaf.dtype.name}{list(leaf.shape)}" for name, leaf in arrays.items()}
+
+
+def _check_signature(saved: Mapping[str, str], wanted: Mapping[str, str], path: Path) -> None:
+    different = [name for name in (*wanted, *saved) if saved.get(name) != wanted.get(name)]
+    if different:
+        name = different[0]
+        raise UserError(
+            f"checkpoint {path} is of another configuration: {name} is {saved.get(name, 'absent')} there and "
+            f"{wanted.get(name, 'absent')} in this run; use its configuration or another --model_dir"
+        )
+
+
+def _everywhere(done: bool) -> bool:
+    """Whether all hosts say so."""
+    return done if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.bool_(done))))

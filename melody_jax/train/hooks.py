@@ -1,0 +1,85 @@
+"""What can end a run early: signals, a number that is not finite, another process in the same folder."""
+
+import fcntl
+import math
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from melody_jax.errors import UserError
+
+
+class TrainingStopped(Exception):
+    """Training ended before its last step. The message is one clear sentence; `exit_code` is the process's.
+
+    The exit code of a signal (130, 143) tells a launcher to start the same command again; 1 tells it not to.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class StopSignals:
+    """Context in which SIGINT and SIGTERM wait for a step boundary; the second one of a kind acts at once."""
+
+    def __init__(self) -> None:
+        self._received = 0
+
+    def __enter__(self) -> "StopSignals":
+        self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in self._previous:
+            signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _: object) -> None:
+        self._received = number
+        signal.signal(number, self._previous[number])
+
+    def agreed(self, at_meeting: bool) -> int:
+        """The signal that ends the run at this step boundary, 0 if none; every host gets the same answer.
+
+        Several hosts only ask each other at a meeting (a step that all know), to keep other steps free of it.
+        """
+        if jax.process_count() == 1:
+            return self._received
+        if not at_meeting:
+            return 0
+        return int(np.max(multihost_utils.process_allgather(np.int32(self._received))))
+
+
+def check_finite(metrics: Mapping[str, float], step: int) -> None:
+    """Raises TrainingStopped, naming step and metric, where a metric is NaN or infinite."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise TrainingStopped(f"step {step}: metric {name} is {value}")
+
+
+@contextmanager
+def sole_user(directory: Path) -> Iterator[None]:
+    """Holds a lock on a run's folder, so that two processes never write the same checkpoints.
+
+    The lock ends with the process, however it ends.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() != 0:
+        yield
+        return
+    with (directory / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is training in {directory}") from None
+        yield

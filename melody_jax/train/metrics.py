@@ -1,0 +1,111 @@
+"""Metrics of a run: TensorBoard events, metrics.jsonl, curves.png and a progress bar. Only host 0 writes."""
+
+import json
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import tensorboardX
+import tqdm
+
+LINES = "metrics.jsonl"
+CURVES = "curves.png"
+
+
+class MetricWriter:
+    """Writes metrics by step into a run's folder: `metrics.jsonl` and, under `tensorboard/`, event files.
+
+    A run that goes on from step `step` drops what had been written after it, so that the curves have no seam.
+    """
+
+    def __init__(self, directory: Path, step: int):
+        self._lines = self._events = None
+        if jax.process_index() != 0:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / LINES
+        kept = [record for record in read_lines(path) if record["step"] <= step]
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        scratch.replace(path)
+        self._lines = path.open("a")
+        self._events = tensorboardX.SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """One record: the metrics of `split` ("train" or "eval") at `step`."""
+        if self._lines is None or self._events is None:
+            return
+        self._lines.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flushes everything to disk."""
+        if self._lines is not None and self._events is not None:
+            self._lines.close()
+            self._events.close()
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The records of a metrics.jsonl, [] if there is none; a last line cut short by a kill is left out."""
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def plot_curves(directory: Path, title: str) -> Path | None:
+    """Draws every metric of `metrics.jsonl` over the steps, train and eval in one panel, into `curves.png`."""
+    if jax.process_index() != 0:
+        return None
+    # Loaded here: drawing happens once per stage, importing matplotlib costs every start a second.
+    from matplotlib.figure import Figure
+
+    curves: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
+    for record in read_lines(directory / LINES):
+        for name in record.keys() - {"step", "split"}:
+            curves[name][record["split"]].append((record["step"], record[name]))
+    if not curves:
+        return None
+    columns = min(3, len(curves))
+    rows = math.ceil(len(curves) / columns)
+    figure = Figure(figsize=(5 * columns, 3 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for panel, (name, splits) in zip(panels, sorted(curves.items()), strict=False):
+        for split, points in sorted(splits.items(), reverse=True):
+            panel.plot(*zip(*points, strict=True), label=split, marker="." if len(points) < 30 else None)
+        panel.set(title=name, xlabel="step")
+        panel.grid(alpha=0.3)
+        panel.legend()
+    for panel in list(panels):
+        panel.set_axis_off()
+    figure.suptitle(title)
+    figure.savefig(directory / CURVES, dpi=90)
+    return directory / CURVES
+
+
+def progress_bar(name: str, done: int, total: int) -> tqdm.tqdm:
+    """Progress with rate and ETA on stderr; in a log file it writes a line a minute at most."""
+    return tqdm.tqdm(
+        desc=name,
+        initial=done,
+        total=total,
+        unit="step",
+        disable=jax.process_index() != 0,
+        dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 60.0,
+        smoothing=0.05,
+    )
+
+
+def show(bar: tqdm.tqdm, means: Mapping[str, float]) -> None:
+    """Losses beside the progress bar."""
+    losses = {name: f"{means[name]:.4g}" for name in sorted(means) if "loss" in name}
+    bar.set_postfix(losses, refresh=False)

@@ -1,0 +1,107 @@
+"""The compiled steps of a run, and their metrics on the way from the device to the log."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from melody_jax.errors import UserError
+from melody_jax.parallel.batch import batch_sharding, check_batch_size, place_batch
+from melody_jax.parallel.init import place, sharded_init
+from melody_jax.train.hooks import check_finite
+from melody_jax.train.stage import HostBatch, Stage
+from melody_jax.train.state import TrainState
+
+
+def initial_state(stage: Stage, seed: int, mesh: Mesh) -> TrainState:
+    """The state before step 0 with `stage.load`'s weights, every array where the rules put it.
+
+    The parents' weights (`frozen`) lie whole on every device.
+
+    Raises:
+      UserError: parameters or batch do not fit the mesh, or a parent is missing.
+    """
+    check_batch_size(stage.batch_size, mesh)
+    state = sharded_init(stage.init, jax.random.PRNGKey(seed), mesh)
+    layout = jax.tree.map(lambda leaf: leaf.sharding, state.replace(frozen={}))
+    loaded = stage.load(state)
+    whole = NamedSharding(mesh, PartitionSpec())
+    placed = jax.tree.map(place, loaded.replace(frozen={}), layout)
+    return placed.replace(frozen=jax.tree.map(lambda leaf: place(leaf, whole), loaded.frozen))
+
+
+class Steps:
+    """Runs a stage's steps over a mesh, one step ahead of the reading of metrics.
+
+    Attributes:
+      state: after the last dispatched step.
+    """
+
+    def __init__(self, stage: Stage, mesh: Mesh, state: TrainState):
+        self.state = state
+        self._step = int(state.step)
+        self._mesh = mesh
+        self._shapes = stage.batch_shapes()
+        layout = jax.tree.map(lambda leaf: leaf.sharding, state)
+        whole, rows = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
+        self._train_step = jax.jit(
+            stage.train_step, in_shardings=(layout, rows), out_shardings=(layout, whole), donate_argnums=0
+        )
+        self._eval_step = jax.jit(stage.eval_step, in_shardings=(layout, rows), out_shardings=whole)
+        self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
+        self._window: list[dict[str, float]] = []
+        self._window_start = time.monotonic()
+
+    def dispatch(self, batch: HostBatch) -> None:
+        """Starts the next step, then reads the metrics of the one before: the device never waits for the host.
+
+        Raises:
+          UserError: the batch is not what the stage asked for.
+          TrainingStopped: a metric of the step before is not finite.
+        """
+        self.state, metrics = self._train_step(self.state, self._place(batch))
+        self.read()
+        self._step += 1
+        self._pending.append((self._step, metrics))
+
+    def read(self) -> None:
+        """Waits for every dispatched step and checks its metrics; raises TrainingStopped as `dispatch`."""
+        while self._pending:
+            step, metrics = self._pending.pop(0)
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            check_finite(values, step)
+            self._window.append(values)
+
+    def take_means(self) -> dict[str, float]:
+        """Means of every metric since the last call, and `steps_per_second`."""
+        self.read()
+        now = time.monotonic()
+        means = {name: float(np.mean([values[name] for values in self._window])) for name in self._window[-1]}
+        means["steps_per_second"] = len(self._window) / (now - self._window_start)
+        self._window, self._window_start = [], now
+        return means
+
+    def evaluate(self, held_out: Sequence[HostBatch]) -> dict[str, float]:
+        """Means over the held-out batches; its time does not count into `steps_per_second`.
+
+        Raises:
+          TrainingStopped: a metric is not finite.
+        """
+        self.read()
+        started = time.monotonic()
+        results = [jax.device_get(self._eval_step(self.state, self._place(batch))) for batch in held_out]
+        means = {name: float(np.mean([values[name] for values in results])) for name in results[0]}
+        check_finite({f"eval/{name}": value for name, value in means.items()}, self._step)
+        self._window_start += time.monotonic() - started
+        return means
+
+    def _place(self, batch: HostBatch) -> dict[str, jax.Array]:
+        placed = place_batch(batch, self._mesh)
+        for name, wanted in self._shapes.items():
+            array = placed.get(name)
+            if array is None or array.shape != wanted.shape or array.dtype != wanted.dtype:
+                found = "absent" if array is None else f"{array.dtype}{list(array.shape)}"
+                raise UserError(f"batch: {name} is {found}, the stage wants {wanted.dtype}{list(wanted.shape)}")
+        return placed
