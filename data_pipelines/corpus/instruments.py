@@ -151,7 +151,7 @@ FAMILY_BASS = {
     "keyboard": ("piano", "harpsichord", "electric piano"),
     "organ": ("church organ", "reed organ", "accordion"),
     "plucked": ("classical guitar", "steel-string guitar", "harp"),
-    "strings": ("cello", "contrabass", "double bass"),
+    "strings": ("cello", "contrabass"),
     "brass": ("tuba", "trombone"),
     "woodwind": ("bassoon",),
     "mallets": ("marimba", "vibraphone"),
