@@ -50,7 +50,7 @@ class MusicTower(nn.Module):
         _, widest = c.grid(self.frames)
         if not 1 <= wide <= widest:
             raise ValueError(f"music tower: {x.shape[1]} frames; it takes {c.patch_time} to {self.frames} of them")
-        patches = Dense(c.width, ("conv_in", "embed"), name="patch_embedding", **precision)(self._patches(x))
+        patches = Dense(c.width, ("time", "embed"), name="patch_embedding", **precision)(self._patches(x))
         special = jnp.stack([self._vectors("cls_token"), self._vectors("distillation_token")])
         special_positions = self._vectors("special_positions", 2)
         positions = self._vectors("positions", high, widest)[:, :wide].reshape(high * wide, c.width)
@@ -72,7 +72,6 @@ class MusicTower(nn.Module):
         return both.reshape(x.shape[0], both.shape[1] * both.shape[2], c.patch_frequency * c.patch_time)
 
     def _vectors(self, name: str, *shape: int) -> Array:
-        """Learned vectors [*shape, H]; the rows of a grid are frequency and time."""
-        axes = (*(None, "time")[-len(shape) :], "embed") if shape else ("embed",)
-        init = nn.with_logical_partitioning(nn.initializers.truncated_normal(0.02), axes)
+        """Learned vectors [*shape, H]."""
+        init = nn.with_logical_partitioning(nn.initializers.truncated_normal(0.02), ("time",) * len(shape) + ("embed",))
         return self.param(name, init, (*shape, self.config.width), jnp.dtype(self.param_dtype))

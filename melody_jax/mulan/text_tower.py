@@ -32,7 +32,7 @@ class TextTower(nn.Module):
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.word = Embed(c.vocabulary, c.width, **precision)
         self.position = Embed(c.positions, c.width, ("time", "embed"), **precision)
-        self.type = Embed(c.types, c.width, (None, "embed"), **precision)
+        self.type = Embed(c.types, c.width, ("time", "embed"), **precision)
         self.embedding_norm = LayerNorm(c.norm_eps, param_dtype=self.param_dtype)
         self.encoder = Transformer(
             c.layers, c.heads, c.mlp, False, c.norm_eps, remat=self.remat, **precision
