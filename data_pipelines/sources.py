@@ -94,8 +94,9 @@ def manifest(path: str, licence: str = "") -> list[Listed]:
 def musiccaps(path: str, audio: str, licence: str = "") -> list[Listed]:
     """The clips of a MusicCaps CSV, found by their `ytid` among the sound files of the folder `audio`.
 
-    A file belongs to the row whose ytid its name is, or begins with before one of `_-[. `. A file that reaches to
-    `end_s` is taken to be the whole recording and cut from `start_s` to `end_s`; a shorter one is the clip itself.
+    A file belongs to the row whose ytid its name begins with (as in `-0Gj8-vB1q4.wav` or `[-0Gj8-vB1q4]-[30-40].wav`).
+    A file longer than 11 s that reaches to `end_s` is taken to be the whole recording and cut from `start_s` to
+    `end_s`; any other is the clip itself.
     Captions: the `caption` and the `aspect_list` as a comma-separated sentence. A row without a file is rejected.
 
     Raises:

@@ -1,0 +1,88 @@
+"""Finished data sets on disk: where they are, what they say of themselves, and their clips one by one."""
+
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.clip import Clip, Truth
+from data_pipelines.records import Records
+from melody_jax.errors import UserError
+
+VERSION = "1.0.0"
+
+
+def audio_directory(data_dir: str, name: str) -> pathlib.Path:
+    """Where `melody data` puts the data set `name`."""
+    return pathlib.Path(data_dir) / "melody_audio" / name / VERSION
+
+
+def tokens_directory(data_dir: str, name: str) -> pathlib.Path:
+    """Where `melody tokenize` puts the tokenised data set `name`."""
+    return pathlib.Path(data_dir) / "melody_tokens" / name / VERSION
+
+
+def metadata(directory: pathlib.Path) -> dict[str, Any]:
+    """The metadata of the data set in `directory` (its version folder).
+
+    Raises:
+        UserError: there is no finished data set.
+    """
+    file = pathlib.Path(directory) / "metadata.json"
+    if not file.is_file():
+        raise UserError(f"{directory}: no finished data set here; make it with melody data or melody tokenize")
+    return json.loads(file.read_text())
+
+
+def open_split(directory: pathlib.Path, split: str) -> tuple[Records, Any]:
+    """The records of `split`, and the TFDS features that decode them.
+
+    Raises:
+        UserError: no such data set or split, or damaged files.
+    """
+    import tensorflow_datasets as tfds
+
+    metadata(directory)
+    builder = tfds.builder_from_directory(directory)
+    if split not in builder.info.splits:
+        raise UserError(f"{directory}: it has no clips in split {split!r}, only in {', '.join(builder.info.splits)}")
+    info = builder.info.splits[split]
+    return Records([str(path) for path in info.filepaths], info.shard_lengths), builder.info.features
+
+
+def read_clips(directory: pathlib.Path, split: str, limit: int | None = None) -> Iterator[Clip]:
+    """The clips of a split in their stored order, audio as float32 [T]; for evaluation, not for training."""
+    records, features = open_split(directory, split)
+    for index in range(len(records) if limit is None else min(limit, len(records))):
+        yield _clip(features.deserialize_example_np(records.read([index])[0]))
+
+
+def summary(directory: pathlib.Path) -> str:
+    """A few lines for people: how much there is, from where, under which licences, and what was refused."""
+    facts = metadata(directory)
+    clips, tunes = facts["clips"], facts["tunes"]
+    lines = [f"{sum(clips.values()) * facts['seconds'] / 3600:.2f} h of music in {directory}"]
+    lines += [f"  {split}: {clips[split]} clips of {tunes[split]} tunes or files" for split in clips]
+    lines += [f"  licence: {licence or 'not stated'}" for licence in facts["licences"]]
+    if facts["rejected"]:
+        lines.append(f"  {facts['rejected']} rejected, see {directory.parent / 'rejected.jsonl'}")
+    return "\n".join(lines)
+
+
+def _clip(example: dict[str, Any]) -> Clip:
+    text = {name: _text(example[name]) for name in ("id", "tune", "source", "licence")}
+    truth = {name: _text(value) for name, value in example["truth"].items() if name != "tempo"}
+    return Clip(
+        audio=example["audio"].astype(np.float32) / np.float32(32768),
+        captions=_text(example["captions"]),
+        truth=Truth(tempo=float(example["truth"]["tempo"]), **truth) if truth["family"] else None,
+        **text,
+    )
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    return tuple(item.decode() for item in np.asarray(value).tolist())

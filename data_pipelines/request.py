@@ -1,0 +1,60 @@
+"""What a data set is to be made of: everything that decides its content, and nothing that does not."""
+
+import dataclasses
+
+from data_pipelines.decode import ClipFormat
+from melody_jax.errors import UserError
+
+KINDS = ("corpus", "folder", "manifest", "musiccaps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Settings of one audio data set; two equal requests on equal inputs give equal bytes.
+
+    Attributes:
+        kind: "corpus" (built-in scores, rendered), "folder", "manifest" or "musiccaps" (the user's own music).
+        path: the folder, the jsonl manifest or the MusicCaps CSV; "" for the corpus.
+        audio: folder of the clips of a MusicCaps CSV, else "".
+        clips: how many clips the corpus renders, all splits together; the other kinds take all there is.
+        seed: of the corpus.
+        font: SF2/SF3 file that the corpus is played with; "" takes TimGM6mb from the package pretty_midi.
+        sample_rate: Hz.
+        seconds: length of a clip.
+        min_seconds: shorter files are rejected; see `ClipFormat`.
+        quota: the largest share of rejected files with which the build still goes on.
+        licence: of files whose sidecar states none.
+        validation, test: shares of the tunes held out.
+    """
+
+    kind: str
+    path: str = ""
+    audio: str = ""
+    clips: int = 0
+    seed: int = 0
+    font: str = ""
+    sample_rate: int = 24_000
+    seconds: float = 10.0
+    min_seconds: float = 9.5
+    quota: float = 0.05
+    licence: str = ""
+    validation: float = 0.05
+    test: float = 0.05
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise UserError(f"a data set is one of {', '.join(KINDS)}, not {self.kind!r}")
+        if self.kind == "corpus" and self.clips < 1:
+            raise UserError(f"the corpus needs at least 1 clip, got {self.clips}")
+        if self.seconds <= 0 or not 1_000 <= self.sample_rate <= 192_000:
+            raise UserError(f"clips of {self.seconds:g} s at {self.sample_rate} Hz cannot be made")
+        if not 0 < self.min_seconds <= self.seconds:
+            raise UserError(f"min_seconds must lie between 0 and {self.seconds:g}, got {self.min_seconds:g}")
+        if not 0 <= self.quota <= 1:
+            raise UserError(f"the quota of rejected files must lie between 0 and 1, got {self.quota:g}")
+        if self.validation < 0 or self.test < 0 or self.validation + self.test >= 1:
+            raise UserError(f"validation {self.validation:g} and test {self.test:g} leave nothing to train on")
+
+    @property
+    def form(self) -> ClipFormat:
+        return ClipFormat(self.sample_rate, self.seconds, self.min_seconds)
