@@ -122,7 +122,7 @@ def load_part(directory: str | os.PathLike) -> Part:
     Raises:
       UserError: no part there, a format of another version, or a weights file that is missing or damaged.
     """
-    directory = pathlib.Path(directory)
+    directory = locate(directory)
     info = read_info(directory)
     flat: dict[str, np.ndarray] = {}
     for filename, expected in info["files"].items():
@@ -141,7 +141,7 @@ def read_info(directory: str | os.PathLike) -> dict[str, Any]:
     Raises:
       UserError: no readable part of this format there.
     """
-    path = pathlib.Path(directory) / INFO_FILE
+    path = locate(directory) / INFO_FILE
     try:
         info = json.loads(path.read_text())
     except FileNotFoundError:
@@ -152,6 +152,13 @@ def read_info(directory: str | os.PathLike) -> dict[str, Any]:
     if missing or info["format"] != FORMAT:
         raise UserError(f"{path} is not of part format {FORMAT}; missing: {', '.join(sorted(missing)) or 'nothing'}")
     return info
+
+
+def locate(directory: str | os.PathLike) -> pathlib.Path:
+    """`directory` itself, or its sub-folder "part" where the training loop puts a stage's part."""
+    directory = pathlib.Path(directory)
+    inner = directory / "part"
+    return inner if (inner / INFO_FILE).is_file() and not (directory / INFO_FILE).is_file() else directory
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -234,7 +241,9 @@ def _shards(
     used, room = 0, max_bytes - 65_536
     for key, leaf in flat.items():
         if leaf.nbytes > room:
-            raise UserError(f"part {name}: tensor {key} alone takes {leaf.nbytes} bytes, over the {max_bytes} of a file")
+            raise UserError(
+                f"part {name}: tensor {key} alone takes {leaf.nbytes} bytes, over the {max_bytes} of a file"
+            )
         if used + leaf.nbytes > room:
             groups.append({})
             used = 0

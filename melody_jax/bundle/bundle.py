@@ -1,0 +1,220 @@
+"""A bundle: the parts that sampling needs, which belong together, in one directory.
+
+bundle.json                geometry, vocabulary, parts with ids, references, defaults for sampling
+MODEL_CARD.md              for people
+tokenizer.json             only where the text tower does not use the tokenizer of its package
+PART/part.json, PART/*.safetensors
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from melody_jax import config as config_lib
+from melody_jax.bundle.card import Card, render
+from melody_jax.bundle.lineage import check_lineage, short
+from melody_jax.bundle.part import Part, load_part, locate, save_part
+from melody_jax.codes.vocabulary import Vocabulary
+from melody_jax.errors import UserError
+from melody_jax.geometry import Geometry
+
+BUNDLE_FILE = "bundle.json"
+CARD_FILE = "MODEL_CARD.md"
+TOKENIZER_FILE = "tokenizer.json"
+FORMAT = 1
+REQUIRED = ("autoencoder", "mulan", "codes", "lm", "dpd")
+OPTIONAL = ("semantic",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle.
+
+    Attributes:
+      directory: where it was loaded from.
+      parts: name -> part, weights in the dtype of the files.
+      geometry: of all parts.
+      references: weights that are not in the bundle but in a Python package: "part/parameters" -> package, version,
+        sha256.
+      sampling: defaults for sampling that suit these weights (names as in `generate.Settings`).
+    """
+
+    directory: pathlib.Path
+    parts: dict[str, Part]
+    geometry: Geometry
+    references: dict[str, dict[str, str]]
+    sampling: dict[str, Any]
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """Name -> id of every part."""
+        return {name: part.id for name, part in self.parts.items()}
+
+    @property
+    def tokenizer(self) -> pathlib.Path | None:
+        """The tokenizer.json that the bundle carries, if it carries one."""
+        path = self.directory / TOKENIZER_FILE
+        return path if path.is_file() else None
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> "Bundle":
+        """Reads a bundle and verifies every file's sha256 and the parts' lineage.
+
+        Raises:
+          UserError: no bundle there, a damaged or missing file, or parts that were not trained together.
+        """
+        directory = pathlib.Path(directory)
+        info = _read_info(directory)
+        parts = {name: load_part(directory / name) for name in info["parts"]}
+        check_lineage(parts)
+        for name, part in parts.items():
+            listed = info["parts"][name]["id"]
+            if part.name != name or part.id != listed:
+                raise UserError(
+                    f"{directory / name} holds the part {part.name} {short(part.id)}, but {BUNDLE_FILE} lists {name} "
+                    f"{short(listed)}; export the bundle again"
+                )
+        geometry = config_lib.from_dict(Geometry, info["geometry"])
+        return cls(directory, parts, geometry, info["references"], info["sampling"])
+
+
+def export(
+    sources: Iterable[str | os.PathLike],
+    out: str | os.PathLike,
+    dtype: str | None = "float16",
+    card: Card | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    max_file_bytes: int | None = None,
+    tokenizer: str | os.PathLike | None = None,
+) -> Bundle:
+    """Collects parts into a bundle.
+
+    Args:
+      sources: one directory per part (or the stage's folder above it).
+      out: the bundle's directory; an older bundle there is replaced, anything else is refused.
+      dtype: of the stored weights, "float32", "float16" or "bfloat16"; None keeps each part's.
+      card: fields of the model card.
+      sampling: defaults for sampling.
+      max_file_bytes: split weights into files of at most this size.
+      tokenizer: a tokenizer.json to carry along.
+
+    Raises:
+      UserError: a part is missing, given twice, damaged or was not trained together with another, or `out` is taken.
+    """
+    out = pathlib.Path(out)
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / BUNDLE_FILE).is_file())):
+        raise UserError(f"cannot export to {out}: it exists and is not a bundle")
+    parts = _collect(sources)
+    check_lineage(parts)
+    scratch = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir(parents=True)
+        _write(scratch, parts, dtype, card or Card(), dict(sampling or {}), max_file_bytes, tokenizer)
+        Bundle.load(scratch)
+        _swap(scratch, out)
+    except OSError as error:
+        raise UserError(f"cannot export to {out}: {error}") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return Bundle.load(out)
+
+
+def bundle_bytes(directory: str | os.PathLike) -> dict[str, int]:
+    """Size in bytes of every file of a bundle, by its path inside it."""
+    directory = pathlib.Path(directory)
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.stat().st_size for path in files}
+
+
+def _collect(sources: Iterable[str | os.PathLike]) -> dict[str, Part]:
+    found: dict[str, Part] = {}
+    for source in sources:
+        part = load_part(locate(source))
+        if part.name in found:
+            raise UserError(f"the part {part.name} is given twice, the second time in {source}")
+        found[part.name] = part
+    missing = [name for name in REQUIRED if name not in found]
+    if missing:
+        raise UserError(f"a bundle needs the parts {', '.join(REQUIRED)}; missing: {', '.join(missing)}")
+    return {name: found[name] for name in (*REQUIRED, *OPTIONAL) if name in found}
+
+
+def _write(
+    directory: pathlib.Path,
+    parts: dict[str, Part],
+    dtype: str | None,
+    card: Card,
+    sampling: dict[str, Any],
+    max_file_bytes: int | None,
+    tokenizer: str | os.PathLike | None,
+) -> None:
+    written = {}
+    for name, part in parts.items():
+        written[name] = save_part(
+            directory / name,
+            name,
+            part.params,
+            part.config,
+            part.geometry,
+            part.parents,
+            part.training,
+            dtype=dtype,
+            part_id=part.id,
+            max_file_bytes=max_file_bytes,
+        )
+    geometry = parts["lm"].geometry
+    vocabulary = Vocabulary.from_geometry(geometry)
+    references = _references(parts)
+    info = {
+        "format": FORMAT,
+        "geometry": config_lib.to_dict(geometry),
+        "vocabulary": config_lib.to_dict(vocabulary)
+        | {"size": vocabulary.size, "specials": {n: getattr(vocabulary, n) for n in ("pad", "bos", "eos", "unknown")}},
+        "parts": {name: {"id": p.id, "parameters": p.parameters, "dtype": p.dtype} for name, p in written.items()},
+        "references": references,
+        "sampling": sampling,
+    }
+    (directory / BUNDLE_FILE).write_text(json.dumps(info, indent=1) + "\n")
+    if tokenizer is not None:
+        shutil.copyfile(tokenizer, directory / TOKENIZER_FILE)
+    size = sum(bundle_bytes(directory).values())
+    (directory / CARD_FILE).write_text(render(card, written, references, size))
+
+
+def _references(parts: Mapping[str, Part]) -> dict[str, dict[str, str]]:
+    """The text tower's package, where its weights were frozen and so are in no part."""
+    config = parts["mulan"].config
+    if config.get("train_text_tower", True):
+        return {}
+    return {"mulan/text": dict(config["pretrained_text"])}
+
+
+def _read_info(directory: pathlib.Path) -> dict[str, Any]:
+    try:
+        info = json.loads((directory / BUNDLE_FILE).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{directory} is not a bundle: it holds no {BUNDLE_FILE}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory / BUNDLE_FILE} cannot be read: {error}") from None
+    missing = {"format", "geometry", "parts", "references", "sampling"} - set(info)
+    if missing or info["format"] != FORMAT:
+        raise UserError(
+            f"{directory / BUNDLE_FILE} is not of bundle format {FORMAT}; it was written by another version"
+        )
+    absent = [name for name in REQUIRED if name not in info["parts"]]
+    if absent:
+        raise UserError(f"{directory / BUNDLE_FILE} lists no part {absent[0]}")
+    return info
+
+
+def _swap(scratch: pathlib.Path, out: pathlib.Path) -> None:
+    old = out.with_name(f".{out.name}.old-{os.getpid()}")
+    if out.exists():
+        out.rename(old)
+    scratch.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
