@@ -35,8 +35,8 @@ def render(card: Card, parts: Mapping[str, Part], references: Mapping[str, Mappi
         "",
         card.description,
         "",
-        f"{geometry.sample_rate} Hz mono; {geometry.token_rate:g} Hz semantic tokens of {geometry.semantic_codes} codes; "
-        f"{geometry.latent_rate:g} Hz latents of {geometry.latent_channels} channels; trained on clips of "
+        f"{geometry.sample_rate} Hz mono; {geometry.token_rate:g} Hz semantic tokens of {geometry.semantic_codes} "
+        f"codes; {geometry.latent_rate:g} Hz latents of {geometry.latent_channels} channels; trained on clips of "
         f"{geometry.clip_seconds:g} s.",
         "",
         "## Parts",

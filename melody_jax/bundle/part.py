@@ -1,8 +1,9 @@
 """A part: the weights of one finished stage, with everything needed to rebuild and to trust them.
 
-A part is a directory: `part.json` and one or more safetensors files (`weights.safetensors`, or shards when a file-size limit
-is given). Nested parameters are flattened with "/". The id is a sha256 over name, config, geometry, parents and weights, so
-two parts share an id only if they are the same model; each part names the ids of the parents it was trained with.
+A part is a directory: `part.json` and one or more safetensors files (`weights.safetensors`, or shards when a file-size
+limit is given). Nested parameters are flattened with "/". The id is a sha256 over name, config, geometry, parents and
+weights, so two parts share an id only if they are the same model; each part names the ids of the parents that it was
+trained with.
 """
 
 import dataclasses
@@ -85,8 +86,8 @@ def save_part(
       max_file_bytes: split the weights into several files of at most this size; None writes one file.
 
     Raises:
-      UserError: unknown dtype, a weight that is not finite in `dtype`, a tensor larger than the limit, or `directory` is
-        something other than a part.
+      UserError: unknown dtype, a weight that is not finite in `dtype`, a tensor larger than the limit, or `directory`
+        is something other than a part.
     """
     directory = pathlib.Path(directory)
     _refuse_foreign(directory)

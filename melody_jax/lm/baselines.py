@@ -1,7 +1,7 @@
 """What a language model must beat: unigram and bigram models of the semantic tokens, in NumPy.
 
-Both are fitted on the training tokens and measured on held-out ones; their perplexities are per token, over all N tokens
-of a clip (the first token of a clip has the clip's start as its history), like the language model's.
+Both are fitted on the training tokens and measured on held-out ones; their perplexities are per token, over all N
+tokens of a clip (the first token of a clip has the clip's start as its history), like the language model's.
 """
 
 import dataclasses
@@ -53,7 +53,10 @@ def histories(tokens: Int[np.ndarray, "B N"], codes: int) -> Int[np.ndarray, "B 
 def bigram_perplexity(
     counts: Float[np.ndarray, "C+1 C"], unigram: Float[np.ndarray, " C"], tokens: Int[np.ndarray, "B N"], weight: float
 ) -> float:
-    """exp of the mean of -log(w c(h, t) / c(h) + (1 - w) p(t)) (Jelinek and Mercer, 1980); unseen histories use p alone."""
+    """exp of the mean of -log(w c(h, t) / c(h) + (1 - w) p(t)) (Jelinek and Mercer, 1980).
+
+    A history that was never seen has p(t) alone.
+    """
     totals = counts.sum(axis=1, keepdims=True)
     conditional = np.divide(counts, totals, out=np.tile(unigram, (len(counts), 1)), where=totals > 0)
     history = histories(tokens, len(unigram))

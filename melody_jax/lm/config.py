@@ -9,8 +9,8 @@ from melody_jax.errors import UserError
 class LMConfig:
     """A LLaMA (Touvron et al., 2023) over MuLan and semantic tokens.
 
-    The publication gives 24 layers, width 1024, 16 heads and 429.5 M parameters, not the SwiGLU width: 4096 gives 430.0 M
-    (+0.1 %) with an untied head over the vocabulary of 12 * 1024 + 1024 tokens and the specials.
+    The publication gives 24 layers, width 1024, 16 heads and 429.5 M parameters, not the SwiGLU width: 4096 gives
+    430.0 M (+0.1 %) with an untied head over the vocabulary of 12 * 1024 + 1024 tokens and the specials.
 
     Attributes:
       layers: transformer blocks.
