@@ -68,18 +68,12 @@ def seed(
     weight = jnp.ones(x.shape[:1], jnp.float32) if valid is None else valid.astype(jnp.float32)
     x = x.astype(jnp.float32)
 
-    def draw(key: Array, distance: Array) -> Array:
-        logits = jnp.log(jnp.maximum(distance * weight, 1e-30))
-        logits = jnp.where(weight > 0, logits, -jnp.inf)
-        return jax.random.categorical(key, logits)
-
     def step(distance: Array, key: Array) -> tuple[Array, Array]:
-        centre = x[draw(key, distance)]
+        centre = x[_draw(key, weight * (distance + 1e-20), ())]
         gap = jnp.sum(jnp.square(x - centre[None]), axis=-1)
         return jnp.minimum(distance, gap), centre
 
-    start = jnp.full(x.shape[:1], jnp.float32(1e30))
-    _, centres = jax.lax.scan(step, start, jax.random.split(key, count))
+    _, centres = jax.lax.scan(step, jnp.full(x.shape[:1], jnp.float32(1e20)), jax.random.split(key, count))
     return centres
 
 
@@ -115,16 +109,14 @@ def update(
     points = jnp.maximum(jnp.sum(weight), 1.0)
     relative = squared_distances(state.centres, x)
     codes = jnp.argmin(relative, axis=-1).astype(jnp.int32)
-    chosen = jax.nn.one_hot(codes, state.centres.shape[0], dtype=jnp.float32) * weight[:, None]
-    hits = jnp.sum(chosen, axis=0)
+    hits = jax.ops.segment_sum(weight, codes, state.centres.shape[0])
     counts = decay * state.counts + (1.0 - decay) * hits
-    sums = decay * state.sums + (1.0 - decay) * jnp.matmul(chosen.T, x, precision="highest")
+    sums = decay * state.sums + (1.0 - decay) * jax.ops.segment_sum(x * weight[:, None], codes, state.centres.shape[0])
     centres = jnp.where(counts[:, None] > 1e-6, sums / jnp.maximum(counts, 1e-6)[:, None], state.centres)
 
     share = points / state.centres.shape[0]
     dead = counts < dead_below * share
-    logits = jnp.where(weight > 0, 0.0, -jnp.inf)
-    planted = x[jax.random.categorical(key, logits, shape=(state.centres.shape[0],))]
+    planted = x[_draw(key, weight, (state.centres.shape[0],))]
     centres = jnp.where(dead[:, None], planted, centres)
     counts = jnp.where(dead, share, counts)
     sums = jnp.where(dead[:, None], planted * share, sums)
@@ -137,3 +129,10 @@ def update(
         used=jnp.mean((hits > 0).astype(jnp.float32)),
         dead=jnp.mean(dead.astype(jnp.float32)),
     )
+
+
+def _draw(key: Array, weight: Array, shape: tuple[int, ...]) -> Array:
+    """Indices with probability ~ `weight` [P], by inverting the cumulative sum: one random number per draw, not P."""
+    total = jnp.cumsum(weight)
+    at = jax.random.uniform(key, shape, jnp.float32) * total[-1]
+    return jnp.minimum(jnp.searchsorted(total, at, side="right"), weight.shape[0] - 1)

@@ -1,0 +1,100 @@
+"""Stems: waveform to frames at the semantic token rate, N = T // token_samples exactly."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from melody_jax.dsp import log_mel
+from melody_jax.errors import UserError
+from melody_jax.geometry import Geometry
+from melody_jax.nn.conv import Conv1d
+from melody_jax.nn.feedforward import ACTIVATIONS
+from melody_jax.nn.norm import LayerNorm
+from melody_jax.semantic.config import MelStemConfig, WaveStemConfig
+from melody_jax.shapes import Array, Float
+
+
+def whole_frames(audio: Float[Array, "B T"], geometry: Geometry) -> Float[Array, "B U"]:
+    """Cuts what does not fill a token at the end.
+
+    Raises:
+      UserError: the audio is shorter than one token.
+    """
+    frames = audio.shape[1] // geometry.token_samples
+    if frames == 0:
+        raise UserError(f"audio of {audio.shape[1]} samples is shorter than one token of {geometry.token_samples}")
+    return audio[:, : frames * geometry.token_samples]
+
+
+class GroupNorm(nn.Module):
+    """Each channel of each example to mean 0 and variance 1 over time: wav2vec 2.0's group norm, a group per channel."""
+
+    eps: float = 1e-5
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T H"]) -> Float[Array, "B T H"]:
+        ones = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
+        scale = self.param("scale", ones, (x.shape[-1],), jnp.dtype(self.param_dtype)).astype(jnp.float32)
+        bias = self.param("bias", zeros, (x.shape[-1],), jnp.dtype(self.param_dtype)).astype(jnp.float32)
+        wide = x.astype(jnp.float32)
+        wide = wide - jnp.mean(wide, axis=1, keepdims=True)
+        wide = wide / jnp.sqrt(jnp.mean(jnp.square(wide), axis=1, keepdims=True) + self.eps)
+        return (wide * scale[None, None] + bias[None, None]).astype(x.dtype)
+
+
+class WaveStem(nn.Module):
+    """The convolutions of wav2vec 2.0, without padding: 1 + (T - receptive_field) // stride frames."""
+
+    config: WaveStemConfig
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, audio: Float[Array, "B T"]) -> Float[Array, "B N H"]:
+        cfg, x = self.config, audio[..., None]
+        for i, (kernel, stride) in enumerate(zip(cfg.kernels, cfg.strides, strict=True)):
+            x = Conv1d(
+                cfg.channels, kernel, stride, padding="VALID", use_bias=cfg.use_bias, dtype=self.dtype,
+                param_dtype=self.param_dtype, kernel_init=nn.initializers.he_normal(), name=f"conv_{i}",
+            )(x)  # fmt: skip
+            if cfg.norm == "layer":
+                x = LayerNorm(param_dtype=self.param_dtype, name=f"norm_{i}")(x)
+            elif i == 0:
+                x = GroupNorm(param_dtype=self.param_dtype, name=f"norm_{i}")(x)
+            x = ACTIVATIONS[cfg.activation](x)
+        return x
+
+    @staticmethod
+    def pad(audio: Float[Array, "B T"], config: WaveStemConfig) -> Float[Array, "B U"]:
+        """Zeros on both sides, so that T samples, T a multiple of the stride, become T / stride centred frames."""
+        total = config.receptive_field - config.stride
+        if total < 0:
+            raise UserError(f"wave stem: strides of {config.stride} samples skip some of the waveform")
+        return jnp.pad(audio, ((0, 0), (total // 2, total - total // 2)))
+
+
+class MelStem(nn.Module):
+    """log-mel, then a convolution over the spectral frames of each token, LayerNorm and GELU."""
+
+    config: MelStemConfig
+    geometry: Geometry
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, audio: Float[Array, "B T"]) -> Float[Array, "B N H"]:
+        cfg = self.config
+        hop, odd = divmod(self.geometry.token_samples, cfg.frames)
+        if odd:
+            raise UserError(f"mel stem: {cfg.frames} frames do not divide a token of {self.geometry.token_samples} samples")
+        # dsp centres frame j at j * hop; half a hop earlier, a token's frames lie symmetrically about its middle.
+        audio = jnp.pad(audio, ((0, 0), (0, hop)))[:, hop // 2 :][:, : audio.shape[1]]
+        mel = log_mel(audio, self.geometry.sample_rate, cfg.fft, hop, cfg.mels)
+        mel = (mel[:, : audio.shape[1] // hop] - cfg.mean) / cfg.std
+        side = (cfg.kernel - cfg.frames) // 2
+        x = Conv1d(
+            cfg.channels, cfg.kernel, cfg.frames, padding=side, dtype=self.dtype, param_dtype=self.param_dtype, name="conv"
+        )(mel)
+        x = LayerNorm(param_dtype=self.param_dtype, name="norm")(x)
+        return ACTIVATIONS["gelu"](x)
