@@ -10,6 +10,8 @@ import numpy as np
 from melody_jax import dsp
 from melody_jax.shapes import Array, Float, Int
 
+Labels = Sequence[str] | np.ndarray
+
 
 def timbre(audio: Float[np.ndarray, "n T"], sample_rate: int, batch: int = 32) -> Float[np.ndarray, "n G"]:
     """What a clip sounds like regardless of its level, G = 3 * 64 numbers.
@@ -41,7 +43,7 @@ def histograms(tokens: Int[np.ndarray, "n N"], codes: int) -> Float[np.ndarray, 
 class Classifier:
     """Standardised features, L2-regularised multinomial logistic regression (scikit-learn)."""
 
-    def __init__(self, features: Float[np.ndarray, "n G"], labels: Sequence[str], strength: float = 0.1):
+    def __init__(self, features: Float[np.ndarray, "n G"], labels: Labels, strength: float = 0.1):
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -53,7 +55,7 @@ class Classifier:
         """The most probable label of each row."""
         return [str(label) for label in self._model.predict(features)]
 
-    def accuracy(self, features: Float[np.ndarray, "n G"], labels: Sequence[str]) -> float:
+    def accuracy(self, features: Float[np.ndarray, "n G"], labels: Labels) -> float:
         """Mean over the classes of the share recognised (balanced accuracy), so that guessing gives 1 / classes."""
         found = np.asarray(self.predict(features)) == np.asarray(labels)
         return float(np.mean([found[np.asarray(labels) == label].mean() for label in sorted(set(labels))]))

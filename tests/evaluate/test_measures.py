@@ -1,0 +1,84 @@
+"""The judges: a figure that is missed says so, a classifier finds what is there and nothing where nothing is."""
+
+import json
+
+import numpy as np
+
+from melody_jax.evaluate import families, measures
+from melody_jax.evaluate.figures import Figure, table, write_report
+
+RATE = 24_000
+
+
+def _tones(count: int, partials: list[int], seed: int) -> np.ndarray:
+    """One-second tones of random pitch and level whose timbre is the list of partials."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(RATE) / RATE
+    pitches = rng.uniform(150, 400, count)
+    tones = np.stack([sum(np.sin(2 * np.pi * pitch * n * t) for n in partials) for pitch in pitches])
+    return (tones * rng.uniform(0.02, 0.2, (count, 1)) + 1e-4 * rng.standard_normal(tones.shape)).astype(np.float32)
+
+
+def test_figures_know_their_side_and_nan_never_reaches():
+    assert Figure("lm", "x", 3.0, "-", 4.0, "<=").reached
+    assert not Figure("lm", "x", 5.0, "-", 4.0, "<=").reached
+    assert Figure("lm", "x", 5.0, "-", 4.0, ">=").reached
+    assert not Figure("lm", "x", float("nan"), "-", 4.0, ">=").reached
+    assert not Figure("lm", "x", float("nan"), "-", 4.0, "<=").reached
+
+
+def test_the_report_holds_every_figure(tmp_path):
+    rows = [Figure("lm", "perplexity", 3.25, "bigram 4.0", 4.0, "<="), Figure("dpd", "error", 0.9, "-", 0.5, "<=")]
+    write_report(tmp_path, rows, {"lm": {"steps": 10, "seconds": 1.5}})
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["reached"] for row in report["figures"]] == [True, False]
+    text = (tmp_path / "report.md").read_text()
+    assert table(rows) in text and "steps 10, seconds 1.5" in text and "| NO" in text
+
+
+def test_timbre_ignores_the_level():
+    tone = _tones(2, [1, 2], 0)
+    np.testing.assert_allclose(families.timbre(tone, RATE), families.timbre(0.5 * tone, RATE), atol=0.05)
+
+
+def test_the_judge_hears_what_was_asked_and_only_that():
+    kinds = {"flute": [1], "organ": [1, 2, 4, 8], "brass": [1, 3, 5, 7, 9]}
+    real = np.concatenate([_tones(12, partials, i) for i, partials in enumerate(kinds.values())])
+    other = np.concatenate([_tones(6, partials, 10 + i) for i, partials in enumerate(kinds.values())])
+    labels, other_labels = np.repeat(list(kinds), 12), np.repeat(list(kinds), 6)
+    judged = (real, labels, other, other_labels)
+    (right,), shares = measures.prompt_adherence(*judged, other, other_labels, RATE)
+    assert right.value > 0.9 and right.reached and set(shares) == set(kinds)
+    (wrong,), _ = measures.prompt_adherence(*judged, other, np.roll(other_labels, 6), RATE)
+    assert wrong.value < 0.1 and not wrong.reached
+
+
+def test_family_from_codes_needs_the_codes_to_tell():
+    rng = np.random.default_rng(0)
+    labels = np.array(["a", "b", "c"] * 20)
+    telling = np.stack([rng.integers(8 * i, 8 * i + 8, 50) for i in list(range(3)) * 20])
+    mute = rng.integers(0, 24, (60, 50))
+    used, found = measures.codes(telling[:30], labels[:30], telling[30:], labels[30:], 24)
+    assert used.value == 1.0 and found.value == 1.0
+    _, guessed = measures.codes(mute[:30], labels[:30], mute[30:], labels[30:], 24)
+    assert not guessed.reached
+    unused, _ = measures.codes(telling[:30], labels[:30], telling[30:], labels[30:], 48)
+    assert unused.value == 0.5 and not unused.reached
+
+
+def test_retrieval_and_diffusion_bounds():
+    rng = np.random.default_rng(0)
+    music = rng.standard_normal((100, 16)).astype(np.float32)
+    music /= np.linalg.norm(music, axis=1, keepdims=True)
+    assert measures.text_to_music_retrieval(music, music)[0].value == 1.0
+    assert not measures.text_to_music_retrieval(np.roll(music, 1, axis=0), music)[0].reached
+    better, ignored = measures.diffusion(error=0.5, shuffled=0.5, wiener=0.6)
+    assert better.reached and not ignored.reached
+
+
+def test_reconstruction_of_a_noisy_copy():
+    audio = _tones(3, [1, 2, 3], 3)
+    noise = np.random.default_rng(0).standard_normal(audio.shape).astype(np.float32)
+    noise *= np.linalg.norm(audio, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True) * 0.1
+    sdr, _ = measures.reconstruction(audio, audio + noise, RATE)
+    assert abs(sdr.value - 20.0) < 0.2  # a tenth of the amplitude is 20 dB down
