@@ -16,8 +16,8 @@ Labels = Sequence[str] | np.ndarray
 def timbre(audio: Float[np.ndarray, "n T"], sample_rate: int, batch: int = 32) -> Float[np.ndarray, "n G"]:
     """What a clip sounds like regardless of its level, G = 3 * 64 numbers.
 
-    Of a 64-band log-mel spectrogram whose overall mean is removed: the mean over time (spectral envelope), the deviation
-    over time, and the mean rise from one frame to the next (attacks).
+    Of a 64-band log-mel spectrogram whose overall mean is removed: the mean over time (spectral envelope), the
+    deviation over time, and the mean rise from one frame to the next (attacks).
     """
     rows = [_timbre(jnp.asarray(audio[i : i + batch]), sample_rate) for i in range(0, len(audio), batch)]
     return np.concatenate([np.asarray(row) for row in rows])
@@ -34,7 +34,7 @@ def _timbre(audio: Array, sample_rate: int) -> Array:
 
 
 def histograms(tokens: Int[np.ndarray, "n N"], codes: int) -> Float[np.ndarray, "n C"]:
-    """Square roots of the shares of each code in each clip (Hellinger geometry: no code dominates by being frequent)."""
+    """Square roots of the shares of each code in each clip (Hellinger: no code dominates by being frequent)."""
     counts = np.zeros((len(tokens), codes), np.float32)
     np.add.at(counts, (np.arange(len(tokens))[:, None], tokens), 1.0)
     return np.sqrt(counts / tokens.shape[1])

@@ -78,7 +78,7 @@ def language_model(
 
 
 def diffusion(error: float, shuffled: float, wiener: float) -> list[Figure]:
-    """DPD: velocity error over a grid of angles beside the best per-channel linear predictor; and with others' tokens."""
+    """DPD: velocity error over a grid of angles beside the per-channel Wiener predictor; and with others' tokens."""
     return [
         Figure("dpd", "velocity error", error, f"Wiener {wiener:.4f}", wiener, "<="),
         Figure("dpd", "error, tokens shuffled / right", shuffled / error, "1 if tokens were ignored", 1.03, ">="),
