@@ -1,0 +1,180 @@
+"""The shapes of the audio VAE-GAN. The defaults are the paper's size (encoder + decoder near 100.1 M parameters)."""
+
+import dataclasses
+import math
+from typing import Literal
+
+from melody_jax.errors import UserError
+from melody_jax.geometry import Geometry
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvolutionalEncoderConfig:
+    """The waveform encoder: HiFi-GAN's generator mirrored, strided convolutions instead of transposed ones.
+
+    Attributes:
+      channels: width at the latent rate; it halves with every stride towards the waveform.
+      strides: downsampling factors from the waveform on; their product must be the geometry's hop.
+      kernels: kernel sizes of the parallel residual blocks after every stride.
+      dilations: dilations inside each residual block.
+    """
+
+    channels: int = 256
+    strides: tuple[int, ...] = (2, 3, 4, 4)
+    kernels: tuple[int, ...] = (3, 7, 11)
+    dilations: tuple[int, ...] = (1, 3, 5)
+
+
+@dataclasses.dataclass(frozen=True)
+class FramewiseEncoderConfig:
+    """The frame-rate encoder: the spectrum of one window a latent frame, then ConvNeXt blocks.
+
+    Attributes:
+      channels: width.
+      hidden: inner width of a block.
+      layers: number of blocks.
+      kernel: taps of the depthwise convolutions, in latent frames.
+      window: samples of the analysis window, even multiple of the hop apart from it (window - hop must be even).
+      linear_hz: bandwidth that is seen with its phase: real and imaginary parts, power-compressed.
+      mels: mel bands of the log-magnitude, which is seen over the full bandwidth.
+    """
+
+    channels: int = 256
+    hidden: int = 1024
+    layers: int = 4
+    kernel: int = 7
+    window: int = 1920
+    linear_hz: float = 4000.0
+    mels: int = 96
+
+
+@dataclasses.dataclass(frozen=True)
+class HiFiGANConfig:
+    """The generator of Kong et al., "HiFi-GAN" (2020), after residual blocks at the latent rate.
+
+    Attributes:
+      channels: width at the latent rate; it halves with every upsampling.
+      strides: upsampling factors from the latents on; their product must be the geometry's hop.
+      upsample_kernels: taps of the transposed convolutions; kernel - stride must be even.
+      kernels: kernel sizes of the parallel residual blocks after every upsampling (multi-receptive-field fusion).
+      dilations: dilations inside each residual block.
+      trunk_kernels: kernel sizes of successive residual blocks at the latent rate, where a parameter costs least; () is
+        the published generator.
+      slope: of the leaky ReLUs.
+    """
+
+    channels: int = 768
+    strides: tuple[int, ...] = (4, 4, 3, 2)
+    upsample_kernels: tuple[int, ...] = (8, 8, 7, 4)
+    kernels: tuple[int, ...] = (3, 7, 11)
+    dilations: tuple[int, ...] = (1, 3, 5)
+    trunk_kernels: tuple[int, ...] = (3, 7, 7)
+    slope: float = 0.1
+
+    def __post_init__(self):
+        if len(self.strides) != len(self.upsample_kernels):
+            raise UserError(f"hifigan: {len(self.strides)} strides but {len(self.upsample_kernels)} upsample_kernels")
+
+
+@dataclasses.dataclass(frozen=True)
+class ISTFTConfig:
+    """The frame-rate decoder: ConvNeXt blocks and an inverse-STFT head (Siuzdak, "Vocos", 2023).
+
+    Attributes:
+      channels: width.
+      hidden: inner width of a block.
+      layers: number of blocks at the latent rate.
+      kernel: taps of the depthwise convolutions, in frames.
+      upsample: spectral frames per latent frame; the head's hop is the geometry's hop divided by it.
+      fine_channels: width of the blocks at the spectral frame rate (only with upsample > 1).
+      fine_hidden: their inner width.
+      fine_layers: their number.
+      overlap: window of the head in hops.
+      linear_hz: below this frequency real and imaginary parts are predicted besides magnitude and phase, and added.
+    """
+
+    channels: int = 256
+    hidden: int = 1024
+    layers: int = 6
+    kernel: int = 7
+    upsample: int = 1
+    fine_channels: int = 128
+    fine_hidden: int = 384
+    fine_layers: int = 2
+    overlap: int = 4
+    linear_hz: float = 4000.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Multi-period (HiFi-GAN) and multi-resolution spectrogram (UnivNet, Encodec) discriminators.
+
+    Attributes:
+      periods: the waveform is folded to [T / period, period] for each of them; () leaves them out.
+      period_channels: widths of the strided layers of a period discriminator.
+      period_kernel: taps of these layers along time.
+      period_stride: their stride.
+      ffts: window sizes of the spectrogram discriminators, hop = window / 4; () leaves them out.
+      spectral_channels: widths of the layers of a spectrogram discriminator; each but the first halves the frequencies.
+      slope: of the leaky ReLUs.
+      dtype: compute dtype.
+      param_dtype: dtype of the parameters.
+    """
+
+    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    period_channels: tuple[int, ...] = (32, 128, 512, 1024)
+    period_kernel: int = 5
+    period_stride: int = 3
+    ffts: tuple[int, ...] = (512, 1024, 2048)
+    spectral_channels: tuple[int, ...] = (32, 32, 32, 32)
+    slope: float = 0.1
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderConfig:
+    """The variational autoencoder.
+
+    What the publication states: hop 96 and D = 16 (in the geometry), an encoder of 256 channels, a HiFi-GAN decoder of
+    768 channels, 100.1 M parameters. What it leaves free and is chosen here to reach the count: both widths are those at
+    the latent rate and halve with every stride, as HiFi-GAN's do; the encoder mirrors the decoder; strides 4, 4, 3, 2;
+    HiFi-GAN V1's residual kernels and dilations; and three residual blocks (kernels 3, 7, 7; 60 M) before the first
+    upsampling, because V1's layout at 768 channels has but 28 M.
+
+    Attributes:
+      encoder: which encoder is built.
+      decoder: which decoder is built.
+      convolutional, framewise: shapes of the two encoders; only the chosen one is read.
+      hifigan, istft: shapes of the two decoders; only the chosen one is read.
+      min_logvar, max_logvar: bounds of the posterior's log variance.
+      unroll: ConvNeXt blocks per iteration of the scan over them (a CPU likes all, compile time likes 1).
+      remat: recompute residual blocks in the backward pass ("full") or not ("none").
+      dtype: compute dtype of the networks; posterior, spectra and losses are float32.
+      param_dtype: dtype of the parameters.
+    """
+
+    encoder: Literal["convolutional", "framewise"] = "convolutional"
+    decoder: Literal["hifigan", "istft"] = "hifigan"
+    convolutional: ConvolutionalEncoderConfig = ConvolutionalEncoderConfig()
+    framewise: FramewiseEncoderConfig = FramewiseEncoderConfig()
+    hifigan: HiFiGANConfig = HiFiGANConfig()
+    istft: ISTFTConfig = ISTFTConfig()
+    min_logvar: float = -14.0
+    max_logvar: float = 4.0
+    unroll: int = 1
+    remat: Literal["none", "full"] = "none"
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    def check(self, geometry: Geometry) -> None:
+        """Raises UserError where the networks' rates do not multiply to the geometry's hop."""
+        hop = geometry.hop
+        if self.encoder == "convolutional" and math.prod(self.convolutional.strides) != hop:
+            raise UserError(f"autoencoder: the encoder's strides {self.convolutional.strides} do not multiply to hop {hop}")
+        if self.encoder == "framewise" and ((self.framewise.window - hop) % 2 or self.framewise.window < hop):
+            raise UserError(f"autoencoder: the encoder's window {self.framewise.window} must be hop {hop} + an even number")
+        if self.decoder == "hifigan" and math.prod(self.hifigan.strides) != hop:
+            raise UserError(f"autoencoder: the decoder's strides {self.hifigan.strides} do not multiply to hop {hop}")
+        if self.decoder == "istft" and hop % self.istft.upsample:
+            raise UserError(f"autoencoder: upsample {self.istft.upsample} does not divide hop {hop}")
