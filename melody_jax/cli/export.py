@@ -1,0 +1,97 @@
+"""`melody export`: the trained parts of a model folder become a bundle."""
+
+import argparse
+import json
+import pathlib
+from typing import Any
+
+from melody_jax.errors import UserError
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser("export", help="collect trained parts into a bundle for sampling")
+    parser.set_defaults(run=run)
+    parser.add_argument("--model_dir", required=True, metavar="DIR", help="where `melody train` put the stages")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the bundle; an older bundle there is replaced")
+    parser.add_argument("--dtype", default="float16", help="of the weights: float32, float16 or bfloat16 (float16)")
+    parser.add_argument("--max_file_mib", type=float, default=0.0, help="split weights into files of this size (0: no)")
+    parser.add_argument("--title", default="", help="heading of the model card")
+    parser.add_argument("--data", default="", help="for the model card: what it was trained on")
+    parser.add_argument(
+        "--licence", action="append", default=[], metavar="TEXT", help="for the model card; may be given several times"
+    )
+    parser.add_argument(
+        "--section", action="append", default=[], metavar="FILE", help="Markdown to append to the model card (a table)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="default for sampling, as in --set steps=10"
+    )
+    parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json, where the text tower has one of its own")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the bundle and prints its files' sizes.
+
+    Raises:
+      UserError: a stage is not finished, parts do not belong together, or a bad argument.
+    """
+    from melody_jax.bundle.bundle import OPTIONAL, REQUIRED, bundle_bytes, export
+    from melody_jax.bundle.card import Card
+
+    model_dir = pathlib.Path(args.model_dir)
+    if not model_dir.is_dir():
+        raise UserError(f"--model_dir {model_dir} is not a folder")
+    if args.max_file_mib < 0:
+        raise UserError(f"--max_file_mib must be at least 0, got {args.max_file_mib:g}")
+    unfinished = [name for name in REQUIRED if not _part(model_dir, name)]
+    if unfinished:
+        raise UserError(f"{model_dir} holds no finished {unfinished[0]} (needed: {', '.join(REQUIRED)})")
+    sources = [model_dir / name for name in (*REQUIRED, *OPTIONAL) if _part(model_dir, name)]
+    fields: dict[str, Any] = {"licences": tuple(args.licence), "sections": tuple(_read(path) for path in args.section)}
+    fields |= {name: getattr(args, name) for name in ("title", "data") if getattr(args, name)}
+    if args.tokenizer is not None:
+        _read(args.tokenizer)
+    bundle = export(
+        sources,
+        args.out,
+        dtype=args.dtype,
+        card=Card(**fields),
+        sampling=_sampling(args.set),
+        max_file_bytes=int(args.max_file_mib * 2**20) or None,
+        tokenizer=args.tokenizer,
+    )
+    sizes = bundle_bytes(bundle.directory)
+    for name, size in sizes.items():
+        print(f"{size / 2**20:9.2f} MiB  {name}")
+    print(f"{sum(sizes.values()) / 2**20:9.2f} MiB  {bundle.directory} ({len(bundle.parts)} parts)")
+
+
+def _part(model_dir: pathlib.Path, name: str) -> bool:
+    from melody_jax.bundle.part import INFO_FILE, locate
+
+    return (locate(model_dir / name) / INFO_FILE).is_file()
+
+
+def _read(path: str) -> str:
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
+def _sampling(items: list[str]) -> dict[str, Any]:
+    """NAME=VALUE items as settings, checked."""
+    from melody_jax.generate.pipeline import with_settings
+    from melody_jax.generate.settings import Settings
+
+    chosen: dict[str, Any] = {}
+    for item in items:
+        name, separator, value = item.partition("=")
+        if not separator:
+            raise UserError(f"--set {item}: write NAME=VALUE")
+        try:
+            chosen[name] = json.loads(value)
+        except ValueError:
+            chosen[name] = value
+    with_settings(Settings(), chosen)
+    return chosen

@@ -1,0 +1,215 @@
+"""The models of a bundle, ready to run: one method per arrow of the system's figure, compiled once per shape."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from melody_jax.autoencoder.config import AutoencoderConfig
+from melody_jax.autoencoder.network import Autoencoder
+from melody_jax.bundle.bundle import Bundle
+from melody_jax.codes import rvq
+from melody_jax.codes.vocabulary import Vocabulary
+from melody_jax.config import from_dict
+from melody_jax.dpd import angles, guidance, sampler
+from melody_jax.dpd.config import DPDConfig
+from melody_jax.dpd.network import DPD
+from melody_jax.generate.windows import Windows
+from melody_jax.lm import decode
+from melody_jax.lm.config import LMConfig
+from melody_jax.lm.network import SemanticLM, empty_cache
+from melody_jax.mulan import minilm
+from melody_jax.mulan.config import MuLanConfig
+from melody_jax.mulan.network import MuLan
+from melody_jax.mulan.tokenizer import TextTokenizer
+from melody_jax.shapes import Array, Float, Int, UInt32
+
+TEXT_TOKENS = 64  # longest prompt in WordPiece tokens; what is longer is cut
+
+
+class Models:
+    """MuLan, residual VQ, language model, diffusion and decoder of one bundle.
+
+    Weights are float32 on the device whatever the files hold; each model computes in the dtype of its own config.
+
+    Raises:
+      UserError: the package with the text tower's weights is missing or another one.
+    """
+
+    def __init__(self, bundle: Bundle):
+        config = {name: part.config for name, part in bundle.parts.items()}
+        self.geometry = bundle.geometry
+        self.vocabulary = Vocabulary.from_geometry(bundle.geometry)
+        self.mulan_config = from_dict(MuLanConfig, config["mulan"])
+        self.lm_config = from_dict(LMConfig, config["lm"])
+        self.dpd_config = from_dict(DPDConfig, config["dpd"])
+        self._mulan = MuLan(self.mulan_config, bundle.geometry)
+        self._lm = SemanticLM(self.lm_config, self.vocabulary)
+        self._dpd = DPD(self.dpd_config, bundle.geometry)
+        self._autoencoder = Autoencoder(from_dict(AutoencoderConfig, config["autoencoder"]), bundle.geometry)
+        params = {name: bundle.parts[name].params for name in ("autoencoder", "mulan", "codes", "lm", "dpd")}
+        if not self.mulan_config.train_text_tower:
+            text = minilm.load(self.mulan_config.pretrained_text, self.mulan_config.text)
+            params["mulan"] = {**params["mulan"], "text": text}
+        self.params: dict[str, Any] = jax.tree.map(_to_device, params)
+        self._tokenizer = TextTokenizer(bundle.tokenizer)
+        self._text = jax.jit(self._text_codes)
+        self._music = jax.jit(self._music_codes)
+        self._continue = jax.jit(self._continue_tokens, static_argnames=("length", "sampling"))
+        self._diffuse = jax.jit(self._diffuse_window, static_argnames=("steps", "schedule", "scale", "clip"))
+        self._decode = jax.jit(self._decode_latents)
+
+    def text_codes(self, prompts: list[str]) -> Int[Array, "B Q"]:
+        """MuLan codes of sentences."""
+        length = min(TEXT_TOKENS, self.mulan_config.text.positions)
+        return self._text(self.params, self._tokenizer.encode(prompts, length))
+
+    def music_codes(self, audio: Float[np.ndarray, "B T"]) -> Int[Array, "B Q"]:
+        """MuLan codes of music at the geometry's sample rate, T as in its clips."""
+        return self._music(self.params, audio)
+
+    def tokens(
+        self,
+        codes: Int[Array, "B Q"],
+        keys: UInt32[Array, "B 2"],
+        windows: Windows,
+        sampling: decode.Sampling,
+        levels: int,
+    ) -> Int[Array, "B N"]:
+        """Semantic codes from MuLan codes, of which only the first `levels` count (0 for all).
+
+        Beyond the first window each one continues what the last ones end with.
+        """
+        known = jnp.arange(codes.shape[1])[None, :] < (levels or codes.shape[1])
+        condition = self.vocabulary.condition(codes)
+        condition = condition.at[:, 1:].set(jnp.where(known, condition[:, 1:], self.vocabulary.unknown))
+        tokens = jnp.zeros((codes.shape[0], 0), jnp.int32)
+        for index, start in enumerate(windows.starts):
+            length = start + windows.size - tokens.shape[1]
+            drawn = self._continue(
+                self.params["lm"], condition, tokens[:, start:], _fold(keys, index), length=length, sampling=sampling
+            )
+            tokens = jnp.concatenate([tokens, drawn], axis=1)
+        return tokens
+
+    def latents(
+        self,
+        tokens: Int[Array, "B N"],
+        keys: UInt32[Array, "B 2"],
+        windows: Windows,
+        steps: int,
+        schedule: str,
+        scale: float,
+        clip: float,
+    ) -> Float[Array, "B L D"]:
+        """Latents of the windows (in tokens).
+
+        Where a window overlaps earlier ones their latents are known: clean frames at delta = 0.
+        """
+        per_token, channels = self.geometry.frames_per_token, self.geometry.latent_channels
+        size = windows.size * per_token
+        done = jnp.zeros((tokens.shape[0], 0, channels), jnp.float32)
+        for index, start in enumerate(windows.starts):
+            known = done[:, start * per_token :]
+            overlap = known.shape[1]
+            known = jnp.pad(known, ((0, 0), (0, size - overlap), (0, 0)))
+            window = self._diffuse(
+                self.params["dpd"],
+                tokens[:, start : start + windows.size],
+                _fold(keys, index),
+                known,
+                jnp.arange(size)[None, :] < overlap,
+                steps=steps,
+                schedule=schedule,
+                scale=scale,
+                clip=clip,
+            )
+            done = jnp.concatenate([done, window[:, overlap:]], axis=1)
+        return done
+
+    def audio(self, latents: Float[Array, "B L D"]) -> Float[Array, "B T"]:
+        """Waveforms; of long music in overlapping pieces of two training clips, so that memory does not grow with it."""
+        piece, frames = 2 * self.geometry.clip_frames, latents.shape[1]
+        if frames <= piece:
+            return self._decode(self.params["autoencoder"], latents)
+        margin, hop = piece // 4, self.geometry.hop
+        parts = []
+        for begin in range(0, frames, piece - 2 * margin):
+            end = min(begin + piece - 2 * margin, frames)
+            at = min(max(begin - margin, 0), frames - piece)
+            decoded = self._decode(self.params["autoencoder"], latents[:, at : at + piece])
+            parts.append(decoded[:, (begin - at) * hop : (end - at) * hop])
+        return jnp.concatenate(parts, axis=1)
+
+    def _text_codes(self, params: dict[str, Any], text_tokens: Array) -> Array:
+        embedding = self._mulan.apply({"params": params["mulan"]}, text_tokens, method="embed_text")
+        return rvq.encode(params["codes"]["rvq"], embedding)  # pyright: ignore[reportArgumentType]
+
+    def _music_codes(self, params: dict[str, Any], audio: Array) -> Array:
+        embedding = self._mulan.apply({"params": params["mulan"]}, audio, method="embed_music")
+        return rvq.encode(params["codes"]["rvq"], embedding)  # pyright: ignore[reportArgumentType]
+
+    def _continue_tokens(
+        self, params: Any, condition: Array, earlier: Array, keys: Array, length: int, sampling: decode.Sampling
+    ) -> Array:
+        """`length` semantic codes after the condition and the earlier codes."""
+        vocabulary = self.vocabulary
+        earlier = vocabulary.semantic_ids(earlier).astype(condition.dtype)
+        nothing = condition.at[:, 1:].set(vocabulary.unknown)
+        prompt, null_prompt = (jnp.concatenate([start, earlier], axis=1) for start in (condition, nothing))
+        rows = prompt.shape[0] * (1 if sampling.guidance == 1 else 2)
+
+        def step(tokens: Array, cache: decode.Cache) -> tuple[Array, decode.Cache]:
+            return self._lm.apply({"params": params}, tokens, cache, method="extend")  # pyright: ignore[reportReturnType]
+
+        ids = decode.generate(
+            step,
+            empty_cache(self.lm_config, rows, prompt.shape[1] + length),
+            prompt,
+            length,
+            keys,
+            # eos and pad are legal in a sequence too, but here the length is given
+            jnp.arange(vocabulary.size) >= vocabulary.semantic_start,
+            sampling,
+            null_prompt,
+        )
+        return ids - vocabulary.semantic_start
+
+    def _diffuse_window(
+        self,
+        params: Any,
+        tokens: Array,
+        keys: Array,
+        known: Array,
+        mask: Array,
+        steps: int,
+        schedule: str,
+        scale: float,
+        clip: float,
+    ) -> Array:
+        def network(*arguments: Array) -> Array:
+            return self._dpd.apply({"params": params}, *arguments)  # pyright: ignore[reportReturnType]
+
+        noise = jax.vmap(lambda key: jax.random.normal(key, known.shape[1:], jnp.float32))(keys)
+        return sampler.sample(
+            guidance.guide_batched(network, tokens, scale),
+            noise,
+            angles.schedule(schedule, steps),
+            known,
+            mask,
+            clip=clip or None,
+            data_std=self.dpd_config.data_std,
+        )
+
+    def _decode_latents(self, params: Any, latents: Array) -> Array:
+        return self._autoencoder.apply({"params": params}, latents, method="from_latents")  # pyright: ignore[reportReturnType]
+
+
+def _fold(keys: UInt32[Array, "B 2"], index: int) -> UInt32[Array, "B 2"]:
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
+
+
+def _to_device(leaf: np.ndarray) -> Array:
+    floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+    return jnp.asarray(leaf, jnp.float32) if floating else jnp.asarray(leaf)

@@ -1,0 +1,220 @@
+"""From sentences, or from music, to music."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from melody_jax.bundle.bundle import Bundle
+from melody_jax.errors import UserError
+from melody_jax.generate.models import Models
+from melody_jax.generate.settings import Settings
+from melody_jax.generate.windows import Windows, cover
+from melody_jax.shapes import Array, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One piece of music.
+
+    Attributes:
+      prompt: the sentence, or "" where music was the prompt.
+      audio: [T] float32 in [-1, 1], T = seconds * sample_rate.
+      sample_rate: Hz.
+      mulan: [Q] MuLan codes of the prompt.
+      tokens: [N] semantic codes.
+      latent_frames: L.
+      settings: how it was sampled.
+      seed: of this piece.
+      times: seconds of work by step, for the whole batch that this piece was made in; the first use of a shape includes
+        its compilation.
+      batch: number of pieces in that batch.
+    """
+
+    prompt: str
+    audio: Float[np.ndarray, " T"]
+    sample_rate: int
+    mulan: Int[np.ndarray, " Q"]
+    tokens: Int[np.ndarray, " N"]
+    latent_frames: int
+    settings: Settings
+    seed: int
+    times: dict[str, float]
+    batch: int
+
+
+class Melody:
+    """A bundle that makes music.
+
+    Attributes:
+      bundle: what it was loaded from.
+      defaults: settings where the caller chooses none; the bundle may carry its own.
+    """
+
+    def __init__(self, bundle: Bundle):
+        self.bundle = bundle
+        self.defaults = with_settings(Settings(), bundle.sampling)
+        self._models = Models(bundle)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> "Melody":
+        """Loads a bundle.
+
+        Raises:
+          UserError: it is missing, damaged, or its parts do not belong together.
+        """
+        return cls(Bundle.load(directory))
+
+    def generate(
+        self,
+        prompts: Sequence[str] | None = None,
+        *,
+        audio: Sequence[Float[np.ndarray, " t"]] | None = None,
+        seed: int | Sequence[int] = 0,
+        batch_size: int = 16,
+        **settings: Any,
+    ) -> list[Result]:
+        """Music for each prompt, in their order.
+
+        What a prompt becomes depends on its seed and the settings, not on the other prompts (up to rounding: products
+        of another batch size may round differently).
+
+        Args:
+          prompts: sentences.
+          audio: instead of sentences, music to resemble: mono float arrays at the bundle's sample rate. The first clip
+            length counts; shorter ones are repeated to that length.
+          seed: one for all prompts, or one per prompt.
+          batch_size: how many prompts are worked on at once.
+          **settings: any field of `Settings`: seconds, steps, guidance, temperature, ...
+
+        Raises:
+          UserError: no prompt, an empty one, or a bad setting.
+        """
+        chosen = with_settings(self.defaults, settings)
+        names, source = self._sources(prompts, audio)
+        seeds = [int(seed)] * len(names) if isinstance(seed, (int, np.integer)) else [int(s) for s in seed]
+        if len(seeds) != len(names):
+            raise UserError(f"{len(seeds)} seeds for {len(names)} prompts")
+        if any(not 0 <= s < 2**32 for s in seeds):
+            raise UserError("a seed is a whole number of at least 0 and less than 2^32")
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, got {batch_size}")
+        results: list[Result] = []
+        for start in range(0, len(names), batch_size):
+            rows = list(range(start, min(start + batch_size, len(names))))
+            # the last batch of several is filled up, so that it needs no program of its own
+            filled = rows + rows[-1:] * (min(batch_size, len(names)) - len(rows))
+            batch = self._batch([source[i] for i in filled], [seeds[i] for i in filled], chosen)
+            for row, i in enumerate(rows):
+                results.append(self._result(batch, row, names[i], seeds[i], chosen, len(filled)))
+        return results
+
+    def _sources(
+        self, prompts: Sequence[str] | None, audio: Sequence[np.ndarray] | None
+    ) -> tuple[list[str], list[str] | list[np.ndarray]]:
+        """Checked prompts: (names, what the MuLan codes are made from)."""
+        if (prompts is None) == (audio is None):
+            raise UserError("give either sentences (prompts) or music (audio)")
+        if isinstance(prompts, str):
+            raise UserError("prompts is a list of sentences, not one sentence")
+        if prompts is not None:
+            if not prompts:
+                raise UserError("there is no prompt")
+            empty = [i for i, prompt in enumerate(prompts) if not isinstance(prompt, str) or not prompt.strip()]
+            if empty:
+                raise UserError(f"prompt {empty[0] + 1} of {len(prompts)} is empty")
+            return list(prompts), list(prompts)
+        clips = [self._clip(np.asarray(clip), i) for i, clip in enumerate(audio or ())]
+        if not clips:
+            raise UserError("there is no music prompt")
+        return [""] * len(clips), clips
+
+    def _clip(self, clip: np.ndarray, index: int) -> np.ndarray:
+        if clip.ndim != 1 or clip.size == 0 or not np.isfinite(clip).all():
+            raise UserError(f"music prompt {index + 1} is not a non-empty mono array of finite numbers")
+        return np.resize(clip.astype(np.float32), self.bundle.geometry.clip_samples)
+
+    def _batch(self, source: list[Any], seeds: list[int], settings: Settings) -> dict[str, Any]:
+        """Arrays of a whole batch on the host, and the times."""
+        geometry, models = self.bundle.geometry, self._models
+        count = geometry.tokens_in(settings.seconds)
+        diffusion, language = self._windows(count, settings)
+        keys = jnp.stack([jax.random.PRNGKey(seed) for seed in seeds])
+        lm_keys, noise_keys = (jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, use) for use in (0, 1))
+        clock = _Clock()
+        mulan = models.text_codes(source) if isinstance(source[0], str) else models.music_codes(np.stack(source))
+        clock.lap("prompt", mulan)
+        tokens = models.tokens(mulan, lm_keys, language, settings.sampling, settings.mulan_levels)
+        clock.lap("language model", tokens)
+        latents = models.latents(
+            tokens[:, : diffusion.total],
+            noise_keys,
+            diffusion,
+            settings.steps,
+            settings.schedule,
+            float(settings.guidance),
+            float(settings.clip_latents),
+        )[:, : count * geometry.frames_per_token]
+        clock.lap("diffusion", latents)
+        audio = models.audio(latents)
+        clock.lap("decoder", audio)
+        host = jax.device_get({"mulan": mulan, "tokens": tokens[:, :count], "audio": audio})
+        return {**host, "latent_frames": latents.shape[1], "times": clock.times}
+
+    def _windows(self, count: int, settings: Settings) -> tuple[Windows, Windows]:
+        """(of the diffusion, of the language model), in tokens; the latter reach at least as far as the former."""
+        geometry = self.bundle.geometry
+        size = geometry.tokens_in(settings.window_seconds) or geometry.clip_tokens
+        diffusion = cover(count, max(size, 2), max(size, 2) // 2)
+        return diffusion, cover(diffusion.total, geometry.clip_tokens, geometry.clip_tokens // 2)
+
+    def _result(self, batch: dict[str, Any], row: int, prompt: str, seed: int, settings: Settings, rows: int) -> Result:
+        sample_rate = self.bundle.geometry.sample_rate
+        audio = batch["audio"][row, : max(1, round(settings.seconds * sample_rate))]
+        return Result(
+            prompt=prompt,
+            audio=np.clip(audio, -1.0, 1.0).astype(np.float32),
+            sample_rate=sample_rate,
+            mulan=batch["mulan"][row],
+            tokens=batch["tokens"][row],
+            latent_frames=batch["latent_frames"],
+            settings=settings,
+            seed=seed,
+            times=dict(batch["times"]),
+            batch=rows,
+        )
+
+
+def with_settings(settings: Settings, changes: dict[str, Any]) -> Settings:
+    """`settings` with some fields changed.
+
+    Raises:
+      UserError: an unknown field, a value of another type, or one out of range.
+    """
+    known = {field.name: field.type for field in dataclasses.fields(Settings)}
+    for name, value in changes.items():
+        if name not in known:
+            raise UserError(f"unknown setting {name!r}; settings are {', '.join(known)}")
+        wanted = {float: (int, float), int: (int,), str: (str,)}[known[name]]
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise UserError(f"setting {name} must be of type {known[name].__name__}, got {value!r}")
+    return dataclasses.replace(settings, **changes)
+
+
+class _Clock:
+    """Seconds from lap to lap, each lap ending when its array is there."""
+
+    def __init__(self):
+        self.times: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str, array: Array) -> None:
+        jax.block_until_ready(array)
+        now = time.perf_counter()
+        self.times[name] = now - self._last
+        self._last = now
