@@ -15,7 +15,7 @@ from data_pipelines.corpus.theory import Key
 
 TICKS = 480  # per quarter note, everywhere in the corpus
 _GRID = 10  # readers shorten notes by a tick or two; every value from 1/32 and its triplet is a multiple of 10
-_LARGEST = 6_000_000  # characters of MusicXML; beyond that verovio takes many seconds
+_LARGEST = 2_500_000  # characters of MusicXML; whole quartets in one file take verovio many seconds
 _METRES = {(n, d) for n in (2, 3, 4, 6, 9, 12) for d in (2, 4, 8)} - {(12, 2), (9, 2), (12, 4), (9, 4), (2, 8), (4, 8)}
 
 
