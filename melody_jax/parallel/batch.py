@@ -39,7 +39,9 @@ def host_shard(mesh: Mesh) -> HostShard:
     """The share of the data that this host reads. Hosts that hold the same rows (tensor across hosts) read the same."""
     shards = batch_shards(mesh)
     rows = batch_sharding(mesh).devices_indices_map((shards,))
-    mine = {index[0].indices(shards)[0] for device, index in rows.items() if device.process_index == jax.process_index()}
+    mine = {
+        index[0].indices(shards)[0] for device, index in rows.items() if device.process_index == jax.process_index()
+    }
     first, count = min(mine), len(mine)
     if shards % count or first % count or mine != set(range(first, first + count)):
         raise UserError(f"the mesh {dict(mesh.shape)} gives a host rows of the batch that are not one equal share")

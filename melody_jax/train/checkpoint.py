@@ -5,23 +5,26 @@ position and the record are items of the same checkpoint, so a checkpoint either
 """
 
 import dataclasses
+import gc
+import logging
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from jax.experimental import multihost_utils
 
 from melody_jax.errors import UserError
-from melody_jax.train.hooks import TrainingStopped
+from melody_jax.train.hooks import StoppedError
 from melody_jax.train.stage import Batches
 from melody_jax.train.state import TrainState
 
 Record = dict[str, Any]
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +78,12 @@ class Checkpoints:
         """Starts writing the checkpoint of `state.step`; waits only for the copy to the host and the one before.
 
         Raises:
-          TrainingStopped: this or the previous checkpoint could not be written (a full disk); older ones are intact.
+          StoppedError: this or the previous checkpoint could not be written (a full disk); older ones are intact.
         """
         step = int(state.step)
         arrays = _arrays(state)
         record = {**record, "arrays": _signature(arrays)}
-        with self._explain():
+        with _explained():
             if step not in self._manager.all_steps():
                 items = ocp.args.Composite(
                     state=ocp.args.StandardSave(arrays),
@@ -91,12 +94,12 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until the last checkpoint is on disk. Raises as `save`."""
-        with self._explain():
+        with _explained():
             self._manager.wait_until_finished()
 
     def check(self) -> None:
         """Raises as `save` where the checkpoint that is being written has already failed."""
-        with self._explain():
+        with _explained():
             self._manager.check_for_errors()
 
     def close(self) -> None:
@@ -120,7 +123,9 @@ class Checkpoints:
                 return restored
             broken.append(step)
         if broken:
-            raise UserError(f"none of the checkpoints in {self._directory} can be read; move the folder away to start anew")
+            raise UserError(
+                f"none of the checkpoints in {self._directory} can be read; move the folder away to start anew"
+            )
         return None
 
     def _restore(self, step: int, state: TrainState, batches: Batches) -> Restored | None:
@@ -129,6 +134,7 @@ class Checkpoints:
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in arrays.items()
         }
         found, error = None, None
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # orbax abandons its other reads, loudly
         try:
             record = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
             _check_signature(record["arrays"], _signature(arrays), self._directory / str(step))
@@ -137,21 +143,30 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as cause:  # whatever a damaged file makes of the readers below: one answer, the one before
-            error = cause
+            error = str(cause).partition("\n")[0]
+        finally:
+            gc.collect()
+            sys.unraisablehook = hook
         if _everywhere(found is not None):
             return found
-        logging.error("checkpoint %s/%d cannot be read, trying the one before: %s", self._directory, step, error)
+        _LOG.warning("checkpoint %s/%d cannot be read, trying the one before: %s", self._directory, step, error)
         return None
 
-    @contextmanager
-    def _explain(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # orbax and tensorstore raise many kinds; all mean the same to the user
-            steps = [str(step) for step in self._manager.all_steps(read=True)]
-            last = f"the last good one is {self._directory}/{steps[-1]}" if steps else "there is none before it"
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise TrainingStopped(f"a checkpoint could not be written ({reason}); {last}") from error
+    def last_good(self) -> str:
+        """Where the newest complete checkpoint is, for a message; waits for the one being written."""
+        with suppress(StoppedError):
+            self.wait()
+        steps = self._manager.all_steps(read=True)
+        return f"the last good checkpoint is {self._directory}/{max(steps)}" if steps else "there is no checkpoint yet"
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # orbax and tensorstore raise many kinds; all mean the same to the user
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise StoppedError(f"a checkpoint could not be written ({reason})") from error
 
 
 def _arrays(state: TrainState) -> dict[str, jax.Array]:

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from melody_jax.errors import UserError
 
 
-class TrainingStopped(Exception):
+class StoppedError(Exception):
     """Training ended before its last step. The message is one clear sentence; `exit_code` is the process's.
 
     The exit code of a signal (130, 143) tells a launcher to start the same command again; 1 tells it not to.
@@ -58,10 +58,10 @@ class StopSignals:
 
 
 def check_finite(metrics: Mapping[str, float], step: int) -> None:
-    """Raises TrainingStopped, naming step and metric, where a metric is NaN or infinite."""
+    """Raises StoppedError, naming step and metric, where a metric is NaN or infinite."""
     for name, value in metrics.items():
         if not math.isfinite(value):
-            raise TrainingStopped(f"step {step}: metric {name} is {value}")
+            raise StoppedError(f"step {step}: metric {name} is {value}")
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """The one training loop. It sees a `Stage` and nothing of the model inside."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from melody_jax.bundle.part import Part, save_part
 from melody_jax.errors import UserError
 from melody_jax.parallel.mesh import DEFAULT, make_mesh
 from melody_jax.train.checkpoint import Checkpoints
-from melody_jax.train.hooks import StopSignals, TrainingStopped, sole_user
+from melody_jax.train.hooks import StoppedError, StopSignals, sole_user
 from melody_jax.train.metrics import MetricWriter, plot_curves, progress_bar, show
 from melody_jax.train.stage import Batches, HostBatch, Stage
+from melody_jax.train.state import TrainState
 from melody_jax.train.steps import Steps, initial_state
 
 PART = "part"
@@ -56,61 +59,81 @@ def train(
 
     Raises:
       UserError: the mesh does not fit, or the folder belongs to another configuration, parent or process.
-      TrainingStopped: a signal (after a checkpoint), a metric that is not finite, or a checkpoint that cannot be
+      StoppedError: a signal (after a checkpoint), a metric that is not finite, or a checkpoint that cannot be
         written; checkpoints made before are intact.
     """
     directory = Path(model_dir) / stage.name
     with sole_user(directory), StopSignals() as signals:
         grid = make_mesh(mesh)
-        record = {"seconds": 0.0, "part": _part_record(stage)}
+        record = {"seconds": 0.0, "evaluation": {}, "part": _part_record(stage)}
         checkpoints = Checkpoints(directory / "checkpoints", keep)
         state = initial_state(stage, seed, grid)
         restored = checkpoints.restore(state, batches)
         if restored is not None:
             _check_same_run(restored.record["part"], record["part"], directory)
             state, record = restored.state, restored.record | {"part": record["part"]}
-        first = int(state.step)
-        started = time.monotonic() - record["seconds"]
+        writer = MetricWriter(directory, int(state.step))
+        steps = Steps(stage, grid, state)
+        del state, restored  # the first step takes over their memory
         held_out = _first(eval_batches, eval_steps)
-        evaluation: dict[str, float] = {}
-        steps, writer = Steps(stage, grid, state), MetricWriter(directory, first)
-        del state, restored  # their buffers are given to the first step
+        run = _Run(steps, batches, held_out, checkpoints, writer, signals, record)
         try:
-            with progress_bar(stage.name, first, total_steps) as bar:
-                for step in range(first + 1, total_steps + 1):
-                    steps.dispatch(next(batches))
-                    bar.update()
-                    last = step == total_steps
-                    if step % log_every == 0 or last:
-                        means = steps.take_means()
-                        show(bar, means)
-                        writer.write(step, "train", means)
-                        checkpoints.check()
-                    if held_out and (step % eval_every == 0 or last):
-                        evaluation = steps.evaluate(held_out)
-                        writer.write(step, "eval", evaluation)
-                    stop = signals.agreed(at_meeting=step % log_every == 0)
-                    if step % checkpoint_every == 0 or last or stop:
-                        steps.read()  # what is saved is known to be finite
-                        record["seconds"] = time.monotonic() - started
-                        checkpoints.save(steps.state, batches, record)
-                    if stop and not last:
-                        checkpoints.wait()
-                        raise TrainingStopped(f"stopped by a signal, saved at step {step}", 128 + stop)
-            checkpoints.wait()
-            training = {"steps": total_steps, "seconds": round(record["seconds"], 1), "data": data, "seed": seed}
-            training |= {"batch_size": stage.batch_size, "device": jax.devices()[0].device_kind, "evaluation": evaluation}
-            part = _write_part(stage, steps, batches, directory, training)
-        except (TrainingStopped, OSError) as error:
-            raise TrainingStopped(f"{stage.name}: {error}", getattr(error, "exit_code", 1)) from error
+            run.advance(stage.name, total_steps, checkpoint_every, eval_every, log_every)
+            training = {"steps": total_steps, "data": data, "seed": seed, "batch_size": stage.batch_size}
+            training |= {"seconds": round(record["seconds"], 1), "device": jax.devices()[0].device_kind}
+            training["evaluation"] = record["evaluation"]
+            part = _write_part(stage, steps.state, batches, directory, training)
+        except (StoppedError, OSError) as error:
+            message = f"{stage.name}: {error}; {checkpoints.last_good()}"
+            raise StoppedError(message, getattr(error, "exit_code", 1)) from error
         finally:
             writer.close()
             checkpoints.close()
-            plot_curves(directory, stage.name)
+            with suppress(OSError):  # a full disk has been reported
+                plot_curves(directory, stage.name)
         stop = signals.agreed(at_meeting=True)
         if stop:
-            raise TrainingStopped(f"{stage.name}: finished; stopped by a signal", 128 + stop)
+            raise StoppedError(f"{stage.name}: finished, then stopped by a signal", 128 + stop)
         return part
+
+
+@dataclasses.dataclass
+class _Run:
+    """What the steps of one run read and write; `record` goes into every checkpoint."""
+
+    steps: Steps
+    batches: Batches
+    held_out: list[HostBatch]
+    checkpoints: Checkpoints
+    writer: MetricWriter
+    signals: StopSignals
+    record: dict[str, Any]
+
+    def advance(self, name: str, total: int, checkpoint_every: int, eval_every: int, log_every: int) -> None:
+        """Takes the steps that are left."""
+        first = int(self.steps.state.step)
+        started = time.monotonic() - self.record["seconds"]
+        with progress_bar(name, first, total) as bar:
+            for step in range(first + 1, total + 1):
+                self.steps.dispatch(next(self.batches))
+                bar.update()
+                last, at_log = step == total, step % log_every == 0
+                if at_log or last:
+                    means = self.steps.take_means()
+                    show(bar, means)
+                    self.writer.write(step, "train", means)
+                    self.checkpoints.check()
+                if self.held_out and (step % eval_every == 0 or last):
+                    self.record["evaluation"] = self.steps.evaluate(self.held_out)
+                    self.writer.write(step, "eval", self.record["evaluation"])
+                stop = self.signals.agreed(at_meeting=at_log)
+                if step % checkpoint_every == 0 or last or stop:
+                    self.steps.read()  # what is saved is known to be finite
+                    self.record["seconds"] = time.monotonic() - started
+                    self.checkpoints.save(self.steps.state, self.batches, self.record)
+                if stop and not last:
+                    raise StoppedError(f"stopped by a signal at step {step}", 128 + stop)
+        self.checkpoints.wait()
 
 
 def _first(batches: Iterator[HostBatch] | Batches, count: int) -> list[HostBatch]:
@@ -135,8 +158,10 @@ def _check_same_run(saved: dict[str, Any], now: dict[str, Any], directory: Path)
             )
 
 
-def _write_part(stage: Stage, steps: Steps, batches: Batches, directory: Path, training: dict[str, Any]) -> Part | None:
-    params = stage.finish(steps.state, batches)
+def _write_part(
+    stage: Stage, state: TrainState, batches: Batches, directory: Path, training: dict[str, Any]
+) -> Part | None:
+    params = stage.finish(state, iter(lambda: next(batches), None))
     if jax.process_count() > 1:
         params = multihost_utils.process_allgather(params, tiled=True)
     if jax.process_index() != 0:

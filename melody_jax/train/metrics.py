@@ -2,14 +2,19 @@
 
 import json
 import math
+import os
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import jax
-import tensorboardX
 import tqdm
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 LINES = "metrics.jsonl"
 CURVES = "curves.png"
@@ -18,7 +23,8 @@ CURVES = "curves.png"
 class MetricWriter:
     """Writes metrics by step into a run's folder: `metrics.jsonl` and, under `tensorboard/`, event files.
 
-    A run that goes on from step `step` drops what had been written after it, so that the curves have no seam.
+    A run that goes on from step `step` drops what had been written after it, so that the curves have no seam. Every
+    record is on disk when `write` returns.
     """
 
     def __init__(self, directory: Path, step: int):
@@ -32,7 +38,11 @@ class MetricWriter:
         scratch.write_text("".join(json.dumps(record) + "\n" for record in kept))
         scratch.replace(path)
         self._lines = path.open("a")
-        self._events = tensorboardX.SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
+        (directory / "tensorboard").mkdir(exist_ok=True)
+        # not tensorboardX.SummaryWriter: its thread loses what a kill interrupts, and hides a full disk
+        self._events = EventsWriter(str(directory / "tensorboard" / "events"), f".{os.getpid()}")
+        # tells TensorBoard to forget what older files hold from this step on
+        self._add_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """One record: the metrics of `split` ("train" or "eval") at `step`."""
@@ -41,13 +51,20 @@ class MetricWriter:
         self._lines.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         self._lines.flush()
         for name, value in values.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
+            self._add_event(Event(step=step, summary=scalar(f"{split}/{name}", value)))
+        self._events.flush()
 
     def close(self) -> None:
-        """Flushes everything to disk."""
+        """Closes the files."""
         if self._lines is not None and self._events is not None:
-            self._lines.close()
-            self._events.close()
+            with suppress(OSError):  # of a disk that was full at the last write, which has raised
+                self._lines.close()
+                self._events.close()
+
+    def _add_event(self, event: Event) -> None:
+        assert self._events is not None
+        event.wall_time = time.time()
+        self._events.write_event(event)
 
 
 def read_lines(path: Path) -> list[dict]:

@@ -2,14 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from melody_jax.errors import UserError
-
 from melody_jax.train.state import TrainState
 
 PyTree = Any
@@ -23,7 +22,7 @@ class OptimConfig:
       learning_rate: peak, after warm-up.
       warmup_steps: linear warm-up from 0.
       total_steps: where the decay ends; the loop's total.
-      schedule: shape of the decay after warm-up: to `final_fraction` of the peak, or none.
+      schedule: decay after warm-up to `final_fraction` of the peak ("cosine", "linear"), or none ("constant").
       final_fraction: learning rate at the end, as a fraction of the peak.
       b1, b2, eps: Adam's moments.
       weight_decay: decoupled, on weight matrices only (never biases or norm scales).
@@ -35,7 +34,7 @@ class OptimConfig:
     learning_rate: float = 2e-4
     warmup_steps: int = 1000
     total_steps: int = 200_000
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: str = "cosine"
     final_fraction: float = 0.0
     b1: float = 0.9
     b2: float = 0.98
@@ -114,7 +113,7 @@ def apply_gradients(
     params = optax.apply_updates(state.params, updates)
     ema = None if state.ema is None else update_ema(state.ema, params, config.ema_decay, state.step)
     metrics = {
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
         "learning_rate": make_schedule(config)(state.step),
     }
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), metrics

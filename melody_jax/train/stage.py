@@ -15,7 +15,7 @@ In gin the number of steps stands once, as the macro TOTAL_STEPS of configs/size
 <stage>.gin binds `loop.train.total_steps = %TOTAL_STEPS` and `optim.OptimConfig.total_steps = %TOTAL_STEPS`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -81,7 +81,7 @@ class Stage(Protocol):
         """Global shapes and dtypes of one batch, first dimension `batch_size`."""
         ...
 
-    def finish(self, state: TrainState, batches: Batches) -> dict[str, Any]:
+    def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
         """Parameters of the part (host arrays) from the last state; `batches` (training) serve for calibration.
 
         `state.averaged` is the usual answer. Called once, after the last step; on every host.

@@ -59,7 +59,7 @@ class Steps:
 
         Raises:
           UserError: the batch is not what the stage asked for.
-          TrainingStopped: a metric of the step before is not finite.
+          StoppedError: a metric of the step before is not finite.
         """
         self.state, metrics = self._train_step(self.state, self._place(batch))
         self.read()
@@ -67,7 +67,7 @@ class Steps:
         self._pending.append((self._step, metrics))
 
     def read(self) -> None:
-        """Waits for every dispatched step and checks its metrics; raises TrainingStopped as `dispatch`."""
+        """Waits for every dispatched step and checks its metrics; raises StoppedError as `dispatch`."""
         while self._pending:
             step, metrics = self._pending.pop(0)
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -87,7 +87,7 @@ class Steps:
         """Means over the held-out batches; its time does not count into `steps_per_second`.
 
         Raises:
-          TrainingStopped: a metric is not finite.
+          StoppedError: a metric is not finite.
         """
         self.read()
         started = time.monotonic()

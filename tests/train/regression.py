@@ -78,11 +78,10 @@ class RegressionStage(Stage):
         return self.config, self.geometry, {}
 
 
-def examples(count: int = 100) -> dict[str, np.ndarray]:
-    """Rows of a linear map."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(count, 8)).astype(np.float32)
-    return {"x": x, "y": x @ rng.normal(size=(8, 8)).astype(np.float32)}
+def examples(seed: int = 0) -> dict[str, np.ndarray]:
+    """100 rows of one linear map."""
+    x = np.random.default_rng(seed).normal(size=(100, 8)).astype(np.float32)
+    return {"x": x, "y": x @ np.random.default_rng(99).normal(size=(8, 8)).astype(np.float32)}
 
 
 class SlowBatches(ArrayBatches):
@@ -104,7 +103,7 @@ def run(model_dir, delay=0.0, stage=None, **changes):
     return loop.train(
         stage,
         SlowBatches(examples(), stage.batch_size, seed=3, delay=delay),
-        ArrayBatches(examples(50), stage.batch_size, shuffle=False),
+        ArrayBatches(examples(seed=1), stage.batch_size, shuffle=False),
         model_dir=str(model_dir),
         **settings,
     )
@@ -113,6 +112,6 @@ def run(model_dir, delay=0.0, stage=None, **changes):
 if __name__ == "__main__":
     try:
         run(Path(sys.argv[1]), delay=float(sys.argv[2]))
-    except loop.TrainingStopped as stopped:
+    except loop.StoppedError as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)

@@ -1,0 +1,128 @@
+"""The loop's contracts: numbers do not depend on devices, trouble stops it early and clearly, folders are guarded."""
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from melody_jax.bundle.part import flatten, load_part
+from melody_jax.errors import UserError
+from melody_jax.geometry import Geometry
+from melody_jax.train.hooks import StoppedError, sole_user
+from melody_jax.train.metrics import read_lines
+from melody_jax.train.optim import OptimConfig
+from tests.train import regression
+from tests.train.regression import RegressionConfig, RegressionStage
+
+MESHES = ["data=8", "fsdp=8", "data=2,tensor=4", "replica=2,data=1,fsdp=2,tensor=2"]
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    return _trained(tmp_path_factory.mktemp("one"), "", devices=1)
+
+
+def _trained(folder, mesh, devices=8, stage=None):
+    everything = jax.devices
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *args: everything(*args)[:devices])
+        part = regression.run(folder, mesh=mesh or "data=-1", total_steps=20, checkpoint_every=20, stage=stage)
+    losses = [r["loss"] for r in read_lines(folder / "regression" / "metrics.jsonl") if r["split"] == "train"]
+    return flatten(part.params), losses
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_eight_devices_give_the_numbers_of_one(one_device, tmp_path, mesh):
+    params, losses = _trained(tmp_path, mesh)
+    # float32 sums of a few hundred terms in another order, over 20 Adam steps of 1e-2
+    np.testing.assert_allclose(losses, one_device[1], rtol=1e-5)
+    for name, expected in one_device[0].items():
+        np.testing.assert_allclose(params[name], expected, rtol=1e-4, atol=2e-5, err_msg=name)
+
+
+def test_it_learns_and_records(tmp_path):
+    part = regression.run(tmp_path, data="rows")
+    folder = tmp_path / "regression"
+    records = read_lines(folder / "metrics.jsonl")
+    train = [r for r in records if r["split"] == "train"]
+    assert train[-1]["loss"] < 0.5 * train[0]["loss"]
+    assert [r["step"] for r in records if r["split"] == "eval"] == [10, 20, 30, 40]
+    assert {"loss", "gradient_norm", "learning_rate", "steps_per_second"} <= set(train[0])
+    assert (folder / "curves.png").stat().st_size > 10_000
+    events = b"".join(path.read_bytes() for path in (folder / "tensorboard").iterdir())
+    assert b"train/loss" in events and b"eval/loss" in events
+    assert sorted(int(path.name) for path in (folder / "checkpoints").iterdir()) == [28, 35, 40]
+    assert part.training["steps"] == 40 and part.training["data"] == "rows"
+    assert load_part(folder / "part").id == part.id
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    # the poisoned step is one that would have been saved
+    with pytest.raises(StoppedError, match="regression: step 21: metric loss is nan") as stopped:
+        regression.run(tmp_path, stage=RegressionStage(poison_step=21))
+    assert stopped.value.exit_code == 1
+    assert sorted(int(path.name) for path in (tmp_path / "regression" / "checkpoints").iterdir()) == [7, 14]
+    assert not (tmp_path / "regression" / "part").exists()
+
+
+def test_a_full_disk_stops_with_the_last_good_checkpoint_intact(tmp_path):
+    """A limit on file sizes stands in for the full disk: it is as real to every writer."""
+    program = (
+        "import resource, signal, sys\n"
+        "from tests.train import regression as r\n"
+        "class Batches(r.SlowBatches):\n"
+        "    def __next__(self):\n"
+        "        if self._given == 10:\n"
+        "            resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))\n"
+        "        return super().__next__()\n"
+        "r.SlowBatches = Batches\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "try:\n"
+        "    r.run(sys.argv[1], log_every=1000)\n"
+        "except r.loop.StoppedError as stopped:\n"
+        "    sys.exit(str(stopped))\n"
+    )
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "File too large" in done.stderr.splitlines()[-1] or "could not be written" in done.stderr
+    assert re.search("regression: .*; the last good checkpoint is .*/checkpoints/7$", done.stderr, re.MULTILINE)
+    assert regression.run(tmp_path, total_steps=14).training["steps"] == 14
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    regression.run(tmp_path, total_steps=2)
+    wider = RegressionStage(config=RegressionConfig(width=32))
+    with pytest.raises(UserError, match=r"another configuration: .*inner.* is float32\[16\] there and float32\[32\]"):
+        regression.run(tmp_path, total_steps=4, stage=wider)
+    moved = RegressionStage(geometry=dataclasses.replace(Geometry(), hop=480))
+    with pytest.raises(UserError, match="begun with another hop"):
+        regression.run(tmp_path, total_steps=4, stage=moved)
+    with sole_user(tmp_path / "regression"), pytest.raises(UserError, match="another process is training"):
+        regression.run(tmp_path, total_steps=4)
+
+
+def test_a_batch_of_the_wrong_shape_or_size_is_named(tmp_path):
+    with pytest.raises(UserError, match="a global batch of 6 does not divide over data=8"):
+        regression.run(tmp_path, stage=RegressionStage(batch_size=6))
+
+    class Narrow(RegressionStage):
+        def batch_shapes(self):
+            return {"x": jax.ShapeDtypeStruct((8, 9), np.float32)}
+
+    with pytest.raises(UserError, match=r"batch: x is float32\[8, 8\], the stage wants float32\[8, 9\]"):
+        regression.run(tmp_path, stage=Narrow())
+
+
+def test_more_steps_continue_a_finished_run(tmp_path):
+    short = RegressionStage(optim=OptimConfig(schedule="constant", warmup_steps=0, learning_rate=1e-2))
+    regression.run(tmp_path / "a", total_steps=10, stage=short)
+    longer = regression.run(tmp_path / "a", total_steps=20, stage=short)
+    assert longer.id == regression.run(tmp_path / "b", total_steps=20, stage=short).id

@@ -1,0 +1,118 @@
+"""An interrupted run ends with the bits of an uninterrupted one: real processes, real signals."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from melody_jax.bundle.part import flatten, load_part
+from melody_jax.parallel.mesh import make_mesh
+from melody_jax.train.arrays import ArrayBatches
+from melody_jax.train.checkpoint import Checkpoints
+from melody_jax.train.metrics import read_lines
+from melody_jax.train.steps import initial_state
+from tests.train import regression
+
+
+def start(model_dir, delay):
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "tests.train.regression", str(model_dir), str(delay)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+def wait_for_step(process, model_dir, step):
+    """Until the run has logged this step."""
+    deadline = time.monotonic() + 90
+    while not any(record["step"] >= step for record in read_lines(model_dir / "regression" / "metrics.jsonl")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def interrupt(model_dir, number, step):
+    process = start(model_dir, delay=0.1)
+    wait_for_step(process, model_dir, step)
+    process.send_signal(number)
+    return finish(process)
+
+
+def last_state(model_dir):
+    """Every array of the newest checkpoint, and the data position."""
+    stage = regression.RegressionStage()
+    batches = ArrayBatches(regression.examples(), stage.batch_size, seed=3)
+    checkpoints = Checkpoints(model_dir / "regression" / "checkpoints", keep=3)
+    restored = checkpoints.restore(initial_state(stage, 0, make_mesh("", jax.devices()[:1])), batches)
+    checkpoints.close()
+    return jax.device_get(restored.state), next(batches)
+
+
+def test_sigint_sigterm_and_sigkill_leave_no_trace_in_the_bits(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    reference = start(whole, delay=0)
+    code, errors = interrupt(cut, signal.SIGINT, step=5)
+    assert (code, "stopped by a signal at step" in errors and "the last good checkpoint is" in errors) == (130, True), (
+        errors
+    )
+    assert interrupt(cut, signal.SIGKILL, step=15)[0] == -signal.SIGKILL
+    assert interrupt(cut, signal.SIGTERM, step=25)[0] == 143
+    assert not (cut / "regression" / "part").exists()
+    assert finish(start(cut, delay=0))[0] == 0
+    assert finish(reference)[0] == 0
+
+    (state, batch), (state_cut, batch_cut) = last_state(whole), last_state(cut)
+    assert int(state.step) == int(state_cut.step) == 40
+    jax.tree.map(np.testing.assert_array_equal, state, state_cut)
+    jax.tree.map(np.testing.assert_array_equal, batch, batch_cut)
+    part, part_cut = (load_part(folder / "regression" / "part") for folder in (whole, cut))
+    assert part.id == part_cut.id
+    assert set(flatten(part.params)) >= {"inner/kernel", "outer/bias", "mean", "calibration"}
+    # the curves have no seam: every logged step once, in order
+    steps = [r["step"] for r in read_lines(cut / "regression" / "metrics.jsonl") if r["split"] == "train"]
+    assert steps == sorted(set(steps)) and steps[-1] == 40
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    regression.run(folder, total_steps=8, checkpoint_every=4, keep=2)
+    return folder / "regression"
+
+
+def restore(folder):
+    stage = regression.RegressionStage()
+    batches = ArrayBatches(regression.examples(), stage.batch_size, seed=3)
+    checkpoints = Checkpoints(folder, keep=2)
+    try:
+        return checkpoints.restore(initial_state(stage, 0, make_mesh()), batches)
+    finally:
+        checkpoints.close()
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("pattern", ["batches/0/*.json", "record/metadata", "state/manifest.ocdbt", "state/d/*"])
+def test_a_checkpoint_cut_short_gives_way_to_the_one_before(finished, tmp_path, pattern, caplog):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(finished / "checkpoints", folder)
+    assert int(restore(folder).state.step) == 8
+    damage(next((folder / "8").glob(pattern)))
+    restored = restore(folder)
+    assert int(restored.state.step) == 4
+    assert "8 cannot be read, trying the one before" in caplog.text
+    assert not (folder / "8").exists()
+    damage(next((folder / "4").glob(pattern)))
+    with pytest.raises(regression.loop.UserError, match="none of the checkpoints .* can be read"):
+        restore(folder)
