@@ -108,14 +108,14 @@ class BatchNorm(nn.Module):
         return (shifted + bias.astype(jnp.float32)[None, None]).astype(x.dtype)
 
 
-def running_statistics(params: dict, statistics: dict, momentum: float) -> dict:
-    """`params` with each leaf that `statistics` names moved towards it: p <- momentum p + (1 - momentum) statistic."""
+def running_statistics(params: dict, previous: dict, statistics: dict, momentum: float) -> dict:
+    """`params` with the leaves that `statistics` names replaced by momentum * previous + (1 - momentum) * statistic."""
     moved = dict(params)
     for name, value in statistics.items():
         if isinstance(value, dict):
-            moved[name] = running_statistics(params[name], value, momentum)
+            moved[name] = running_statistics(params[name], previous[name], value, momentum)
         else:
-            moved[name] = momentum * params[name] + (1.0 - momentum) * value
+            moved[name] = momentum * previous[name] + (1.0 - momentum) * value
     return moved
 
 

@@ -3,7 +3,6 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from melody_jax.geometry import Geometry
@@ -12,6 +11,7 @@ from melody_jax.nn.dense import Dense
 from melody_jax.nn.norm import LayerNorm
 from melody_jax.semantic import masking
 from melody_jax.semantic.config import SemanticConfig
+from melody_jax.semantic.feature_norm import FeatureNorm
 from melody_jax.semantic.loss import contrastive_loss, diversity_loss, perplexity
 from melody_jax.semantic.quantizer import GumbelQuantizer, Quantized
 from melody_jax.semantic.stem import MelStem, WaveStem, whole_frames
@@ -47,8 +47,7 @@ class PretrainOutput(flax.struct.PyTreeNode):
 class SemanticEncoder(nn.Module):
     """wav2vec2-Conformer (Baevski et al., 2020; Gulati et al., 2020).
 
-    Besides the trained ones it has two parameters that are measured after training: `feature_mean` [H] and
-    `feature_map` [H, feature_width] (see `calibration`).
+    `pretrain` knows all parameters but those of `feature_norm`, which are measured after training and serve `features`.
     """
 
     config: SemanticConfig
@@ -71,11 +70,7 @@ class SemanticEncoder(nn.Module):
         self.quantizer = GumbelQuantizer(cfg.quantizer, **types)
         self.context_projection = Dense(cfg.projection, ("embed", "joint"), **types)
         self.target_projection = Dense(cfg.projection, ("codes", "joint"), **types)
-        if cfg.feature_norm in ("standard", "whiten"):
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
-            identity = nn.with_logical_partitioning(_identity, ("embed", None))
-            self.feature_mean = self.param("feature_mean", zeros, (cfg.width,), jnp.float32)
-            self.feature_map = self.param("feature_map", identity, (cfg.width, cfg.feature_width), jnp.float32)
+        self.feature_norm = FeatureNorm(cfg.feature_norm, cfg.feature_width)
 
     def stem_frames(self, audio: Float[Array, "B T"]) -> Float[Array, "B N I"]:
         """Normalised output of the stem, N = T // token_samples: input of Conformer and quantiser alike."""
@@ -100,13 +95,7 @@ class SemanticEncoder(nn.Module):
         self, audio: Float[Array, "B T"], mask: Bool[Array, "B N"] | None = None
     ) -> Float[Array, "B N G"]:
         """What k-means clusters: `hidden`, normalised as the config says; N = T // token_samples, float32."""
-        x = self.hidden(audio, mask=mask)
-        if self.config.feature_norm == "layer":
-            x = x - jnp.mean(x, axis=-1, keepdims=True)
-            return x / jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-5)
-        if self.config.feature_norm == "none":
-            return x
-        return jnp.matmul(x - self.feature_mean[None, None], self.feature_map)
+        return self.feature_norm(self.hidden(audio, mask=mask))
 
     def pretrain(
         self,
@@ -155,29 +144,3 @@ class SemanticEncoder(nn.Module):
             accuracy=accuracy,
             perplexity=perplexity(quantized.probabilities, mask),
         )
-
-
-def _identity(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
-    """Features as they are, until they are measured."""
-    return jnp.eye(*shape, dtype=dtype)
-
-
-def calibration(
-    hidden: np.ndarray, config: SemanticConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """(feature_mean [H], feature_map [H, feature_width]) measured on hidden states [P, H]; float32.
-
-    "standard" divides every channel by its standard deviation, "whiten" turns to the principal axes first. Deviations
-    below a thousandth of the largest are kept from blowing up.
-    """
-    wide = np.asarray(hidden, np.float64)
-    mean = wide.mean(axis=0)
-    if config.feature_norm == "standard":
-        deviation = wide.std(axis=0)
-        scale = np.diag(1.0 / np.maximum(deviation, 1e-3 * deviation.max()))
-    else:
-        variance, axes = np.linalg.eigh(np.cov(wide, rowvar=False))
-        order = np.argsort(variance)[::-1][: config.feature_width]
-        floor = 1e-6 * variance.max()
-        scale = axes[:, order] / np.sqrt(np.maximum(variance[order], floor))[None, :]
-    return mean.astype(np.float32), scale.astype(np.float32)

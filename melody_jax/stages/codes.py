@@ -1,0 +1,202 @@
+"""The codes stage: k-means centres of semantic features and residual-VQ codebooks of MuLan embeddings."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from melody_jax import config as config_lib
+from melody_jax.bundle.part import load_part, read_info
+from melody_jax.codes import kmeans, memory, rvq
+from melody_jax.codes.config import CodesConfig
+from melody_jax.geometry import Geometry
+from melody_jax.mulan.config import MuLanConfig
+from melody_jax.mulan.network import MuLan
+from melody_jax.semantic.config import SemanticConfig
+from melody_jax.semantic.network import SemanticEncoder
+from melody_jax.train.optim import OptimConfig
+from melody_jax.train.stage import HostBatch, Metrics, Stage
+from melody_jax.train.state import TrainState
+
+PARENTS = ("mulan", "semantic")
+
+
+@dataclasses.dataclass(frozen=True)
+class CodesStage(Stage):
+    """Clusters what two frozen encoders say of the music. No gradients: `opt_state` holds counts, sums and memories.
+
+    Attributes:
+      config: how the codebooks are learnt.
+      geometry: their sizes.
+      optim: unused (nothing is optimised by gradient); here because every stage has one.
+      batch_size: B, clips per step, global.
+      parents_dir: folder with the parts "mulan" and "semantic".
+    """
+
+    config: CodesConfig
+    geometry: Geometry
+    optim: OptimConfig
+    batch_size: int
+    parents_dir: str = ""
+    name: ClassVar[str] = "codes"
+
+    @property
+    def mulan(self) -> MuLan:
+        """The parent's network, of the config in its part."""
+        return MuLan(config_lib.from_dict(MuLanConfig, self._info("mulan")["config"]), self.geometry)
+
+    @property
+    def semantic(self) -> SemanticEncoder:
+        """The parent's network, of the config in its part."""
+        return SemanticEncoder(config_lib.from_dict(SemanticConfig, self._info("semantic")["config"]), self.geometry)
+
+    def init(self, key: jax.Array) -> TrainState:
+        """Empty memories and codebooks of zeros. Of the parents only the configs are read."""
+        cfg, geometry = self.config, self.geometry
+        features, joint = self.semantic.config.feature_width, self.mulan.config.joint
+        shapes = {
+            "kmeans": (geometry.semantic_codes, features),
+            "rvq": (geometry.mulan_tokens, geometry.mulan_codes, joint),
+        }
+        axes = {"kmeans": ("codes", "embed"), "rvq": ("layers", "codes", "joint")}
+        zeros = {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
+        frames = memory.size(cfg.frame_memory, self._frames_per_step)
+        clips = memory.size(cfg.clip_memory, self.batch_size)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params={name: nn.LogicallyPartitioned(zeros[name], axes[name]) for name in shapes},
+            opt_state={
+                "kmeans": {"counts": jnp.zeros(shapes["kmeans"][:-1], jnp.float32), "sums": zeros["kmeans"]},
+                "rvq": {"counts": jnp.zeros(shapes["rvq"][:-1], jnp.float32), "sums": zeros["rvq"]},
+                "frames": jnp.zeros((frames, features), jnp.float32),
+                "clips": jnp.zeros((clips, joint), jnp.float32),
+            },
+            ema=None,
+            key=key,
+            extra={},
+            frozen={},
+        )
+
+    def load(self, state: TrainState) -> TrainState:
+        """Puts in the parents' weights.
+
+        Raises:
+          UserError: a parent is missing or damaged.
+        """
+        return state.replace(frozen={name: load_part(self._folder(name)).params for name in PARENTS})
+
+    def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        """Encodes the batch into the memories; from `seed_step` on both codebooks learn from them."""
+        draw_key, learn_key = jax.random.split(state.step_key)
+        features, joint = self._encode(state.frozen, batch["audio"])
+        # the same moments of every clip: no gather along a sharded axis
+        moments = jax.random.permutation(draw_key, features.shape[1])[: self.config.frames_per_clip]
+        rows = jnp.take(features, moments, axis=1).reshape(-1, features.shape[-1])
+        memories = {
+            "kmeans": memory.push(state.opt_state["frames"], rows, state.step),
+            "rvq": memory.push(state.opt_state["clips"], joint, state.step),
+        }
+        added = {"kmeans": rows.shape[0], "rvq": joint.shape[0]}
+        valid = {name: memory.filled(memories[name], added[name], state.step) for name in memories}
+        books = {name: kmeans.KMeansState(state.params[name], **state.opt_state[name]) for name in memories}
+        stage = jnp.sign(state.step - self.config.seed_step) + 1
+        books, measured = jax.lax.switch(
+            stage, [self._wait, self._seed, self._learn], books, memories, valid, learn_key
+        )
+        opt_state = {name: {"counts": book.counts, "sums": book.sums} for name, book in books.items()}
+        opt_state |= {"frames": memories["kmeans"], "clips": memories["rvq"]}
+        params = {name: book.centres for name, book in books.items()}
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), measured
+
+    def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
+        """Errors relative to the batch's variance, and how many centres one batch of frames uses."""
+        features, joint = self._encode(state.frozen, batch["audio"])
+        frames = features.reshape(-1, features.shape[-1])
+        codes = kmeans.assign(state.params["kmeans"], frames)
+        hits = jax.ops.segment_sum(jnp.ones_like(codes), codes, self.geometry.semantic_codes)
+        whole = jnp.ones(frames.shape[:1], bool)
+        error = jnp.mean(jnp.sum(jnp.square(frames - state.params["kmeans"][codes]), axis=-1))
+        metrics = {
+            "kmeans_error": error / memory.variance(frames, whole),
+            "kmeans_used": jnp.mean((hits > 0).astype(jnp.float32)),
+        }
+        levels = rvq.encode(state.params["rvq"], joint)
+        spread = memory.variance(joint, jnp.ones(joint.shape[:1], bool))
+        for count in sorted({1, (self.geometry.mulan_tokens + 1) // 2, self.geometry.mulan_tokens}):
+            left = joint - rvq.decode(state.params["rvq"], levels[:, :count])
+            metrics[f"rvq_error_{count}"] = jnp.mean(jnp.sum(jnp.square(left), axis=-1)) / spread
+        return metrics
+
+    def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Whole clips."""
+        return {"audio": jax.ShapeDtypeStruct((self.batch_size, self.geometry.clip_samples), np.float32)}
+
+    def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
+        """{"kmeans": [C, G], "rvq": [Q, C, E]}."""
+        return dict(state.params)
+
+    def part(self) -> tuple[CodesConfig, Geometry, dict[str, str]]:
+        """Config, geometry and the ids of both encoders."""
+        return self.config, self.geometry, {name: self._info(name)["id"] for name in PARENTS}
+
+    @property
+    def _frames_per_step(self) -> int:
+        return self.batch_size * min(self.config.frames_per_clip, self.geometry.clip_tokens)
+
+    def _encode(self, frozen: Mapping[str, Any], audio: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Semantic features [B, N, G] and MuLan embeddings [B, E] of clips."""
+        features = self.semantic.apply({"params": frozen["semantic"]}, audio, method="features")
+        return features, self.mulan.apply({"params": frozen["mulan"]}, audio, method="embed_music")
+
+    def _wait(self, books: dict, memories: dict, valid: dict, key: jax.Array) -> tuple[dict, Metrics]:
+        """The memories fill; without a codebook the error is the variance."""
+        one, zero = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
+        metrics = {}
+        for name in books:
+            metrics |= {f"{name}_error": one, f"{name}_used": zero, f"{name}_dead": zero}
+        return books, {**metrics, "rvq_error_1": one}
+
+    def _seed(self, books: dict, memories: dict, valid: dict, key: jax.Array) -> tuple[dict, Metrics]:
+        """k-means++ for both, then as at every later step."""
+        frame_key, clip_key, learn_key = jax.random.split(key, 3)
+        levels, entries = books["rvq"].centres.shape[:2]
+        centres = {
+            "kmeans": kmeans.seed(frame_key, memories["kmeans"], books["kmeans"].centres.shape[0], valid["kmeans"]),
+            "rvq": rvq.seed(clip_key, memories["rvq"], levels, entries, valid["rvq"]),
+        }
+        points = {name: jnp.sum(valid[name].astype(jnp.float32)) for name in books}
+        books = {name: kmeans.start(centres[name], points[name]) for name in books}
+        return self._learn(books, memories, valid, learn_key)
+
+    def _learn(self, books: dict, memories: dict, valid: dict, key: jax.Array) -> tuple[dict, Metrics]:
+        """`updates` steps of k-means and RVQ over the memories; metrics of the last one."""
+        settings = {"decay": self.config.decay, "dead_below": self.config.dead_below}
+
+        def step(books: dict, key: jax.Array) -> tuple[dict, Metrics]:
+            frames = kmeans.update(books["kmeans"], memories["kmeans"], key, valid=valid["kmeans"], **settings)
+            clips = rvq.update(books["rvq"], memories["rvq"], key, valid=valid["rvq"], **settings)
+            spread = {name: jnp.maximum(memory.variance(memories[name], valid[name]), 1e-12) for name in memories}
+            metrics = {
+                "kmeans_error": frames.error / spread["kmeans"],
+                "kmeans_used": frames.used,
+                "kmeans_dead": frames.dead,
+                "rvq_error": clips.error[-1] / spread["rvq"],
+                "rvq_error_1": clips.error[0] / spread["rvq"],
+                "rvq_used": jnp.mean(clips.used),
+                "rvq_dead": jnp.mean(clips.dead),
+            }
+            return {"kmeans": frames.state, "rvq": clips.state}, metrics
+
+        books, history = jax.lax.scan(step, books, jax.random.split(key, self.config.updates))
+        return books, jax.tree.map(lambda values: values[-1], history)
+
+    def _folder(self, name: str) -> pathlib.Path:
+        return pathlib.Path(self.parents_dir) / name
+
+    def _info(self, name: str) -> dict[str, Any]:
+        return read_info(self._folder(name))

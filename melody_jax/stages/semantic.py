@@ -1,0 +1,122 @@
+"""The semantic stage: masked contrastive pre-training of the wav2vec2-Conformer, on audio alone."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from melody_jax.geometry import Geometry
+from melody_jax.nn.conformer import STATISTICS, running_statistics
+from melody_jax.parallel.batch import place_batch
+from melody_jax.semantic.config import SemanticConfig
+from melody_jax.semantic.feature_norm import calibrate, moments
+from melody_jax.semantic.network import PretrainOutput, SemanticEncoder
+from melody_jax.semantic.quantizer import temperature
+from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
+from melody_jax.train.stage import HostBatch, Metrics, Stage
+from melody_jax.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class SemanticStage(Stage):
+    """Trains the encoder to tell a hidden frame's quantised content from other frames'.
+
+    Attributes:
+      config: the model, with masking and loss weights.
+      geometry: sample rate, clip and token lengths.
+      optim: the optimizer.
+      batch_size: B, clips per step, global.
+      crop_seconds: length of the piece of every clip that is trained on, at a random place; 0 takes whole clips.
+      calibration_batches: batches over which `finish` measures the features' mean and variance.
+    """
+
+    config: SemanticConfig
+    geometry: Geometry
+    optim: OptimConfig
+    batch_size: int
+    crop_seconds: float = 0.0
+    calibration_batches: int = 16
+    name: ClassVar[str] = "semantic"
+
+    @property
+    def model(self) -> SemanticEncoder:
+        """The linen module."""
+        return SemanticEncoder(self.config, self.geometry)
+
+    def init(self, key: jax.Array) -> TrainState:
+        """Random parameters; those of the feature norm come with `finish`."""
+        init_key, run_key = jax.random.split(key)
+        audio = jnp.zeros((1, self.geometry.clip_samples), jnp.float32)
+        params = self.model.init({"params": init_key}, audio, init_key, method="pretrain")["params"]
+        return TrainState.create(run_key, params, make_optimizer(self.optim), ema=self.optim.ema_decay > 0)
+
+    def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        """One update on the contrastive and the diversity loss."""
+        crop_key, pretrain_key, dropout_key = jax.random.split(state.step_key, 3)
+        audio = self._crop(crop_key, batch["audio"])
+        tau = temperature(self.config.quantizer, state.step)
+
+        def loss(params: Any) -> tuple[jax.Array, tuple[PretrainOutput, dict]]:
+            output, changed = self.model.apply(
+                {"params": params}, audio, pretrain_key, tau, True,
+                method="pretrain", rngs={"dropout": dropout_key}, mutable=[STATISTICS],
+            )  # fmt: skip
+            return output.loss, (output, changed.get(STATISTICS, {}))
+
+        gradients, (output, statistics) = jax.grad(loss, has_aux=True)(state.params)
+        after, metrics = apply_gradients(self.optim, state, gradients)
+        if statistics:
+            momentum = self.config.pretrain.batch_momentum
+            params = running_statistics(after.params, state.params, statistics, momentum)
+            # already averages over time: the EMA takes them as they are
+            ema = after.ema if after.ema is None else running_statistics(after.ema, state.ema, statistics, momentum)
+            after = after.replace(params=params, ema=ema)
+        return after, {**_metrics(output), "temperature": tau, **metrics}
+
+    def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
+        """The losses with the likeliest entries and without noise, under a mask that is the same at every evaluation."""
+        output = self.model.apply({"params": state.averaged}, batch["audio"], state.key, method="pretrain")
+        return _metrics(output)
+
+    def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Whole clips."""
+        return {"audio": jax.ShapeDtypeStruct((self.batch_size, self.geometry.clip_samples), np.float32)}
+
+    def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
+        """The averaged parameters, and those of the feature norm measured on `calibration_batches`."""
+        params = dict(state.averaged)
+        if self.config.feature_norm not in ("standard", "whiten"):
+            return params
+        mesh = state.step.sharding.mesh
+        measure = jax.jit(lambda p, audio: moments(self.model.apply({"params": p}, audio, method="hidden")))
+        total: dict[str, np.ndarray] = {}
+        for batch in itertools.islice(batches, self.calibration_batches):
+            found = jax.device_get(measure(params, place_batch(batch, mesh)["audio"]))
+            total = {name: total.get(name, 0.0) + value.astype(np.float64) for name, value in found.items()}
+        return {**params, "feature_norm": calibrate(total, self.config)}
+
+    def part(self) -> tuple[SemanticConfig, Geometry, dict[str, str]]:
+        """The semantic encoder has no parents."""
+        return self.config, self.geometry, {}
+
+    def _crop(self, key: jax.Array, audio: jax.Array) -> jax.Array:
+        """The same random stretch of every clip of the batch, a whole number of tokens."""
+        length = self.geometry.tokens_in(self.crop_seconds) * self.geometry.token_samples
+        if not 0 < length < audio.shape[1]:
+            return audio
+        start = jax.random.randint(key, (), 0, audio.shape[1] - length + 1)
+        return jax.lax.dynamic_slice_in_dim(audio, start, length, axis=1)
+
+
+def _metrics(output: PretrainOutput) -> Metrics:
+    return {
+        "loss": output.loss,
+        "contrastive": output.contrastive,
+        "accuracy": output.accuracy,
+        "diversity": output.diversity,
+        "perplexity": output.perplexity,
+    }
