@@ -36,6 +36,17 @@ def metadata(directory: pathlib.Path) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
+def counts(directory: pathlib.Path) -> dict[str, int]:
+    """How many examples each split has.
+
+    Raises:
+        UserError: there is no finished data set.
+    """
+    metadata(directory)
+    info = json.loads((pathlib.Path(directory) / "dataset_info.json").read_text())
+    return {split["name"]: sum(int(length) for length in split["shardLengths"]) for split in info["splits"]}
+
+
 def open_split(directory: pathlib.Path, split: str) -> tuple[Records, Any]:
     """The records of `split`, and the TFDS features that decode them.
 

@@ -1,0 +1,197 @@
+"""The sole exit: host-local numpy batches for training, resumable to the bit, and for evaluation.
+
+The order is a function of the seed and the position alone (`record_source` says how), so the state of an iterator is the
+number of examples given out: a file of a few bytes, and a restored iterator begins at that position without reading what
+came before. tf.data's own checkpoints were the alternative: an ordinary one contains its shuffle and prefetch buffers,
+whole clips of audio; a symbolic one is small but replays the input to fill them again.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from data_pipelines import read, tasks
+from data_pipelines.converters import CONVERTERS
+from data_pipelines.record_source import RecordSource, Stream
+from melody_jax.errors import UserError
+from melody_jax.geometry import Geometry
+from melody_jax.train.stage import Stage
+
+_AHEAD = 2  # finished batches kept ready
+
+
+class Batches:
+    """Endless training batches of one stage: this host's rows of every global batch.
+
+    Epochs follow one another without a gap, each in a new order: a batch may hold the end of one and the beginning of
+    the next, and every example is seen equally often. The global batches are the same for any number of hosts.
+
+    Args:
+        task: of `tasks.make_task` or seqio's registry.
+        lengths: {feature: length} of the batch's arrays along time.
+        batch_size: of the global batch.
+        seed: of the order, the crops and the choice of captions.
+        split: of the data set.
+        shard, shards: this host's number and the number of hosts.
+
+    Raises:
+        UserError: no such data set or split, clips shorter than `lengths`, or hosts that do not divide the batch.
+    """
+
+    def __init__(
+        self,
+        task: seqio.Task,
+        lengths: Mapping[str, int],
+        batch_size: int,
+        seed: int = 0,
+        split: str = "train",
+        shard: int = 0,
+        shards: int = 1,
+    ):
+        _check_shards(batch_size, shards)
+        self._task, self._lengths, self._batch_size = task, dict(lengths), batch_size
+        self._seed, self._split, self._shard, self._shards = seed, split, shard, shards
+        # What must be equal for a position to mean the same example.
+        self._identity = {"data": read.metadata(_source(task).directory)["id"], "split": split, "seed": seed}
+        self._given = 0
+        self._iterator = self._start(0)
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """{feature: array [B / shards, ...]}: audio and latents float32, tokens int32."""
+        batch = next(self._iterator)
+        self._given += self._batch_size
+        return batch
+
+    def save(self, directory: pathlib.Path) -> None:
+        """Writes position.json (the same on every host) into `directory`."""
+        file = pathlib.Path(directory) / "position.json"
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        temporary.write_text(json.dumps({"examples": self._given, **self._identity}))
+        os.replace(temporary, file)
+
+    def restore(self, directory: pathlib.Path) -> None:
+        """Continues after the last batch given out before `save`; the number of hosts may have changed.
+
+        Raises:
+            UserError: the position belongs to another data set, split or seed.
+        """
+        position = json.loads((pathlib.Path(directory) / "position.json").read_text())
+        for name, value in self._identity.items():
+            if position[name] != value:
+                raise UserError(f"the checkpoint was trained on another {name} ({position[name]}) than this run ({value})")
+        self._given = position["examples"]
+        self._iterator = self._start(self._given)
+
+    def _start(self, position: int) -> Iterator[dict[str, np.ndarray]]:
+        rows = self._batch_size // self._shards
+        dataset = _examples(
+            self._task, self._lengths, self._split, Stream(position, rows), self._seed, self._shard, self._shards, True
+        )
+        return _batched(dataset, rows)
+
+
+def held_out(
+    task: seqio.Task,
+    lengths: Mapping[str, int],
+    batch_size: int,
+    split: str = "validation",
+    shard: int = 0,
+    shards: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """One pass over `split` in its stored order, the same examples and crops every time; for evaluation.
+
+    Examples that do not fill a last global batch are dropped, so that every host gives the same number of batches.
+
+    Raises:
+        UserError: as `Batches`; also if the split does not fill one batch.
+    """
+    _check_shards(batch_size, shards)
+    source = _source(task)
+    count = source.num_input_examples(split) // batch_size
+    if count == 0:
+        raise UserError(f"{source.directory}: split {split!r} does not fill one batch of {batch_size}; add music")
+    rows = batch_size // shards
+    dataset = _examples(task, lengths, split, Stream(0, rows), 0, shard, shards, False)
+    return _batched(dataset.take(count * rows), rows)
+
+
+def for_stage(
+    stage: Stage, geometry: Geometry, directory: pathlib.Path, *, tokenizer: str | None = None, **options: Any
+) -> Batches:
+    """`Batches` with the lengths and the batch size of a training stage.
+
+    Args:
+        directory: version folder of the audio or tokenised data set.
+        tokenizer: see `tasks.register`.
+        options: seed, split, shard, shards of `Batches`.
+    """
+    task, lengths = _of_stage(stage, geometry, directory, tokenizer)
+    return Batches(task, lengths, stage.batch_size, **options)
+
+
+def held_out_for_stage(
+    stage: Stage, geometry: Geometry, directory: pathlib.Path, *, tokenizer: str | None = None, **options: Any
+) -> Iterator[dict[str, np.ndarray]]:
+    """`held_out` with the lengths and the batch size of a training stage; see `for_stage`."""
+    task, lengths = _of_stage(stage, geometry, directory, tokenizer)
+    return held_out(task, lengths, stage.batch_size, **options)
+
+
+def _of_stage(stage: Stage, geometry: Geometry, directory: pathlib.Path, tokenizer: str | None):
+    task = tasks.make_task(f"{stage.name}_here", stage.name, directory, geometry, tokenizer)
+    return task, {name: shape.shape[1] for name, shape in stage.batch_shapes().items() if name in task.output_features}
+
+
+def _source(task: seqio.Task) -> RecordSource:
+    assert isinstance(task.source, RecordSource)
+    return task.source
+
+
+def _check_shards(batch_size: int, shards: int) -> None:
+    if batch_size % shards:
+        raise UserError(f"a global batch of {batch_size} does not divide over {shards} hosts")
+
+
+def _examples(task, lengths, split, stream, seed, shard, shards, shuffle) -> tf.data.Dataset:
+    """Converted examples of one host, without an end."""
+    with contextlib.suppress(RuntimeError):  # raised where TensorFlow has already started
+        tf.config.set_visible_devices([], "GPU")  # or it would take the accelerator's memory from JAX
+    dataset = task.replace(source=_source(task).streaming(stream)).get_dataset(
+        sequence_length=lengths,
+        split=split,
+        shuffle=shuffle,
+        seed=seed,
+        shard_info=seqio.ShardInfo(shard, shards),
+        trim_output_features=False,  # the preprocessors have cut everything to length
+        try_in_mem_cache=False,  # a cache would repeat the first epoch's order, and the stream has no end
+    )
+    stage = next(name for name, converter in CONVERTERS.items() if set(converter.TASK_FEATURES) == set(lengths))
+    return CONVERTERS[stage]()(dataset, lengths)
+
+
+def _batched(dataset: tf.data.Dataset, rows: int) -> Iterator[dict[str, np.ndarray]]:
+    dataset = dataset.batch(rows, drop_remainder=True).map(_widen).prefetch(_AHEAD)
+    options = tf.data.Options()
+    options.deterministic = True
+    return dataset.with_options(options).as_numpy_iterator()
+
+
+def _widen(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """int16 audio to float32 in [-1, 1), float16 latents to float32; tokens stay."""
+    widened = {}
+    for name, value in batch.items():
+        if value.dtype == tf.int16:
+            widened[name] = tf.cast(value, tf.float32) * tf.constant(1 / 32768, tf.float32)
+        else:
+            widened[name] = tf.cast(value, tf.float32) if value.dtype == tf.float16 else value
+    return widened

@@ -1,0 +1,69 @@
+"""seqio feature converters: from the features of a Task to exactly the arrays that a stage's batch has.
+
+They work on single examples, before the batch: audio stays int16 and latents float16 there, and `batches` widens them.
+"""
+
+from collections.abc import Mapping
+
+import seqio
+import tensorflow as tf
+
+_Spec = seqio.FeatureConverter.FeatureSpec
+
+
+class StageConverter(seqio.FeatureConverter):
+    """Takes the features over as they are: a Task's lengths are the model's, nothing is packed or padded.
+
+    Subclasses name the features; the base class checks names, types and ranks.
+    """
+
+    def __init__(self):
+        # the preprocessors fix every shape statically, so that a check of each example would find nothing
+        super().__init__(pack=False, apply_length_check=False)
+
+    def _convert_features(
+        self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+    ) -> tf.data.Dataset:
+        del task_feature_lengths
+        return ds.map(lambda example: {name: example[name] for name in self.MODEL_FEATURES})
+
+    def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> Mapping[str, int]:
+        return dict(task_feature_lengths)
+
+
+class AudioConverter(StageConverter):
+    """autoencoder, semantic, codes: {"audio" [T]}."""
+
+    TASK_FEATURES = {"audio": _Spec(dtype=tf.int16)}
+    MODEL_FEATURES = TASK_FEATURES
+
+
+class MuLanConverter(StageConverter):
+    """mulan: {"audio" [T], "text_tokens" [W]}."""
+
+    TASK_FEATURES = {"audio": _Spec(dtype=tf.int16), "text_tokens": _Spec(dtype=tf.int32)}
+    MODEL_FEATURES = TASK_FEATURES
+
+
+class LMConverter(StageConverter):
+    """lm: {"mulan" [Q], "semantic" [N]}."""
+
+    TASK_FEATURES = {"mulan": _Spec(dtype=tf.int32), "semantic": _Spec(dtype=tf.int32)}
+    MODEL_FEATURES = TASK_FEATURES
+
+
+class DPDConverter(StageConverter):
+    """dpd: {"semantic" [N], "latents" [L, D]}."""
+
+    TASK_FEATURES = {"semantic": _Spec(dtype=tf.int32), "latents": _Spec(dtype=tf.float16, rank=2)}
+    MODEL_FEATURES = TASK_FEATURES
+
+
+CONVERTERS: dict[str, type[StageConverter]] = {
+    "autoencoder": AudioConverter,
+    "mulan": MuLanConverter,
+    "semantic": AudioConverter,
+    "codes": AudioConverter,
+    "lm": LMConverter,
+    "dpd": DPDConverter,
+}

@@ -1,0 +1,114 @@
+"""From stored examples to what a stage trains on. Each is a pure map from example to example: what is random in it comes
+from the example's own `seed` (see `record_source`), so that the same example always gives the same result.
+
+Lengths come from seqio's `sequence_length` ({feature: length}).
+"""
+
+from collections.abc import Callable, Mapping
+
+import tensorflow as tf
+
+from data_pipelines.text_vocabulary import TextVocabulary
+from melody_jax.errors import UserError
+
+Example = Mapping[str, tf.Tensor]
+# One number for every kind of choice: two choices of one example must not be the same draw.
+_CROP, _CAPTION = 1, 2
+
+
+def crop_audio(dataset: tf.data.Dataset, sequence_length: Mapping[str, int]) -> tf.data.Dataset:
+    """`audio` [T] cut to sequence_length["audio"] samples, at a random place.
+
+    Raises:
+        UserError: the clips are shorter than that.
+    """
+    length = sequence_length["audio"]
+    _check_length("audio", length, dataset.element_spec["audio"].shape[0])
+
+    def crop(example: Example) -> Example:
+        start = _below(example, _CROP, example["audio"].shape[0] - length + 1)
+        return {**example, "audio": _window(example["audio"], start, length)}
+
+    return _map(dataset, crop)
+
+
+def crop_aligned(
+    dataset: tf.data.Dataset, sequence_length: Mapping[str, int], frames_per_token: int
+) -> tf.data.Dataset:
+    """`semantic` [N] and the `latents` [L, D] below it, cut to sequence_length["semantic"] tokens from a random token on.
+
+    Frame i of the result belongs to token i // frames_per_token of the result: the cut lies between two tokens.
+
+    Raises:
+        UserError: the stored sequences are shorter, or the two lengths asked for do not belong together.
+    """
+    tokens, frames = sequence_length["semantic"], sequence_length["latents"]
+    if frames != tokens * frames_per_token:
+        raise UserError(f"{tokens} tokens cover {tokens * frames_per_token} latent frames, not {frames}")
+    stored = dataset.element_spec["semantic"].shape[0]
+    _check_length("semantic", tokens, stored)
+    _check_length("latents", stored * frames_per_token, dataset.element_spec["latents"].shape[0])
+
+    def crop(example: Example) -> Example:
+        start = _below(example, _CROP, stored - tokens + 1)
+        latents = _window(example["latents"], start * frames_per_token, frames)
+        return {**example, "semantic": _window(example["semantic"], start, tokens), "latents": latents}
+
+    return _map(dataset, crop)
+
+
+def crop_semantic(dataset: tf.data.Dataset, sequence_length: Mapping[str, int]) -> tf.data.Dataset:
+    """`semantic` [N] cut to sequence_length["semantic"] tokens, at a random place.
+
+    Raises:
+        UserError: the stored sequences are shorter than that.
+    """
+    length = sequence_length["semantic"]
+    _check_length("semantic", length, dataset.element_spec["semantic"].shape[0])
+
+    def crop(example: Example) -> Example:
+        start = _below(example, _CROP, example["semantic"].shape[0] - length + 1)
+        return {**example, "semantic": _window(example["semantic"], start, length)}
+
+    return _map(dataset, crop)
+
+
+def choose_caption(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """`caption`: one of `captions`, by the example's seed."""
+
+    def choose(example: Example) -> Example:
+        captions = example["captions"]
+        return {**example, "caption": captions[_below(example, _CAPTION, tf.shape(captions)[0])]}
+
+    return _map(dataset, choose)
+
+
+def tokenize_caption(
+    dataset: tf.data.Dataset, sequence_length: Mapping[str, int], vocabulary: TextVocabulary
+) -> tf.data.Dataset:
+    """`text_tokens` int32 [W]: the ids of `caption`, cut or padded with 0 to sequence_length["text_tokens"]."""
+    length = sequence_length["text_tokens"]
+
+    def tokenize(example: Example) -> Example:
+        return {**example, "text_tokens": vocabulary.padded_tf(example["caption"], length)}
+
+    return _map(dataset, tokenize)
+
+
+def _map(dataset: tf.data.Dataset, function: Callable[[Example], Example]) -> tf.data.Dataset:
+    return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def _below(example: Example, choice: int, limit: int | tf.Tensor) -> tf.Tensor:
+    """A number in [0, limit), drawn by the example's seed for this kind of choice."""
+    seed = tf.random.experimental.stateless_fold_in(example["seed"], choice)
+    return tf.random.stateless_uniform([], seed, 0, tf.cast(limit, tf.int32), tf.int32)
+
+
+def _window(values: tf.Tensor, start: tf.Tensor | int, length: int) -> tf.Tensor:
+    return tf.ensure_shape(values[start : start + length], [length, *values.shape[1:]])
+
+
+def _check_length(name: str, wanted: int, stored: int) -> None:
+    if stored < wanted:
+        raise UserError(f"training wants {wanted} of each clip's {name}, but the data set holds only {stored}")

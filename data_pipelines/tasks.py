@@ -1,0 +1,89 @@
+"""The seqio Task of every stage on a data set: source, pure preprocessors, output features."""
+
+import functools
+import pathlib
+
+import seqio
+import tensorflow as tf
+
+from data_pipelines import preprocessors
+from data_pipelines.record_source import RecordSource
+from data_pipelines.text_vocabulary import TextVocabulary
+from melody_jax.geometry import Geometry
+
+AUDIO_STAGES = ("autoencoder", "mulan", "semantic", "codes")
+TOKEN_STAGES = ("lm", "dpd")
+_AUDIO = seqio.ContinuousFeature(dtype=tf.int16)
+
+
+def register(
+    name: str,
+    geometry: Geometry,
+    audio: pathlib.Path | None = None,
+    tokens: pathlib.Path | None = None,
+    tokenizer: str | None = None,
+) -> dict[str, seqio.Task]:
+    """Adds the Tasks `NAME_STAGE` to seqio's registry, replacing earlier ones of the same names.
+
+    Args:
+        name: letters, digits and _.
+        geometry: gives the frames per token.
+        audio: version folder of an audio data set: registers autoencoder, mulan, semantic and codes.
+        tokens: version folder of a tokenised data set: registers lm and dpd.
+        tokenizer: a tokenizer.json for the captions; None takes the pretrained text tower's.
+
+    Returns:
+        the Tasks by stage.
+    """
+    tasks = {}
+    for stage in (*AUDIO_STAGES * (audio is not None), *TOKEN_STAGES * (tokens is not None)):
+        full = f"{name}_{stage}"
+        if full in seqio.TaskRegistry.names():
+            seqio.TaskRegistry.remove(full)
+        task = make_task(full, stage, audio if stage in AUDIO_STAGES else tokens, geometry, tokenizer)
+        seqio.TaskRegistry.add_provider(full, task)
+        tasks[stage] = task
+    return tasks
+
+
+def make_task(
+    name: str, stage: str, directory: pathlib.Path | None, geometry: Geometry, tokenizer: str | None = None
+) -> seqio.Task:
+    """The Task of `stage` on the data set in `directory`, unregistered.
+
+    `get_dataset` needs sequence_length = {feature: length} of all output features.
+    """
+    fields, steps, features = _recipe(stage, geometry, tokenizer)
+    return seqio.Task(
+        name,
+        source=RecordSource(str(directory), fields),
+        preprocessors=steps,
+        output_features=features,
+        shuffle_buffer_size=None,  # the source shuffles
+    )
+
+
+def _recipe(stage: str, geometry: Geometry, tokenizer: str | None):
+    """(fields to read, preprocessors, output features) of a stage."""
+    if stage == "mulan":
+        vocabulary = TextVocabulary(tokenizer)
+        steps = [
+            preprocessors.crop_audio,
+            preprocessors.choose_caption,
+            functools.partial(preprocessors.tokenize_caption, vocabulary=vocabulary),
+        ]
+        text = seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32)
+        return ("audio", "captions"), steps, {"audio": _AUDIO, "text_tokens": text}
+    if stage == "lm":
+        codes = seqio.Feature(seqio.PassThroughVocabulary(geometry.mulan_codes), add_eos=False, dtype=tf.int32)
+        features = {"mulan": codes, "semantic": _semantic(geometry)}
+        return ("mulan", "semantic"), [preprocessors.crop_semantic], features
+    if stage == "dpd":
+        crop = functools.partial(preprocessors.crop_aligned, frames_per_token=geometry.frames_per_token)
+        latents = seqio.ContinuousFeature(dtype=tf.float16, rank=2)
+        return ("semantic", "latents"), [crop], {"semantic": _semantic(geometry), "latents": latents}
+    return ("audio",), [preprocessors.crop_audio], {"audio": _AUDIO}
+
+
+def _semantic(geometry: Geometry) -> seqio.Feature:
+    return seqio.Feature(seqio.PassThroughVocabulary(geometry.semantic_codes), add_eos=False, dtype=tf.int32)
