@@ -1,0 +1,188 @@
+"""Composition of a run's configuration with gin: stage, size, hardware, data, then the user's files and bindings.
+
+gin binds `melody_jax.train.loop.train` and what it receives, by dynamic registration; nothing else in melody_jax knows gin.
+"""
+
+import ast
+import dataclasses
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+import jax
+
+import melody_jax
+from melody_jax.errors import UserError
+from melody_jax.train import loop
+from melody_jax.train.stage import Stage
+
+HARDWARE_MACROS = frozenset({"DTYPE"})
+"""Macros of configs/hardware that a stage may leave unread."""
+
+_TRAIN = f"{loop.__name__}.{loop.train.__name__}"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """A composed configuration.
+
+    Attributes:
+      stage: the stage object.
+      train: the other arguments of `loop.train`.
+      text: all of it as a gin file that makes the same run.
+      ignored: those of the user's bindings that nobody reads in this run.
+    """
+
+    stage: Stage
+    train: dict[str, Any]
+    text: str
+    ignored: frozenset[str]
+
+
+def configs_directory() -> Path:
+    """Where the gin files are: in the repository, or where the installed package put them."""
+    repository = Path(melody_jax.__file__).parents[1] / "configs"
+    installed = Path(sys.prefix) / "share" / "melody_jax" / "configs"
+    for directory in (repository, installed):
+        if (directory / "stages").is_dir():
+            return directory
+    raise UserError(f"the gin files are neither in {repository} nor in {installed}; install melody_jax again")
+
+
+def sizes() -> list[str]:
+    """Names of the sizes."""
+    return sorted(path.name for path in (configs_directory() / "sizes").iterdir() if path.is_dir())
+
+
+def detect_hardware() -> str:
+    """The file of configs/hardware for this machine."""
+    backend = jax.default_backend()
+    if backend != "cpu":
+        return "tpu" if backend == "tpu" else "gpu"
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        flags = ""
+    return "cpu_amx" if "amx_bf16" in flags else "cpu"
+
+
+def gin_files(stage: str, size: str, hardware: str, data: str = "") -> list[Path]:
+    """The files of a run, in the order in which they are read; later ones win. configs/data/NAME.gin is optional.
+
+    Raises:
+      UserError: no such stage, size or hardware.
+    """
+    root = configs_directory()
+    choices = {
+        "stage": (stage, sorted(path.stem for path in (root / "stages").glob("*.gin"))),
+        "size": (size, sizes()),
+        "hardware": (hardware, sorted(path.stem for path in (root / "hardware").glob("*.gin"))),
+    }
+    for kind, (name, known) in choices.items():
+        if name not in known:
+            raise UserError(f"unknown {kind} {name!r}; choose one of {', '.join(known)}")
+    files = [
+        root / "stages" / f"{stage}.gin",
+        root / "sizes" / size / "geometry.gin",
+        root / "sizes" / size / f"{stage}.gin",
+        root / "hardware" / f"{hardware}.gin",
+    ]
+    if not files[2].exists():
+        raise UserError(f"stage {stage} has no configuration for size {size} ({files[2]} is missing)")
+    data_file = root / "data" / f"{data}.gin"
+    return [*files, data_file] if data_file.exists() else files
+
+
+def compose(
+    files: Sequence[Path], user_files: Sequence[str] = (), bindings: Sequence[str] = (), *, partial: bool = False
+) -> RunConfig:
+    """Reads the files, then the user's, then the bindings "name = value", and builds what they describe.
+
+    Replaces whatever gin held before.
+
+    Args:
+      partial: the user's bindings serve several stages, so names that this one does not know are no error here.
+
+    Raises:
+      UserError: a file is missing or wrong, or a binding is no binding, names nothing or (unless `partial`) is read by
+        nobody.
+    """
+    gin.clear_config()
+    for file in [*files, *map(Path, user_files)]:
+        path = file if file.exists() else configs_directory() / file
+        if not path.exists():
+            raise UserError(f"gin file {file} does not exist")
+        _explained(lambda path=path: gin.parse_config_file(str(path.absolute()), skip_unknown=partial))
+    for binding in bindings:
+        _explained(lambda binding=binding: gin.parse_config(binding, skip_unknown=partial))
+    _explained(gin.finalize)
+    arguments = _explained(lambda: gin.get_bindings(loop.train))
+    if not {"stage", "total_steps"} <= set(arguments):
+        raise UserError("the configuration binds no loop.train.stage or no loop.train.total_steps")
+    ignored = frozenset(binding for binding in bindings if not _is_read(binding))
+    if ignored and not partial:
+        refuse_ignored(ignored)
+    return RunConfig(stage=arguments.pop("stage"), train=arguments, text=_text(), ignored=ignored)
+
+
+def refuse_ignored(ignored: Collection[str]) -> None:
+    """Raises UserError where there is a binding that nobody reads."""
+    if ignored:
+        raise UserError(f"nobody reads {min(ignored)!r}; the names in use are in the run's config.gin")
+
+
+def unread() -> list[str]:
+    """Configurables ("scope/selector") and macros that are bound, but that building the stage did not read."""
+    # gin has no public view of these two tables; its own tests compare them too.
+    keys = gin.config._CONFIG.keys() - gin.config._OPERATIVE_CONFIG.keys()
+    names = {
+        scope if selector == "gin.macro" else "/".join(filter(None, (scope, selector))) for scope, selector in keys
+    }
+    return sorted(names - {_TRAIN} - HARDWARE_MACROS)
+
+
+def _is_read(binding: str) -> bool:
+    """Whether building the stage, or calling the loop, reads the parameter or macro of "name = value"."""
+    name = binding.partition("=")[0].strip()
+    scope, _, selector = name.rpartition(".")[0].rpartition("/")
+    if not selector:
+        return (name, "gin.macro") in gin.config._OPERATIVE_CONFIG
+    read = [full for known, full in gin.config._OPERATIVE_CONFIG if known == scope]
+    return any(f".{full}".endswith(f".{selector}") for full in [*read, *([] if scope else [_TRAIN])])
+
+
+def binding_of(argument: str) -> str:
+    """The gin binding of `--set name=value`; a value that is no Python literal, @reference or %macro is a string.
+
+    Raises:
+      UserError: there is no "=".
+    """
+    name, equals, value = (part.strip() for part in argument.partition("="))
+    if not equals or not name or not value:
+        raise UserError(f"--set {argument!r}: expected binding=value")
+    if not value.startswith(("@", "%")):
+        try:
+            ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            value = repr(value)
+    return f"{name} = {value}"
+
+
+def _text() -> str:
+    """Everything that was read, with defaults, and the arguments of the loop."""
+    whole = gin.config_str().split("\n# Parameters for ")
+    own = [f"\n# Parameters for {section}" for section in whole if section.startswith("loop.train:")]
+    return "\n".join([gin.operative_config_str().rstrip(), *own]) + "\n"
+
+
+def _explained(action: Any) -> Any:
+    """gin's errors as one sentence: the reason and the place."""
+    try:
+        return action()
+    except UserError as error:
+        raise UserError(str(error).partition("\n")[0]) from error  # gin has added where it was
+    except (ValueError, SyntaxError, TypeError, RuntimeError, ImportError, AttributeError, OSError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(f"configuration: {' '.join(lines[:3])}") from error
