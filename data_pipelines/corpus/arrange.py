@@ -251,7 +251,7 @@ def _accompaniment(plan: ClipPlan, rng, cast, melody: np.ndarray, key: Key) -> l
         return [*voices, _Voice(cast[3], "bass", bass)]
     style = _style(rng, cast[1])
     voices = [_Voice(cast[1], "harmony", patterns.chord_part(chords, style, beat, bar, centre))]
-    voices[0].notes = _folded(voices[0].notes, cast[1].low - 12, cast[1].high)
+    voices[0].notes = _folded(voices[0].notes, *_compass(voices[0]))
     if len(cast) > 2:
         low = max(cast[2].low - (12 if cast[2].chords else 0), 28)
         voices.append(_Voice(cast[2], "bass", patterns.bass_part(chords, style, beat, bar, low)))
@@ -288,7 +288,9 @@ def _texture(plan: ClipPlan, parts) -> str:
         name = "duet"
     else:
         name = {2: "two-part", 3: "three-part", 4: "four-part"}[len(pitched)]
-    return f"{name} with drums" if plan.drums else name
+    if not plan.drums:
+        return name
+    return f"{name.replace(' and ', ', ')} and drums" if name.startswith("melody") else f"{name} with drums"
 
 
 def _pace(lead: Part, plan: ClipPlan) -> str:
@@ -320,5 +322,5 @@ def _mood(rng, pace: str, key: Key, dynamics: str, lead: Part) -> tuple[str, ...
     if dynamics != "moderate":
         words = ("soft", "delicate", "quiet") if dynamics == "soft" else ("bold", "powerful", "strong")
     else:
-        words = ("deep", "dark") if height < 55 else ("light", "sparkling") if height > 79 else ()
+        words = ("deep", "mellow") if height < 55 else ("light", "sparkling") if height > 79 else ()
     return (*first, *([str(rng.choice(words))] if words else []))

@@ -20,7 +20,7 @@ _PACE = {
 }
 _FAMILY = {
     "keyboard": ("keyboard", "keyboard instrument"),
-    "organ": ("organ", "reed and pipe"),
+    "organ": ("organ", "organ and reeds"),
     "plucked": ("plucked strings", "plucked string instrument"),
     "strings": ("strings", "bowed strings"),
     "brass": ("brass",),
@@ -40,6 +40,7 @@ _ALSO = {
     "brass section": ("brass section", "brass ensemble"),
     "vibraphone": ("vibraphone", "vibes"),
 }
+_SECTIONS = ("string ensemble", "brass section")
 _MODE = {"major": "major", "minor": "minor", "dorian": "Dorian", "mixolydian": "Mixolydian"}
 
 
@@ -67,7 +68,8 @@ def players(arrangement: Arrangement, rng) -> str:
     said = [one(_ALSO.get(name, (name,)), rng) for name in names]
     pitched = [part for part in arrangement.parts if part.role != "drums"]
     if len(pitched) == 1:
-        return one(("solo {}", "{}", "unaccompanied {}"), rng).format(said[0])
+        alone = ("{}", "{} alone", "{} in unison") if names[0] in _SECTIONS else ("solo {}", "{}", "unaccompanied {}")
+        return one(alone, rng).format(said[0])
     if arrangement.ensemble and rng.random() < 0.75:
         return arrangement.ensemble
     if len(said) == 1:
@@ -163,7 +165,7 @@ def _description(arrangement: Arrangement, rng) -> str:
     )
     mood = f"The mood is {_listed(list(truth.mood))}"
     loud = {"soft": "played softly", "moderate": "", "loud": "played loudly"}[arrangement.dynamics]
-    texture = one((f", with {article(truth.texture)} texture", f", the texture {truth.texture}", ""), rng)
+    texture = one((f" and the texture is {truth.texture}", f"; {truth.texture}", ""), rng)
     closing = f"{mood}{f', {loud}' if loud and rng.random() < 0.5 else ''}{texture}."
     sentences = [opening, key, closing]
     if rng.random() < 0.3:
@@ -191,14 +193,13 @@ def midicap_prose(arrangement: Arrangement, rng) -> str:
         write_midi(arrangement, path)
         human, numeric = analyse(path)
     truth = arrangement.truth
-    names = [name for name in truth.instruments if name != "drums"]
     human |= {
         "key": truth.key,
         "scale": _MODE[truth.mode],
         "mood": truth.mood[0],
         "genre": truth.rhythm,
         "tempo": arrangement.pace,
-        "song_type": arrangement.ensemble or truth.texture,
+        "song_type": arrangement.ensemble or one(("instrumental", "acoustic"), rng),
         "instruments": [],
         "song_len": "short",
     }
@@ -207,12 +208,10 @@ def midicap_prose(arrangement: Arrangement, rng) -> str:
     kept = [s for s in sentences[1:] if any(word in s.lower() for word in ("note value", "tonal", "register", "chord"))]
     kept = [s for s in kept if "->" not in s][:2]
     who = players(arrangement, rng)
-    opening = f"{who[0].upper()}{who[1:]} {'play' if len(names) > 1 else 'plays'} {article(truth.rhythm)}."
-    return " ".join([opening, _pruned(sentences[0]), *kept[: 1 + int(rng.integers(2))]])
-
-
-def _pruned(sentence: str) -> str:
-    return sentence.replace("  ", " ")
+    many = " and " in who and not any(word in who for word in ("with ", " by "))
+    opening = f"{who[0].upper()}{who[1:]} {'play' if many or who.startswith('two ') else 'plays'} {article(truth.rhythm)}."
+    facts = sentences[0].replace(truth.key.upper(), truth.key)
+    return " ".join([opening, facts, *kept[: 1 + int(rng.integers(2))]])
 
 
 def write_midi(arrangement: Arrangement, path: str) -> None:

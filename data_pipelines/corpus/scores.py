@@ -16,6 +16,7 @@ from data_pipelines.corpus.theory import Key
 TICKS = 480  # per quarter note, everywhere in the corpus
 _GRID = 10  # readers shorten notes by a tick or two; every value from 1/32 and its triplet is a multiple of 10
 _LARGEST = 2_500_000  # characters of MusicXML; whole quartets in one file take verovio many seconds
+_RUN = 16
 _METRES = {(n, d) for n in (2, 3, 4, 6, 9, 12) for d in (2, 4, 8)} - {(12, 2), (9, 2), (12, 4), (9, 4), (2, 8), (4, 8)}
 
 
@@ -201,22 +202,28 @@ def _checked(notes: np.ndarray, bar: int) -> np.ndarray:
 
 
 def _music_marks(notes: np.ndarray, beat: int) -> tuple[str, ...]:
-    """Two incipits of the top part, independent of key and tempo: its first intervals, and its skeleton by beats.
+    """Marks of the top part, independent of key and tempo.
 
-    The second agrees between versions that ornament a tune differently.
+    Its first intervals; its skeleton by beats, which agrees between versions that ornament a tune differently; and a
+    sample of its runs of 16 intervals, by which a strain is found in the middle of another piece (winnowing: both
+    pieces keep the same eighth of all possible runs; scales and arpeggios, of few different intervals, mark nothing).
     """
     tops = [notes[notes[:, 0] == part] for part in np.unique(notes[:, 0])]
     top = max(tops, key=lambda part: (len(part) >= 12, part[:, 3].mean()))
     top = top[top[:, 1] >= 0]
     marks = []
-    steps = np.diff(top[:40, 3])
-    steps = steps[steps != 0][:14]
+    steps = np.diff(top[:, 3])
+    steps = steps[steps != 0]
     if len(steps) >= 12:
-        marks.append(_digest("intervals", steps))
+        marks.append(_digest("intervals", steps[:14]))
     at = np.searchsorted(top[:, 1], np.arange(10) * beat, side="right") - 1
     skeleton = top[np.maximum(at, 0), 3]
     if len(set(skeleton.tolist())) >= 5:
         marks.append(_digest("skeleton", skeleton - skeleton[0]))
+    if len(steps) >= _RUN:
+        runs = {tuple(run) for run in np.lib.stride_tricks.sliding_window_view(steps, _RUN).tolist() if len(set(run)) > 5}
+        digests = (_digest("run", run) for run in runs)
+        marks += sorted(digest for digest in digests if int(digest[-1], 16) % 8 == 0)
     return tuple(marks)
 
 

@@ -4,7 +4,9 @@ import dataclasses
 
 import numpy as np
 
-NAMES = ("C", "C-sharp", "D", "E-flat", "E", "F", "F-sharp", "G", "A-flat", "A", "B-flat", "B")
+# The usual spelling of each tonic; a key with a minor third prefers sharps where a major one has five flats or more.
+NAMES = ("C", "D-flat", "D", "E-flat", "E", "F", "F-sharp", "G", "A-flat", "A", "B-flat", "B")
+_MINOR_NAMES = ("C", "C-sharp", "D", "E-flat", "E", "F", "F-sharp", "G", "G-sharp", "A", "B-flat", "B")
 MODES = ("major", "minor", "dorian", "mixolydian")
 
 SCALES = {
@@ -33,7 +35,7 @@ class Key:
     @property
     def name(self) -> str:
         """Name of the tonic, e.g. "B-flat"."""
-        return NAMES[self.tonic]
+        return (_MINOR_NAMES if self.minor_third else NAMES)[self.tonic]
 
     @property
     def scale(self) -> tuple[int, ...]:
@@ -76,19 +78,25 @@ def estimate_key(weights: np.ndarray) -> tuple[Key, float]:
     return Key(int(tonic), ("major", "minor")[mode]), float(fits[mode, tonic] - rivals.max())
 
 
-def settle_key(weights: np.ndarray, stated: Key | None, patience: float = 0.2) -> tuple[Key, float]:
+def settle_key(weights: np.ndarray, stated: Key | None, patience: float = 0.1) -> tuple[Key, float]:
     """The key of notes: the stated one unless the notes contradict it, else the estimated one.
 
     A stated key is believed when at least 92 % of the sounding time lies in its scale and when its profile fits no
-    worse than `patience` (in correlation) below the best key.
+    worse than `patience` (in correlation) below the best key: a second strain in the dominant is in the dominant.
 
     Returns:
-        The key, and a confidence: the margin of the estimate, or 1 for a stated key that the notes confirm.
+        The key, and a confidence: 1 for a stated key that the notes confirm, else the margin of the estimate, or 0
+        where too much lies outside the estimated scale.
     """
     if stated is not None:
-        inside = sum(weights[(stated.tonic + step) % 12] for step in _ALLOWED[stated.mode])
         fits = key_fits(weights)
         fit = fits[int(stated.minor_third), stated.tonic]
-        if inside >= 0.92 * weights.sum() and fit >= fits.max() - patience:
+        if share_inside(weights, stated) >= 0.92 and fit >= fits.max() - patience:
             return stated, 1.0
-    return estimate_key(weights)
+    key, margin = estimate_key(weights)
+    return key, margin if share_inside(weights, key) >= 0.85 else 0.0
+
+
+def share_inside(weights: np.ndarray, key: Key) -> float:
+    """Share of the sounding time that lies in a key's scale."""
+    return float(sum(weights[(key.tonic + step) % 12] for step in _ALLOWED[key.mode]) / max(weights.sum(), 1e-9))
