@@ -1,7 +1,6 @@
 """The shape and the training constants of the dual-path diffusion model."""
 
 import dataclasses
-from typing import Literal
 
 from melody_jax.errors import UserError
 
@@ -11,9 +10,9 @@ class DPDConfig:
     """Dual-path diffusion; the defaults are the published size (296.6 M parameters, within 2 %).
 
     Published: width 768, N = 8 blocks, K = 64, 256-wide angle vectors, a two-layer bidirectional SRU, M = 4 chunks,
-    condition dropped with probability 0.1. The publication leaves the rest free; chosen to reach its count: two RoFormer
-    layers of 12 heads in each coarse path with feed-forward width 3328 (13/3 of the width, a multiple of 128), SRU
-    width 768 in each direction, FiLM from MLPs as wide as the model.
+    condition dropped with probability 0.1. The publication leaves the rest free; chosen to reach its count (297.1 M):
+    two RoFormer layers of 12 heads in each coarse path with feed-forward width 3328 (13/3 of the width, a multiple of
+    128), SRU width 768 in each direction, FiLM from MLPs as wide as the model.
 
     Attributes:
       width: H, the hidden width.
@@ -27,15 +26,15 @@ class DPDConfig:
       recurrence: how the SRU's linear recurrence runs: "associative" (parallel in K, for accelerators) or "sequential"
         (less work, faster on few CPU cores); the results are the same.
       film: what E_delta "at a segment" modulates the fine path: "frame", the segment's K frames of it (our reading), or
-        "segment", their mean, one vector per segment (K times less work; the exact angle of a frame still enters with the
-        input embedding).
+        "segment", their mean, one vector per segment (K times less work; the exact angle of a frame still enters with
+        the input embedding).
       angle_width: width of e_start and e_end.
       rope_base: base of the rotary positions.
       chunks: M, chunks of a clip with their own angle in training.
       condition_dropout: probability that a clip's semantic tokens are dropped in training.
-      data_std: the diffusion runs on z = latents / data_std, so that signal and noise are balanced at delta = pi/4. 1.0,
-        the paper's, takes latents as they are. Latents in [-1, 1] with few clipped have a deviation of about 0.3: then most
-        angles of the unscaled process are nearly pure noise, and with 0.3 they are not.
+      data_std: the diffusion runs on z = latents / data_std, so that signal and noise are balanced at delta = pi/4.
+        1.0, the paper's, takes latents as they are. Latents in [-1, 1] with few clipped have a deviation of about 0.3:
+        then most angles of the unscaled process are nearly pure noise, and with 0.3 they are not.
       remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or "full" (whole blocks).
       dtype: compute dtype. Angles, the process and the loss are float32 always.
       param_dtype: dtype of the parameters.
@@ -49,14 +48,14 @@ class DPDConfig:
     feed_forward: int = 3328
     recurrent_width: int = 768
     recurrent_layers: int = 2
-    recurrence: Literal["associative", "sequential"] = "associative"
-    film: Literal["frame", "segment"] = "frame"
+    recurrence: str = "associative"
+    film: str = "frame"
     angle_width: int = 256
     rope_base: float = 10_000.0
     chunks: int = 4
     condition_dropout: float = 0.1
     data_std: float = 1.0
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: str = "none"
     dtype: str = "float32"
     param_dtype: str = "float32"
 

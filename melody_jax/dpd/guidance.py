@@ -6,26 +6,17 @@ g = 1 is the conditional denoiser, g = 0 the unconditional one, g = 2.5 the pape
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 import jax.numpy as jnp
 
-from melody_jax.shapes import Array, Bool, Float, Int
+from melody_jax.shapes import Array, Int
 
 Denoiser = Callable[[Array, Array], Array]
 """(noisy [B, L, D], angles [B, L]) -> velocity [B, L, D]."""
 
 
-class ConditionalDenoiser(Protocol):
-    """A network with its weights bound: `DPD.apply` without its first argument."""
-
-    def __call__(
-        self,
-        noisy: Float[Array, "B L D"],
-        angles: Float[Array, "B L"],
-        tokens: Int[Array, "B N"],
-        keep: Bool[Array, "B"] | None = None,
-    ) -> Float[Array, "B L D"]: ...
+ConditionalDenoiser = Callable[..., Array]
+"""(noisy [B, L, D], angles [B, L], tokens [B, N], keep Bool [B] or nothing) -> velocity: `DPD.apply`, weights bound."""
 
 
 def mix(conditional: Array, unconditional: Array, scale: float) -> Array:

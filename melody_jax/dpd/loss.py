@@ -9,7 +9,7 @@ import numpy as np
 
 from melody_jax.dpd import angles as process
 from melody_jax.dpd.guidance import Denoiser
-from melody_jax.shapes import Array, Bool, Float, PRNGKeyArray
+from melody_jax.shapes import Array, Float, PRNGKeyArray
 
 TrainingDenoiser = Callable[[Array, Array, Array], Array]
 """(noisy [B, L, D], angles [B, L], keep Bool [B]) -> velocity [B, L, D]."""
@@ -31,7 +31,7 @@ def velocity_loss(
     noise_key, angle_key, keep_key = jax.random.split(key, 3)
     noise = jax.random.normal(noise_key, clean.shape, jnp.float32)
     angles = process.sample_angles(angle_key, batch, frames, chunks)
-    keep: Bool[Array, "B"] = jax.random.uniform(keep_key, (batch,)) >= dropout
+    keep = jax.random.uniform(keep_key, (batch,)) >= dropout
     predicted = denoise(process.diffuse(clean, noise, angles), angles, keep)
     return jnp.mean(jnp.square(predicted - process.velocity(clean, noise, angles)))
 
@@ -44,7 +44,7 @@ def angle_grid(points: int = 8) -> Float[np.ndarray, "G"]:
 def grid_errors(
     denoise: Denoiser, clean: Float[Array, "B L D"], key: PRNGKeyArray, grid: Float[np.ndarray, "G"]
 ) -> Float[Array, "G"]:
-    """Mean squared velocity error at every angle of the grid (one angle for a whole clip), with noise fixed by `key`."""
+    """Mean squared velocity error at every angle of the grid, one angle for whole clips; `key` fixes the noise."""
 
     def error(position_and_angle):
         position, angle = position_and_angle

@@ -46,8 +46,8 @@ def linear_recurrence(
 ) -> Float[Array, "... K H"]:
     """c_t = decay_t c_{t-1} + inputs_t from c = 0, along the axis before the last; from the end if `reverse`.
 
-    Its gradient is the same recurrence in the other direction, g_t = dc_t + decay_{t+1} g_{t+1}, with d inputs_t = g_t and
-    d decay_t = g_t c_{t-1}: written out, because the derivative of an associative scan stores every level of it.
+    Its gradient is the same recurrence in the other direction, g_t = dc_t + decay_{t+1} g_{t+1}, with d inputs_t = g_t
+    and d decay_t = g_t c_{t-1}: written out, because the derivative of an associative scan stores all its levels.
     """
     return SCANS[scan](decay, inputs, reverse)
 

@@ -70,9 +70,7 @@ class DPDStage(Stage):
             def denoise(noisy, angles, keep):
                 return self.model.apply({"params": params}, noisy, angles, batch["semantic"], keep)
 
-            return loss.velocity_loss(
-                denoise, clean, state.step_key, self.config.chunks, self.config.condition_dropout
-            )
+            return loss.velocity_loss(denoise, clean, state.step_key, self.config.chunks, self.config.condition_dropout)
 
         value, gradients = jax.value_and_grad(loss_of)(state.params)
         state, metrics = apply_gradients(self.optim, state, gradients)
