@@ -1,6 +1,6 @@
 """Composition of a run's configuration with gin: stage, size, hardware, data, then the user's files and bindings.
 
-gin binds `melody_jax.train.loop.train` and what it receives, by dynamic registration; nothing else in melody_jax knows gin.
+gin binds `melody_jax.train.loop.train` and what it receives, by dynamic registration; no library knows of it.
 """
 
 import ast
@@ -53,7 +53,7 @@ def configs_directory() -> Path:
 
 def sizes() -> list[str]:
     """Names of the sizes."""
-    return sorted(path.name for path in (configs_directory() / "sizes").iterdir() if path.is_dir())
+    return sorted(path.parent.name for path in (configs_directory() / "sizes").glob("*/geometry.gin"))
 
 
 def detect_hardware() -> str:
@@ -114,7 +114,7 @@ def compose(
         path = file if file.exists() else configs_directory() / file
         if not path.exists():
             raise UserError(f"gin file {file} does not exist")
-        _explained(lambda path=path: gin.parse_config_file(str(path.absolute()), skip_unknown=partial))
+        _explained(lambda path=path: gin.parse_config_file(str(path.absolute())))
     for binding in bindings:
         _explained(lambda binding=binding: gin.parse_config(binding, skip_unknown=partial))
     _explained(gin.finalize)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from melody_jax.bundle.part import read_info
 from melody_jax.geometry import Geometry
 from melody_jax.nn.dense import Dense
 from melody_jax.train import loop
@@ -76,6 +77,17 @@ class RegressionStage(Stage):
 
     def part(self):
         return self.config, self.geometry, {}
+
+
+@dataclasses.dataclass(frozen=True)
+class ChildStage(RegressionStage):
+    """A regression with a parent."""
+
+    parents_dir: str = ""
+    name: ClassVar[str] = "child"
+
+    def part(self):
+        return self.config, self.geometry, {"regression": read_info(Path(self.parents_dir) / "regression")["id"]}
 
 
 def examples(seed: int = 0) -> dict[str, np.ndarray]:
