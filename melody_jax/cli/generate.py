@@ -17,7 +17,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--prompts", dest="file", metavar="FILE", help="a text file with one prompt a line")
     parser.add_argument("--music", nargs="+", metavar="FILE", help="instead of sentences: sound files to resemble")
     parser.add_argument(
-        "--bundle", metavar="DIR", help="the exported models (default: bundles/tiny of this repository)"
+        "--bundle", metavar="DIR", help="exported models (default: bundles/tiny of this repository)"
     )
     parser.add_argument(
         "--out",

@@ -129,7 +129,7 @@ class Models:
         return done
 
     def audio(self, latents: Float[Array, "B L D"]) -> Float[Array, "B T"]:
-        """Waveforms; of long music in overlapping pieces of two training clips, so that memory does not grow with it."""
+        """Waveforms; long music in overlapping pieces of two training clips, so that memory does not grow."""
         piece, frames = 2 * self.geometry.clip_frames, latents.shape[1]
         if frames <= piece:
             return self._decode(self.params["autoencoder"], latents)
