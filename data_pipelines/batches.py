@@ -1,9 +1,9 @@
 """The sole exit: host-local numpy batches for training, resumable to the bit, and for evaluation.
 
-The order is a function of the seed and the position alone (`record_source` says how), so the state of an iterator is the
-number of examples given out: a file of a few bytes, and a restored iterator begins at that position without reading what
-came before. tf.data's own checkpoints were the alternative: an ordinary one contains its shuffle and prefetch buffers,
-whole clips of audio; a symbolic one is small but replays the input to fill them again.
+The order is a function of the seed and the position alone (`record_source` says how), so the state of an iterator is
+the number of examples given out: a file of a few bytes, and a restored iterator begins at that position without reading
+what came before. tf.data's own checkpoints were the alternative: an ordinary one contains its shuffle and prefetch
+buffers, whole clips of audio; a symbolic one is small but replays the input to fill them again.
 """
 
 import contextlib
@@ -88,7 +88,7 @@ class Batches:
         position = json.loads((pathlib.Path(directory) / "position.json").read_text())
         for name, value in self._identity.items():
             if position[name] != value:
-                raise UserError(f"the checkpoint was trained on another {name} ({position[name]}) than this run ({value})")
+                raise UserError(f"the checkpoint's {name} is {position[name]}, but this run's is {value}")
         self._given = position["examples"]
         self._iterator = self._start(self._given)
 

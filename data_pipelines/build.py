@@ -43,8 +43,12 @@ def prepare(request: Request, directory: pathlib.Path, processes: int | None = N
         UserError: bad paths, a share of refused files above the quota, or nothing left at all.
     """
     processes = processes or len(os.sched_getaffinity(0))
-    work, rejected, make = _corpus_work(request) if request.kind == "corpus" else _file_work(request)
-    staged = staging.stage(work, make, directory / "staging", processes, "tunes" if request.kind == "corpus" else "files")
+    if request.kind == "corpus":
+        work, rejected, make = _corpus_work(request, directory.parents[1] / "scores", processes)
+    else:
+        work, rejected, make = _file_work(request)
+    unit = "clips" if request.kind == "corpus" else "files"
+    staged = staging.stage(work, make, directory / "staging", processes, unit)
     rejected = (*rejected, *staged.rejections())
     works = len({item.name for item in work}) + len(rejected) - len(staged.rejections())
     _write_rejected(rejected, directory / "rejected.jsonl")
@@ -60,6 +64,8 @@ def build(name: str, request: Request, data_dir: str, processes: int | None = No
     Raises:
         UserError: as `prepare`, or `name` exists and was made from another request.
     """
+    import tensorflow_datasets as tfds
+
     from data_pipelines import melody_audio
 
     builder = melody_audio.MelodyAudio(
@@ -71,10 +77,12 @@ def build(name: str, request: Request, data_dir: str, processes: int | None = No
         made_from = dict(builder.info.metadata or {}).get("request")
         if made_from != config.to_dict(request):
             raise UserError(
-                f"data set {name} in {data_dir} was made with other settings; choose another --name or delete {directory}"
+                f"data set {name} was made with other settings; choose another --name or delete {directory}"
             )
         return directory
     prepare(request, directory.parent, processes)  # before TFDS, whose wrapping would bury a UserError
+    tfds.disable_progress_bar()  # its many bars would follow ours, for a copy that takes seconds
+    print(f"writing {directory}")
     builder.download_and_prepare()
     return directory
 
@@ -83,7 +91,7 @@ def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip |
     """All clips of one sound file; a silent one becomes a rejection that names the place.
 
     Raises:
-        decode.Unusable: nothing of the file can be used.
+        decode.UnusableError: nothing of the file can be used.
     """
     name = file.name.encode("utf-8", "replace").decode()
     sounding = 0
@@ -95,7 +103,7 @@ def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip |
         sounding += 1
         yield Clip(f"{name}#{number:04d}", audio, file.captions, name, file.source, file.licence)
     if not sounding:
-        raise decode.Unusable("silent")
+        raise decode.UnusableError("silent")
     yield from silent
 
 
@@ -148,24 +156,30 @@ def _check_quota(rejected: Sequence[Rejection], works: int, quota: float, path: 
         )
 
 
-def _corpus_work(request: Request) -> tuple[list[staging.Work], tuple[Rejection, ...], staging.Make]:
+def _corpus_work(
+    request: Request, scores: pathlib.Path, processes: int
+) -> tuple[list[staging.Work], tuple[Rejection, ...], staging.Make]:
+    """`scores`: where the parsed scores lie, shared by all data sets of a data_dir."""
     from data_pipelines.corpus import plan
 
+    if request.font and not pathlib.Path(request.font).is_file():
+        raise UserError(f"{request.font}: no such sound font")
     held = {"validation": round(request.clips * request.validation), "test": round(request.clips * request.test)}
     counts = {"train": request.clips - sum(held.values()), **held}
-    plans = plan.plan(request.seed, counts)
+    plans = plan.plan(request.seed, counts, scores, request.seconds, request.restricted, processes)
     work = [staging.Work(item.id, item.split, item) for item in plans]
-    render = functools.partial(
-        make_corpus_clip, font=request.font, sample_rate=request.sample_rate, seconds=request.seconds
-    )
-    return work, (), render
+    return work, (), functools.partial(make_corpus_clip, font=request.font, form=request.form)
 
 
-def make_corpus_clip(item: Any, font: str, sample_rate: int, seconds: float) -> Iterator[Clip]:
-    """The one clip of a corpus plan."""
+def make_corpus_clip(item: Any, font: str, form: decode.ClipFormat) -> Iterator[Clip]:
+    """The one clip of a corpus plan.
+
+    Raises:
+        decode.UnusableError: nothing is heard.
+    """
     from data_pipelines.corpus import render
 
-    clip = render.render(item, font, sample_rate, seconds)
-    if decode.is_silent(clip.audio, decode.ClipFormat(sample_rate, seconds, seconds)):
-        raise decode.Unusable("silent")
+    clip = render.render(item, font or None, form.sample_rate, form.seconds)
+    if decode.is_silent(clip.audio, form):
+        raise decode.UnusableError("silent")
     yield clip

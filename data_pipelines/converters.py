@@ -21,9 +21,7 @@ class StageConverter(seqio.FeatureConverter):
         # the preprocessors fix every shape statically, so that a check of each example would find nothing
         super().__init__(pack=False, apply_length_check=False)
 
-    def _convert_features(
-        self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
-    ) -> tf.data.Dataset:
+    def _convert_features(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> tf.data.Dataset:
         del task_feature_lengths
         return ds.map(lambda example: {name: example[name] for name in self.MODEL_FEATURES})
 

@@ -1,4 +1,7 @@
-"""Sound files of any rate and channel count to mono clips of one length. No TensorFlow here: worker processes import it."""
+"""Sound files of any rate and channel count to mono clips of one length.
+
+No TensorFlow here: worker processes import it.
+"""
 
 import dataclasses
 import os
@@ -14,7 +17,7 @@ _BLOCK_SECONDS = 10
 _LENGTH_TOLERANCE_SECONDS = 0.1
 
 
-class Unusable(Exception):
+class UnusableError(Exception):
     """A sound that cannot become a clip; the message is the reason written to rejected.jsonl."""
 
 
@@ -55,7 +58,7 @@ def clips_of(path: str, form: ClipFormat, start: float = 0.0, end: float | None 
         float32 [T] in [-1, 1]; channels are averaged, the rate is converted by soxr.
 
     Raises:
-        Unusable: not a sound file, truncated, NaN or infinite samples, or shorter than `min_seconds`.
+        UnusableError: not a sound file, truncated, NaN or infinite samples, or shorter than `min_seconds`.
     """
     _check_container(path)
     try:
@@ -67,12 +70,12 @@ def clips_of(path: str, form: ClipFormat, start: float = 0.0, end: float | None 
                     yield np.clip(remainder[: form.samples], -1.0, 1.0)
                     clip_count, remainder = clip_count + 1, remainder[form.samples :]
     except soundfile.LibsndfileError as error:
-        raise Unusable(f"cannot be read: {error.error_string}") from None
+        raise UnusableError(f"cannot be read: {error.error_string}") from None
     if len(remainder) >= form.min_samples and len(remainder) > 0:
         yield np.clip(np.pad(remainder, (0, form.samples - len(remainder))), -1.0, 1.0)
     elif clip_count == 0:
         length = len(remainder) / form.sample_rate
-        raise Unusable(f"too short: {length:.2f} s where at least {form.min_seconds:g} s are needed")
+        raise UnusableError(f"too short: {length:.2f} s where at least {form.min_seconds:g} s are needed")
 
 
 def is_silent(audio: np.ndarray, form: ClipFormat) -> bool:
@@ -88,7 +91,7 @@ def _resampled(file: soundfile.SoundFile, rate: int, start: float, end: float | 
     first = round(start * file.samplerate)
     last = file.frames if end is None else min(file.frames, round(end * file.samplerate))
     if first >= last:
-        raise Unusable(f"too short: it ends before {start:g} s" if start else "too short: no samples")
+        raise UnusableError(f"too short: it ends before {start:g} s" if start else "too short: no samples")
     file.seek(first)
     resampler = soxr.ResampleStream(file.samplerate, rate, 1, dtype="float32", quality="HQ")
     position = first
@@ -97,12 +100,12 @@ def _resampled(file: soundfile.SoundFile, rate: int, start: float, end: float | 
         if len(block) == 0:
             break
         if not np.isfinite(block).all():
-            raise Unusable(f"NaN or infinite samples in the 10 s after {position / file.samplerate:g} s")
+            raise UnusableError(f"NaN or infinite samples in the 10 s after {position / file.samplerate:g} s")
         position += len(block)
         yield resampler.resample_chunk(block.mean(axis=1), last=position >= last)
     missing = (last - position) / file.samplerate
     if missing > _LENGTH_TOLERANCE_SECONDS:
-        raise Unusable(f"truncated: {missing:.2f} s are missing at its end")
+        raise UnusableError(f"truncated: {missing:.2f} s are missing at its end")
     if position < last:
         yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
@@ -116,19 +119,19 @@ def _check_container(path: str) -> None:
             file.seek(max(0, size - 65_536))
             tail = file.read()
     except OSError as error:
-        raise Unusable(f"cannot be read: {error.strerror}") from None
+        raise UnusableError(f"cannot be read: {error.strerror}") from None
     if size == 0:
-        raise Unusable("empty file")
+        raise UnusableError("empty file")
     if head[:4] == b"RIFF" and head[8:] == b"WAVE":
         stated = int.from_bytes(head[4:8], "little")
         # 0 and 2^32 - 1 are what a program writes that streams and cannot know the length.
         if stated not in (0, 0xFFFFFFFF) and stated + 8 > size + 1:
-            raise Unusable(f"truncated: {stated + 8 - size} bytes are missing at its end")
+            raise UnusableError(f"truncated: {stated + 8 - size} bytes are missing at its end")
     if head[:4] == b"OggS":
         page = tail.rfind(b"OggS")
         # RFC 3533: the last page of a stream carries the flag 4, and its segment table tells its length.
         if page < 0 or page + 27 > len(tail) or not tail[page + 5] & 4 or page + _page_bytes(tail[page:]) > len(tail):
-            raise Unusable("truncated: the end of the Ogg stream is missing")
+            raise UnusableError("truncated: the end of the Ogg stream is missing")
 
 
 def _page_bytes(page: bytes) -> int:

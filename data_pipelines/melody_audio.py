@@ -2,7 +2,7 @@
 
     melody data corpus --name tiny --hours 3
     tfds build data_pipelines/melody_audio.py --data_dir data \
-        --config '{"name": "mine", "request": {"kind": "folder", "path": "/music"}}'
+        --config '{"name": "mine", "request": {"kind": "folder", "path": "/home/me/music"}}'
 
 Both make the same bytes under DATA_DIR/melody_audio/NAME/1.0.0, in TFRecord files.
 """
@@ -62,7 +62,7 @@ class MelodyAudio(tfds.core.GeneratorBasedBuilder):
     def download_and_prepare(self, **kwargs) -> None:
         """As TFDS's own, and clears away what a finished build leaves behind."""
         directory = pathlib.Path(self.data_path)
-        for leftover in directory.parent.glob(f"{directory.name}.incomplete*"):  # of a killed run
+        for leftover in directory.parent.glob(f"incomplete.*_{directory.name}"):  # of a killed run
             shutil.rmtree(leftover)
         super().download_and_prepare(**kwargs)
         shutil.rmtree(directory.parent / "staging", ignore_errors=True)
@@ -97,9 +97,7 @@ class MelodyAudio(tfds.core.GeneratorBasedBuilder):
             rejected=len(prepared.rejected),
             licences=sorted(licences),
         )
-        return {
-            name: self._generate_examples(prepared.staged, name) for name, (clips, _) in every.items() if clips > 0
-        }
+        return {name: self._generate_examples(prepared.staged, name) for name, (clips, _) in every.items() if clips > 0}
 
     def _generate_examples(self, staged, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for example in staged.examples(split):

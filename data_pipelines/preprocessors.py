@@ -1,5 +1,7 @@
-"""From stored examples to what a stage trains on. Each is a pure map from example to example: what is random in it comes
-from the example's own `seed` (see `record_source`), so that the same example always gives the same result.
+"""From stored examples to what a stage trains on.
+
+Each is a pure map from example to example: what is random in it comes from the example's own `seed` (see
+`record_source`), so that the same example always gives the same result.
 
 Lengths come from seqio's `sequence_length` ({feature: length}).
 """
@@ -35,7 +37,7 @@ def crop_audio(dataset: tf.data.Dataset, sequence_length: Mapping[str, int]) -> 
 def crop_aligned(
     dataset: tf.data.Dataset, sequence_length: Mapping[str, int], frames_per_token: int
 ) -> tf.data.Dataset:
-    """`semantic` [N] and the `latents` [L, D] below it, cut to sequence_length["semantic"] tokens from a random token on.
+    """`semantic` [N] and the `latents` [L, D] below it, cut to sequence_length["semantic"] tokens at a random token.
 
     Frame i of the result belongs to token i // frames_per_token of the result: the cut lies between two tokens.
 

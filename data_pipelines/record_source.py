@@ -102,7 +102,8 @@ class RecordSource(seqio.DataSource):
         wanted = tfds.features.FeaturesDict({name: features[name] for name in self.fields})
 
         def fetch(positions):
-            return positions, tf.ensure_shape(tf.numpy_function(look_up, [positions], tf.string, stateful=False), [None])
+            data = tf.numpy_function(look_up, [positions], tf.string, stateful=False)
+            return positions, tf.ensure_shape(data, [None])
 
         def look_up(positions: np.ndarray) -> np.ndarray:
             found = np.empty(len(positions), object)
@@ -137,6 +138,7 @@ def _order(count: int, shuffle: bool, seed: int) -> Callable[[np.ndarray], np.nd
         places = positions % count
         if not shuffle:
             return places
-        return np.asarray([permutation(int(epoch))[place] for epoch, place in zip(positions // count, places)], np.int64)
+        epochs = positions // count
+        return np.asarray([permutation(int(epoch))[place] for epoch, place in zip(epochs, places)], np.int64)
 
     return order

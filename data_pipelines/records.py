@@ -1,8 +1,8 @@
 """Random access to the records of TFRecord files, which is what makes an exact and instant resume possible.
 
-A TFRecord is: length (uint64), its checksum (4 bytes), the data, its checksum (4 bytes). One pass over the lengths gives
-every record's place; after that any record is one read. Local files are read without Python holding up other threads;
-remote ones (gs://...) go through TensorFlow's file system, several at a time.
+A TFRecord is: length (uint64), its checksum (4 bytes), the data, its checksum (4 bytes). One pass over the lengths
+gives every record's place; after that any record is one read. Local files are read without Python holding up other
+threads; remote ones (gs://...) go through TensorFlow's file system, several at a time.
 """
 
 import concurrent.futures

@@ -19,6 +19,8 @@ class Request:
         clips: how many clips the corpus renders, all splits together; the other kinds take all there is.
         seed: of the corpus.
         font: SF2/SF3 file that the corpus is played with; "" takes TimGM6mb from the package pretty_midi.
+        restricted: whether the corpus also takes collections with non-commercial or unclear terms; never for a bundle
+            that is passed on.
         sample_rate: Hz.
         seconds: length of a clip.
         min_seconds: shorter files are rejected; see `ClipFormat`.
@@ -33,6 +35,7 @@ class Request:
     clips: int = 0
     seed: int = 0
     font: str = ""
+    restricted: bool = False
     sample_rate: int = 24_000
     seconds: float = 10.0
     min_seconds: float = 9.5

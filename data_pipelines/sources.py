@@ -1,4 +1,4 @@
-"""The user's own music: a folder, an AudioCraft manifest or a MusicCaps table become a list of captioned sound files."""
+"""The user's own music: a folder, an AudioCraft manifest or a MusicCaps table as a list of captioned sound files."""
 
 import ast
 import csv
@@ -178,7 +178,8 @@ def _musiccaps_row(row: dict[str, str], where: str, by_id: dict[str, pathlib.Pat
     sound = by_id.get(row["ytid"])
     if sound is None:
         return Rejection(name, "no sound file of this ytid")
-    listed = _listed(sound, name, "musiccaps", licence, {"captions": [row["caption"] or "", ", ".join(_words(aspects))]})
+    captions = [row["caption"] or "", ", ".join(_words(aspects))]
+    listed = _listed(sound, name, "musiccaps", licence, {"captions": captions})
     if isinstance(listed, Rejection) or not _reaches(sound, end):
         return listed
     return dataclasses.replace(listed, start=start, end=end)
@@ -213,9 +214,7 @@ def _listed(path: pathlib.Path, name: str, source: str, licence: str, tags: dict
     unique = _clean(captions)
     if not unique:
         return Rejection(str(path), "no caption")
-    return SoundFile(
-        os.path.abspath(path), name, unique, source, licence, size=stat.st_size, modified=stat.st_mtime_ns
-    )
+    return SoundFile(os.path.abspath(path), name, unique, source, licence, size=stat.st_size, modified=stat.st_mtime_ns)
 
 
 def _sidecars(path: pathlib.Path, tags: dict[str, Any]) -> Iterator[pathlib.Path]:

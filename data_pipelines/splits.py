@@ -1,4 +1,4 @@
-"""Which split a tune belongs to: decided by its name alone, so that adding music never moves a tune to another split."""
+"""Which split a tune belongs to: decided by its name alone, so that adding music never moves a tune elsewhere."""
 
 import hashlib
 

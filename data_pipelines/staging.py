@@ -20,7 +20,7 @@ import numpy as np
 import tqdm
 
 from data_pipelines.clip import Clip
-from data_pipelines.decode import Unusable
+from data_pipelines.decode import UnusableError
 from data_pipelines.sources import Rejection
 from melody_jax.errors import UserError
 
@@ -94,8 +94,9 @@ def stage(work: Sequence[Work], make: Make, directory: pathlib.Path, processes: 
         # repr of frozen dataclasses and partials of functions is their content, once addresses are kept out of it
         tag = hashlib.sha256(repr((_FORM, _described(make), part)).encode("utf-8", "backslashreplace")).hexdigest()[:16]
         jobs.append((directory / f"chunk-{start // CHUNK:06d}-{tag}", part))
-    with tqdm.tqdm(total=len(work), unit=f" {unit}", desc="preparing clips", smoothing=0.05) as progress:
-        waiting = [job for job in jobs if not job[0].exists()]
+    waiting = [job for job in jobs if not job[0].exists()]
+    bar = {"unit": f" {unit}", "desc": "preparing clips", "smoothing": 0.05, "disable": not waiting}
+    with tqdm.tqdm(total=len(work), **bar) as progress:
         progress.update(len(work) - sum(len(part) for _, part in waiting))
         progress.unpause()
         for count in _run(make, waiting, processes):
@@ -152,7 +153,7 @@ def _write_work(make: Make, work: Work, file: BinaryIO) -> None:
         for made in make(work.item):
             _write_rejection(made, file) if isinstance(made, Rejection) else _write_clip(made, work.split, file)
     except Exception as error:  # one bad file or tune must not end the build of ten thousand
-        reason = str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, UnusableError) else f"{type(error).__name__}: {error}"
         file.seek(before)
         file.truncate()
         _write_rejection(Rejection(work.name, reason), file)

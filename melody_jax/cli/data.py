@@ -1,12 +1,13 @@
 """`melody data`: a captioned audio data set from the built-in corpus or from the user's own music."""
 
 import argparse
+import os
 
 from melody_jax.errors import UserError
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("data", help="build a captioned audio data set: the built-in corpus or your own music")
+    parser = subparsers.add_parser("data", help="build a captioned audio data set")
     parser.set_defaults(run=run)
     kinds = parser.add_subparsers(dest="kind", metavar="SOURCE", required=True)
 
@@ -16,6 +17,9 @@ def add_parser(subparsers) -> None:
     amount.add_argument("--clips", type=int, help="clips, all splits together")
     corpus.add_argument("--seed", type=int, default=0, help="the same seed gives the same data set (default 0)")
     corpus.add_argument("--font", default="", help="an SF2 or SF3 sound font (default: TimGM6mb from pretty_midi)")
+    corpus.add_argument(
+        "--restricted", action="store_true", help="collections with non-commercial or unclear terms too"
+    )
 
     folder = kinds.add_parser("folder", help="a folder of sound files with captions in .txt or .json files beside them")
     folder.add_argument("path", metavar="PATH", help="the folder; files in folders below it count too")
@@ -23,7 +27,7 @@ def add_parser(subparsers) -> None:
     manifest.add_argument("path", metavar="FILE", help="the manifest, .jsonl or .jsonl.gz")
     musiccaps = kinds.add_parser("musiccaps", help="a MusicCaps CSV with a folder of its clips")
     musiccaps.add_argument("path", metavar="CSV", help="the table")
-    musiccaps.add_argument("--audio", required=True, metavar="DIR", help="folder of clips whose names begin with the ytid")
+    musiccaps.add_argument("--audio", required=True, metavar="DIR", help="the clips, named by their ytid")
     for kind in (folder, manifest, musiccaps):
         kind.add_argument("--licence", default="", help="licence of files that state none themselves")
         kind.add_argument("--min_seconds", type=float, help="refuse shorter files (default 0.95 of a clip)")
@@ -69,12 +73,21 @@ def _request(args: argparse.Namespace):
         if args.hours is not None and args.hours * 3600 < args.seconds:
             raise UserError(f"--hours {args.hours:g} is less than one clip of {args.seconds:g} s")
         clips = args.clips if args.hours is None else round(args.hours * 3600 / args.seconds)
-        return Request("corpus", clips=clips, seed=args.seed, font=args.font, min_seconds=args.seconds, **common)
+        font = os.path.abspath(args.font) if args.font else ""
+        return Request(
+            "corpus",
+            clips=clips,
+            seed=args.seed,
+            font=font,
+            restricted=args.restricted,
+            min_seconds=args.seconds,
+            **common,
+        )
     minimum = 0.95 * args.seconds if args.min_seconds is None else args.min_seconds
     return Request(
         args.kind,
-        path=args.path,
-        audio=getattr(args, "audio", ""),
+        path=os.path.abspath(args.path),
+        audio=os.path.abspath(args.audio) if args.kind == "musiccaps" else "",
         licence=args.licence,
         min_seconds=minimum,
         **common,

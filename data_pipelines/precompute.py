@@ -1,0 +1,143 @@
+"""Runs trained parts over an audio data set once and keeps what they say: tokens and latents of every clip."""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import tqdm
+
+from data_pipelines import read, tokens
+from data_pipelines.records import Records
+from melody_jax import config
+from melody_jax.errors import UserError
+from melody_jax.geometry import Geometry
+
+Encode = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+# Batches that are staged as one file: the work that a kill can cost.
+_BATCHES_PER_CHUNK = 4
+
+
+def precompute(
+    encode: Encode,
+    audio: pathlib.Path,
+    data_dir: str,
+    name: str,
+    lineage: Mapping[str, str],
+    geometry: Geometry,
+    batch_size: int = 16,
+    shard: int = 0,
+    shards: int = 1,
+    barrier: Callable[[], None] = lambda: None,
+) -> pathlib.Path:
+    """Makes the tokenised data set `name` from the audio data set in `audio`.
+
+    Chunks of clips are dealt out to the hosts in turn and staged beside the result (on a disk that all hosts share);
+    what is staged is not done again, and the first host puts everything together.
+
+    Args:
+        encode: float32 [B, T] to {"mulan" int [B, Q], "semantic" int [B, N], "latents" [B, L, D]}. Always called with
+            `batch_size` clips; a last batch is filled up by repeating its last clip.
+        audio: version folder of an audio data set whose clips have the geometry's length.
+        lineage: {part's name: part's id} of what `encode` uses.
+        shard, shards: this host and how many there are.
+        barrier: waits for all hosts.
+
+    Returns:
+        the version folder of the tokenised data set; an existing one of the same lineage and source is kept.
+
+    Raises:
+        UserError: the clips do not fit the geometry, or `name` exists with another lineage.
+    """
+    facts = read.metadata(audio)
+    stored = (facts["sample_rate"], facts["seconds"])
+    if stored != (geometry.sample_rate, geometry.clip_seconds):
+        raise UserError(f"{audio}: clips of {stored[1]:g} s at {stored[0]} Hz, but the parts take others")
+    directory = read.tokens_directory(data_dir, name)
+    if (directory / "metadata.json").is_file():
+        found = tokens.open_tokens(directory, lineage)
+        if read.metadata(directory)["source"] != facts["id"] or found.geometry != geometry:
+            raise UserError(f"{directory}: made from other audio; choose another name or delete it")
+        return directory
+    made_of = json.dumps([dict(sorted(lineage.items())), facts["id"], config.to_dict(geometry), batch_size])
+    staging = directory.parent / f"staging-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
+    staging.mkdir(parents=True, exist_ok=True)
+    counts = read.counts(audio)
+    _encode_all(encode, audio, counts, staging, batch_size, shard, shards)
+    barrier()
+    if shard == 0:
+        splits = {split: lambda split=split: _staged(staging, split) for split in counts}
+        tokens.write_tokens(data_dir, name, splits, lineage, geometry, source=facts["id"])
+        shutil.rmtree(staging)
+    barrier()
+    return directory
+
+
+def _encode_all(
+    encode: Encode,
+    audio: pathlib.Path,
+    counts: Mapping[str, int],
+    staging: pathlib.Path,
+    batch_size: int,
+    shard: int,
+    shards: int,
+) -> None:
+    """Stages this host's chunks of every split."""
+    size = batch_size * _BATCHES_PER_CHUNK
+    chunks = [(split, start) for split, count in counts.items() for start in range(0, count, size)][shard::shards]
+    total = sum(min(size, counts[split] - start) for split, start in chunks)
+    with tqdm.tqdm(total=total, unit=" clips", desc="tokenizing") as progress:
+        opened: dict[str, tuple[Records, object]] = {}
+        for split, start in chunks:
+            stop = min(start + size, counts[split])
+            path = staging / f"{split}-{start:09d}.npz"
+            if not path.exists():
+                if split not in opened:
+                    opened[split] = read.open_split(audio, split)
+                _write(path, _encode_chunk(encode, *opened[split], start, stop, batch_size))
+            progress.update(stop - start)
+
+
+def _encode_chunk(encode: Encode, records: Records, features, start: int, stop: int, batch_size: int):
+    parts = []
+    for first in range(start, stop, batch_size):
+        data = records.read(np.arange(first, min(first + batch_size, stop)))
+        examples = [features.deserialize_example_np(record) for record in data]
+        clips = np.stack([example["audio"] for example in examples]).astype(np.float32) / np.float32(32768)
+        filled = np.concatenate([clips, np.repeat(clips[-1:], batch_size - len(clips), axis=0)])
+        encoded = {key: np.asarray(value)[: len(clips)] for key, value in encode(filled).items()}
+        parts.append(
+            {
+                "id": np.array([example["id"].decode() for example in examples]),
+                "family": np.array([example["truth"]["family"].decode() for example in examples]),
+                "mulan": encoded["mulan"].astype(np.int32),
+                "semantic": encoded["semantic"].astype(np.int32),
+                "latents": encoded["latents"].astype(np.float16),
+            }
+        )
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _staged(staging: pathlib.Path, split: str) -> Iterator[tokens.TokenExample]:
+    for path in sorted(staging.glob(f"{split}-*.npz")):
+        with np.load(path) as arrays:
+            columns = {name: arrays[name] for name in arrays.files}
+        for row in range(len(columns["id"])):
+            example = {name: column[row] for name, column in columns.items()}
+            example["id"], example["family"] = str(example["id"]), str(example["family"])
+            yield example  # pyright: ignore[reportReturnType]
