@@ -24,6 +24,7 @@ RULES: Rules = {
     "vocab": ("tensor",),
     "codes": ("tensor",),
     "joint": (),
+    "input": (),
     "conv_in": ("fsdp",),
     "conv_out": ("tensor",),
     "layers": (),
@@ -57,7 +58,7 @@ def spec_for(axes: tuple[str | None, ...], rules: Rules = RULES, parameter: str 
 def shardings(tree: PyTree, mesh: Mesh, rules: Rules = RULES) -> PyTree:
     """A NamedSharding for every leaf of an (abstract) tree; boxes with logical axes decide, other leaves are whole.
 
-    The result has the structure of the unboxed tree.
+    The result has the structure of the unboxed tree. A dimension of size 1 (the one channel of a waveform) stays whole.
 
     Raises:
       UserError: see `spec_for`; or a dimension that its mesh axes do not divide, named in one sentence.
@@ -70,8 +71,9 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = RULES) -> PyTree:
         shape = leaf.value.shape
         if len(leaf.names) != len(shape):
             raise UserError(f"{name}: {len(leaf.names)} logical axes {leaf.names} for {len(shape)} dimensions {shape}")
-        spec = spec_for(leaf.names, rules, name)
-        for dimension, (size, axis) in enumerate(zip(shape, leaf.names, strict=True)):
+        axes = tuple(None if size == 1 else axis for size, axis in zip(shape, leaf.names, strict=True))
+        spec = spec_for(axes, rules, name)
+        for dimension, (size, axis) in enumerate(zip(shape, axes, strict=True)):
             split = {mesh_axis: mesh.shape[mesh_axis] for mesh_axis in (rules[axis] if axis else ())}
             if size % math.prod(split.values()):
                 over = ", ".join(f"{mesh_axis}={count}" for mesh_axis, count in split.items())

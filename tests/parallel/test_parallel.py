@@ -70,6 +70,11 @@ def test_a_dimension_that_does_not_divide_is_named_in_one_sentence():
     assert str(error.value) == "block/bias: dimension 0 (mlp) of size 12 does not divide over tensor=8"
 
 
+def test_a_dimension_of_one_stays_whole():
+    box = nn.LogicallyPartitioned(jax.ShapeDtypeStruct((4, 1, 16), jnp.float32), ("time", "conv_in", "conv_out"))
+    assert shardings(box, make_mesh("fsdp=4,tensor=2")).spec == PartitionSpec(None, None, "tensor")
+
+
 def test_sharded_init_splits_every_array_and_keeps_the_numbers():
     key = jax.random.PRNGKey(3)
     state = sharded_init(_init, key, make_mesh("data=1,fsdp=2,tensor=4"))
