@@ -61,8 +61,6 @@ def run(args: argparse.Namespace) -> int:
                 if _is_finished(Path(args.model_dir), name):
                     print(f"{name}: finished before, {locate(Path(args.model_dir) / name)}")
                     continue
-                if name in TOKEN_STAGES:
-                    _tokenize(args)
             _train(args, configs[name])
             # the next stage begins with the memory that this one had
             jax.clear_caches()
@@ -98,6 +96,8 @@ def _compose(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, RunC
 
 def _train(args: argparse.Namespace, config: RunConfig) -> None:
     stage = _with_parents(config.stage, args.model_dir)
+    if stage.name in TOKEN_STAGES:
+        _tokenize(args)
     mesh, seed = config.train.get("mesh", DEFAULT), config.train.get("seed", 0)
     batches, held_out = _open_data(args, stage, mesh, seed)
     if jax.process_index() == 0:
@@ -140,8 +140,10 @@ def _open_data(args: argparse.Namespace, stage: Stage, mesh: str, seed: int):
         from data_pipelines import batches, read
     except ImportError as error:
         raise UserError(f"melody train needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
-    find = read.tokens_directory if stage.name in TOKEN_STAGES else read.audio_directory
-    directory = find(args.data_dir, args.data)
+    if stage.name in TOKEN_STAGES:
+        directory = read.tokens_directory(args.model_dir, args.data)
+    else:
+        directory = read.audio_directory(args.data_dir, args.data)
     shard = host_shard(make_mesh(mesh))
     options = {"tokenizer": args.tokenizer, "shard": shard.index, "shards": shard.count}
     training = batches.for_stage(stage, stage.geometry, directory, seed=seed, **options)

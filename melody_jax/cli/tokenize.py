@@ -1,0 +1,80 @@
+"""`melody tokenize`: audio becomes MuLan tokens, semantic tokens and latents, the training data of LM and DPD."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from melody_jax.bundle.part import INFO_FILE, Part, load_part, locate
+from melody_jax.errors import UserError
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "tokenize", help="turn a data set into tokens and latents with the trained representation models"
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--model_dir", required=True, metavar="DIR", help="the trained stages; tokens are written here")
+    parser.add_argument("--data", required=True, metavar="NAME", help="name of the audio data set")
+    parser.add_argument("--data_dir", default="./data", metavar="DIR", help="where audio data sets lie")
+    parser.add_argument("--batch_size", type=int, default=16, help="clips at once (default 16)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Makes the tokens unless they are there, and says where.
+
+    Raises:
+      UserError: a stage is not finished, the data set is missing, or its clips have another length.
+    """
+    if args.batch_size < 1:
+        raise UserError(f"--batch_size must be at least 1, got {args.batch_size}")
+    print(f"tokens in {ensure(args.model_dir, args.data, args.data_dir, args.batch_size)}")
+
+
+def ensure(model_dir: str, data: str, data_dir: str, batch_size: int = 16) -> Path:
+    """The tokens of the data set `data` by the parts in `model_dir`: below `model_dir`, since they belong to its parts.
+
+    Tokens that other parts or other audio made are replaced; an interrupted run goes on where it stopped.
+    """
+    import jax
+    from jax.experimental import multihost_utils
+
+    try:
+        from data_pipelines import precompute, read
+    except ImportError as error:
+        raise UserError(f"melody tokenize needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
+    from melody_jax.generate.represent import NEEDED, Representations
+
+    audio = read.audio_directory(data_dir, data)
+    source = read.metadata(audio)["id"]
+    parts = load_parts(model_dir, NEEDED)
+    lineage = {name: part.id for name, part in parts.items()}
+    directory = read.tokens_directory(model_dir, data)
+    if (directory / "metadata.json").is_file():
+        found = read.metadata(directory)
+        if found["lineage"] == lineage and found["source"] == source:
+            return directory
+        if jax.process_index() == 0:
+            print(f"{directory}: made by other parts or from other audio; made anew")
+            shutil.rmtree(directory)
+    models = Representations(parts)
+    hosts = {"shard": jax.process_index(), "shards": jax.process_count()}
+
+    def barrier() -> None:
+        multihost_utils.sync_global_devices("tokenize")
+
+    return precompute.precompute(
+        models.encode, audio, model_dir, data, lineage, models.geometry, batch_size, **hosts, barrier=barrier
+    )
+
+
+def load_parts(model_dir: str, names: tuple[str, ...]) -> dict[str, Part]:
+    """The finished parts of a model folder.
+
+    Raises:
+      UserError: one of them is not there.
+    """
+    folders = {name: locate(Path(model_dir) / name) for name in names}
+    missing = [name for name, folder in folders.items() if not (folder / INFO_FILE).is_file()]
+    if missing:
+        raise UserError(f"{model_dir} holds no finished {', '.join(missing)}; run melody train {missing[0]} first")
+    return {name: load_part(folder) for name, folder in folders.items()}

@@ -1,0 +1,92 @@
+"""Music and text as the representation models see them: embeddings, codes, latents. What `melody tokenize` writes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from melody_jax.autoencoder.config import AutoencoderConfig
+from melody_jax.autoencoder.network import Autoencoder
+from melody_jax.bundle.lineage import check_lineage
+from melody_jax.bundle.part import Part
+from melody_jax.codes import kmeans, rvq
+from melody_jax.config import from_dict
+from melody_jax.errors import UserError
+from melody_jax.mulan import minilm
+from melody_jax.mulan.config import MuLanConfig
+from melody_jax.mulan.network import MuLan
+from melody_jax.mulan.tokenizer import TextTokenizer
+from melody_jax.semantic.config import SemanticConfig
+from melody_jax.semantic.network import SemanticEncoder
+from melody_jax.shapes import Array, Float, Int
+
+NEEDED = ("autoencoder", "mulan", "semantic", "codes")
+
+
+class Representations:
+    """The four trained representation models, each arrow compiled once per shape.
+
+    Raises:
+      UserError: a part is missing, or the parts were not trained together.
+    """
+
+    def __init__(self, parts: Mapping[str, Part]):
+        missing = [name for name in NEEDED if name not in parts]
+        if missing:
+            raise UserError(f"these stages are not trained yet: {', '.join(missing)}")
+        check_lineage({name: parts[name] for name in NEEDED})
+        self.geometry = parts["autoencoder"].geometry
+        self.ids = {name: parts[name].id for name in NEEDED}
+        self._autoencoder = Autoencoder(from_dict(AutoencoderConfig, parts["autoencoder"].config), self.geometry)
+        self.mulan_config = from_dict(MuLanConfig, parts["mulan"].config)
+        self._mulan = MuLan(self.mulan_config, self.geometry)
+        self._semantic = SemanticEncoder(from_dict(SemanticConfig, parts["semantic"].config), self.geometry)
+        self._params = jax.tree.map(jnp.asarray, {name: dict(parts[name].params) for name in NEEDED})
+        if not self.mulan_config.train_text_tower:
+            text = minilm.load(self.mulan_config.pretrained_text, self.mulan_config.text)
+            self._params["mulan"]["text"] = jax.tree.map(jnp.asarray, text)
+        self._encode_jit = jax.jit(self._encode)
+        self._reconstruct_jit = jax.jit(self._reconstruct)
+        self._music_jit, self._text_jit = jax.jit(self._music), jax.jit(self._text)
+
+    def encode(self, audio: Float[np.ndarray, "B T"]) -> dict[str, np.ndarray]:
+        """Clips as training data of LM and DPD.
+
+        Returns:
+          mulan [B, Q] int32, semantic [B, N] int32, latents [B, L, D] float16 (scaled to [-1, 1]).
+        """
+        encoded = jax.device_get(self._encode_jit(self._params, jnp.asarray(audio)))
+        return {**encoded, "latents": encoded["latents"].astype(np.float16)}
+
+    def reconstruct(self, audio: Float[np.ndarray, "B T"]) -> Float[np.ndarray, "B T"]:
+        """Through the autoencoder and back, scaling and clipping of the latents included."""
+        return np.asarray(self._reconstruct_jit(self._params, jnp.asarray(audio)))
+
+    def embed_music(self, audio: Float[np.ndarray, "B T"]) -> Float[np.ndarray, "B E"]:
+        """MuLan embeddings of clips, unit norm."""
+        return np.asarray(self._music_jit(self._params, jnp.asarray(audio)))
+
+    def embed_text(self, sentences: list[str]) -> Float[np.ndarray, "B E"]:
+        """MuLan embeddings of sentences, unit norm."""
+        tokens = TextTokenizer().encode(sentences, min(64, self.mulan_config.text.positions))
+        return np.asarray(self._text_jit(self._params, jnp.asarray(tokens)))
+
+    def _encode(self, params: Any, audio: Array) -> dict[str, Array]:
+        features = self._semantic.apply({"params": params["semantic"]}, audio, method="features")
+        latents = self._autoencoder.apply({"params": params["autoencoder"]}, audio, method="to_latents")
+        mulan: Int[Array, "B Q"] = rvq.encode(params["codes"]["rvq"], self._music(params, audio))
+        semantic = kmeans.assign(params["codes"]["kmeans"], features)  # pyright: ignore[reportArgumentType]
+        return {"mulan": mulan, "semantic": semantic, "latents": latents}  # pyright: ignore[reportReturnType]
+
+    def _reconstruct(self, params: Any, audio: Array) -> Array:
+        variables = {"params": params["autoencoder"]}
+        latents = self._autoencoder.apply(variables, audio, method="to_latents")
+        return self._autoencoder.apply(variables, latents, method="from_latents")  # pyright: ignore[reportReturnType]
+
+    def _music(self, params: Any, audio: Array) -> Array:
+        return self._mulan.apply({"params": params["mulan"]}, audio, method="embed_music")  # pyright: ignore[reportReturnType]
+
+    def _text(self, params: Any, tokens: Array) -> Array:
+        return self._mulan.apply({"params": params["mulan"]}, tokens, method="embed_text")  # pyright: ignore[reportReturnType]
