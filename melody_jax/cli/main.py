@@ -7,7 +7,7 @@ import sys
 from melody_jax import __version__
 from melody_jax.errors import UserError
 
-# In the order of a first session. Each module has `add_parser(subparsers)` and `run(args)`; only the chosen one is imported.
+# In the order of use. Each module has `add_parser(subparsers)` and `run(args)`; only the chosen one is imported.
 COMMANDS = {
     "data": "build a captioned audio data set: the built-in corpus or your own music",
     "train": "train one stage, or all of them in order",

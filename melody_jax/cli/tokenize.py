@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from melody_jax.bundle.part import INFO_FILE, Part, load_part, locate
@@ -27,11 +28,14 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.batch_size < 1:
         raise UserError(f"--batch_size must be at least 1, got {args.batch_size}")
-    print(f"tokens in {ensure(args.model_dir, args.data, args.data_dir, args.batch_size)}")
+    from melody_jax.generate.represent import NEEDED
+
+    parts = load_parts(args.model_dir, NEEDED)
+    print(f"tokens in {ensure(parts, args.model_dir, args.data, args.data_dir, args.batch_size)}")
 
 
-def ensure(model_dir: str, data: str, data_dir: str, batch_size: int = 16) -> Path:
-    """The tokens of the data set `data` by the parts in `model_dir`: below `model_dir`, since they belong to its parts.
+def ensure(parts: Mapping[str, Part], folder: str, data: str, data_dir: str, batch_size: int = 16) -> Path:
+    """The tokens that `parts` make of the data set `data`, below `folder`: they belong to the parts, not to the audio.
 
     Tokens that other parts or other audio made are replaced; an interrupted run goes on where it stopped.
     """
@@ -46,9 +50,8 @@ def ensure(model_dir: str, data: str, data_dir: str, batch_size: int = 16) -> Pa
 
     audio = read.audio_directory(data_dir, data)
     source = read.metadata(audio)["id"]
-    parts = load_parts(model_dir, NEEDED)
-    lineage = {name: part.id for name, part in parts.items()}
-    directory = read.tokens_directory(model_dir, data)
+    lineage = {name: parts[name].id for name in NEEDED}
+    directory = read.tokens_directory(folder, data)
     if (directory / "metadata.json").is_file():
         found = read.metadata(directory)
         if found["lineage"] == lineage and found["source"] == source:
@@ -63,7 +66,7 @@ def ensure(model_dir: str, data: str, data_dir: str, batch_size: int = 16) -> Pa
         multihost_utils.sync_global_devices("tokenize")
 
     return precompute.precompute(
-        models.encode, audio, model_dir, data, lineage, models.geometry, batch_size, **hosts, barrier=barrier
+        models.encode, audio, folder, data, lineage, models.geometry, batch_size, **hosts, barrier=barrier
     )
 
 

@@ -153,8 +153,9 @@ def _open_data(args: argparse.Namespace, stage: Stage, mesh: str, seed: int):
 def _tokenize(args: argparse.Namespace) -> None:
     """The tokenised data set of the parts in the model folder, made unless it is there."""
     from melody_jax.cli import tokenize
+    from melody_jax.generate.represent import NEEDED
 
-    tokenize.ensure(args.model_dir, args.data, args.data_dir)
+    tokenize.ensure(tokenize.load_parts(args.model_dir, NEEDED), args.model_dir, args.data, args.data_dir)
 
 
 def _prepare_jax() -> None:
