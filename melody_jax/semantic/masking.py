@@ -47,10 +47,10 @@ def sample_negatives(key: Shaped[Array, "..."], mask: Bool[Array, "B N"], count:
 
 
 def sample_pool(key: Shaped[Array, "..."], mask: Bool[Array, "B N"], count: int) -> Int[Array, " K"]:
-    """`count` different masked frames of the whole batch, as indices into its B * N frames.
+    """`count` different masked frames of the whole batch, as indices into its B * N frames (at most all of them).
 
     With fewer masked frames than that, frames that are not masked fill up.
     """
     flat = mask.reshape(-1)
     weight = jax.random.uniform(key, flat.shape, jnp.float32) + flat.astype(jnp.float32)
-    return jax.lax.top_k(weight, count)[1].astype(jnp.int32)
+    return jax.lax.top_k(weight, min(count, weight.shape[0]))[1].astype(jnp.int32)

@@ -14,7 +14,7 @@ from melody_jax.semantic.config import SemanticConfig
 from melody_jax.semantic.feature_norm import FeatureNorm
 from melody_jax.semantic.loss import contrastive_loss, diversity_loss, perplexity
 from melody_jax.semantic.quantizer import GumbelQuantizer, Quantized
-from melody_jax.semantic.stem import MelStem, WaveStem, whole_frames
+from melody_jax.semantic.stem import MelStem, WaveStem, pad_for, whole_frames
 from melody_jax.shapes import Array, Bool, Float, Shaped
 
 
@@ -76,7 +76,7 @@ class SemanticEncoder(nn.Module):
         """Normalised output of the stem, N = T // token_samples: input of Conformer and quantiser alike."""
         audio = whole_frames(audio, self.geometry)
         if self.config.stem == "wave":
-            audio = WaveStem.pad(audio, self.config.wave)
+            audio = pad_for(audio, self.config.wave, self.geometry)
         return self.stem_norm(self.stem(audio))
 
     def __call__(self, audio: Float[Array, "B T"], mask: Bool[Array, "B N"] | None = None) -> Float[Array, "B N H"]:

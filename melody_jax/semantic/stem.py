@@ -3,10 +3,11 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from melody_jax.dsp import log_mel
+from melody_jax.dsp import frame, log_mel
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.nn.conv import Conv1d
+from melody_jax.nn.dense import Dense
 from melody_jax.nn.feedforward import ACTIVATIONS
 from melody_jax.nn.norm import LayerNorm
 from melody_jax.semantic.config import MelStemConfig, WaveStemConfig
@@ -23,6 +24,20 @@ def whole_frames(audio: Float[Array, "B T"], geometry: Geometry) -> Float[Array,
     if frames == 0:
         raise UserError(f"audio of {audio.shape[1]} samples is shorter than one token of {geometry.token_samples}")
     return audio[:, : frames * geometry.token_samples]
+
+
+def pad_for(audio: Float[Array, "B T"], config: WaveStemConfig, geometry: Geometry) -> Float[Array, "B U"]:
+    """Zeros on both sides, so that the wave stem makes one centred frame of every token's samples.
+
+    Raises:
+      UserError: the strides do not multiply to a token, or skip samples.
+    """
+    if config.stride != geometry.token_samples:
+        raise UserError(f"wave stem: strides multiply to {config.stride} samples, a token has {geometry.token_samples}")
+    total = config.receptive_field - config.stride
+    if total < 0:
+        raise UserError(f"wave stem: kernels are so short that {-total} of {config.stride} samples are never seen")
+    return jnp.pad(audio, ((0, 0), (total // 2, total - total // 2)))
 
 
 class GroupNorm(nn.Module):
@@ -52,26 +67,23 @@ class WaveStem(nn.Module):
 
     @nn.compact
     def __call__(self, audio: Float[Array, "B T"]) -> Float[Array, "B N H"]:
-        cfg, x = self.config, audio[..., None]
+        cfg, x = self.config, audio
+        types = {"use_bias": cfg.use_bias, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        init = nn.initializers.he_normal()
         for i, (kernel, stride) in enumerate(zip(cfg.kernels, cfg.strides, strict=True)):
-            x = Conv1d(
-                cfg.channels, kernel, stride, padding="VALID", use_bias=cfg.use_bias, dtype=self.dtype,
-                param_dtype=self.param_dtype, kernel_init=nn.initializers.he_normal(), name=f"conv_{i}",
-            )(x)  # fmt: skip
+            if i == 0:  # of one channel, which no mesh can split: a linear map of each window, kernel [taps, channels]
+                windows = frame(x, kernel, stride)
+                x = Dense(cfg.channels, ("time", "conv_out"), kernel_init=init, name="conv_0", **types)(windows)
+            else:
+                x = Conv1d(
+                    cfg.channels, kernel, stride, padding="VALID", kernel_init=init, name=f"conv_{i}", **types
+                )(x)
             if cfg.norm == "layer":
                 x = LayerNorm(param_dtype=self.param_dtype, name=f"norm_{i}")(x)
             elif i == 0:
                 x = GroupNorm(param_dtype=self.param_dtype, name=f"norm_{i}")(x)
             x = ACTIVATIONS[cfg.activation](x)
         return x
-
-    @staticmethod
-    def pad(audio: Float[Array, "B T"], config: WaveStemConfig) -> Float[Array, "B U"]:
-        """Zeros on both sides, so that T samples, T a multiple of the stride, become T / stride centred frames."""
-        total = config.receptive_field - config.stride
-        if total < 0:
-            raise UserError(f"wave stem: strides of {config.stride} samples skip some of the waveform")
-        return jnp.pad(audio, ((0, 0), (total // 2, total - total // 2)))
 
 
 class MelStem(nn.Module):
