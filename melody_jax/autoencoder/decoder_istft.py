@@ -6,6 +6,7 @@ Nothing runs at the waveform's rate but the inverse FFT, which makes it an order
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -34,7 +35,7 @@ class ISTFTDecoder(nn.Module):
         shape, hop = self.config.istft, self.geometry.hop // self.config.istft.upsample
         types = {"dtype": self.config.dtype, "param_dtype": self.config.param_dtype}
         stack = functools.partial(ConvNeXtStack, kernel=shape.kernel, unroll=self.config.unroll, remat=self.config.remat, **types)
-        x = Dense(shape.channels, ("conv_in", "embed"), name="in", **types)(latents)
+        x = Dense(shape.channels, ("input", "embed"), name="in", **types)(latents)
         x = stack(shape.layers, shape.hidden, name="blocks")(x)
         if shape.upsample > 1:
             x = Dense(shape.upsample * shape.fine_channels, ("embed", "conv_out"), name="upsample", **types)(x)
@@ -64,7 +65,7 @@ def synthesise(real: Float[Array, "B F bins"], imaginary: Float[Array, "B F bins
     frame too many. With a Hann window applied here only, frames sum to unity gain at any overlap >= 2.
     """
     window = 2 * (real.shape[-1] - 1)
-    frames = jnp.fft.irfft(real + 1j * imaginary, n=window) * jnp.asarray(_synthesis_window(window, hop))[None, None]
+    frames = jnp.fft.irfft(jax.lax.complex(real, imaginary), n=window) * jnp.asarray(_synthesis_window(window, hop))[None, None]
     trim = (window - hop) // 2
     return dsp.overlap_add(frames, hop)[:, trim : trim + real.shape[1] * hop]
 

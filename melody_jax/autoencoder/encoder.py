@@ -52,7 +52,7 @@ class FramewiseEncoder(nn.Module):
         shape = self.config.framewise
         types = {"dtype": self.config.dtype, "param_dtype": self.config.param_dtype}
         x = spectral_features(audio, self.geometry, shape.window, shape.linear_hz, shape.mels)
-        x = Dense(shape.channels, ("conv_in", "embed"), name="in", **types)(x)
+        x = Dense(shape.channels, ("input", "embed"), name="in", **types)(x)
         stack = {"unroll": self.config.unroll, "remat": self.config.remat, **types}
         x = ConvNeXtStack(shape.layers, shape.hidden, shape.kernel, name="blocks", **stack)(x)
         x = LayerNorm(param_dtype=self.config.param_dtype, name="norm")(x)

@@ -58,7 +58,7 @@ class DPD(nn.Module):
         token_embedding = TokenEmbedding(geometry.semantic_codes, config.width, name="tokens", **dtypes)(tokens)
         condition = self._condition(angle_embedding, token_embedding, keep)
 
-        x = Dense(config.width, ("conv_in", "embed"), use_bias=False, name="in", **dtypes)(noisy) + angle_embedding
+        x = Dense(config.width, ("input", "embed"), use_bias=False, name="in", **dtypes)(noisy) + angle_embedding
         x = segments.cut(x, config.segment)
         block_class = DualPathBlock
         if config.remat != "none":
