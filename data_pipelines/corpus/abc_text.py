@@ -124,7 +124,7 @@ def _length(text: str) -> Fraction:
             scale, left, at = Fraction(inside, count), int(tuplet.group(3) or count), tuplet.end()
         elif note:
             over, slashes, under = note.groups()
-            length = Fraction(int(over or 1), int(under) if under else 2 ** len(slashes)) if over != "0" else Fraction(0)
+            length = Fraction(int(over or 1), int(under) if under else 2 ** len(slashes))
             total += length * (scale if left > 0 else 1)
             left, at = left - 1, note.end()
         else:

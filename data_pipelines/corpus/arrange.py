@@ -71,7 +71,8 @@ def arrange(plan: ClipPlan) -> Arrangement:
         lines = _reduce(lines, len(cast))
     else:
         lines = lines[:1]
-    voices = [_Voice(player, "lead" if n == 0 else "harmony", line) for n, (player, line) in enumerate(zip(cast, lines))]
+    voices = [_Voice(player, "harmony", line) for player, line in zip(cast, lines, strict=False)]
+    voices[0].role = "lead"
     if len(voices) > 2:
         voices[-1].role = "bass"
     shift = _transposition(rng, voices)
@@ -115,9 +116,9 @@ def _length(plan: ClipPlan) -> int:
 
 
 def _lines(excerpt: np.ndarray) -> list[np.ndarray]:
-    """The parts of an excerpt as [n, 3] (onset, duration, pitch), highest first, without doublings and near-silent ones.
+    """The parts of an excerpt as [n, 3] (onset, duration, pitch), highest first: the first is the one that leads.
 
-    The first has at least five notes: it is the one that leads.
+    Doublings (also in octaves) and parts of fewer than five notes are left out.
     """
     parts = [excerpt[excerpt[:, 0] == part][:, 1:] for part in np.unique(excerpt[:, 0])]
     parts = sorted((part for part in parts if len(part) >= 5), key=lambda part: -part[:, 2].mean())
@@ -317,7 +318,8 @@ _MOODS = {
 def _mood(rng, pace: str, key: Key, dynamics: str, lead: Part) -> tuple[str, ...]:
     """Two or three words: from tempo and mode, then from force, else from the register."""
     speed = {"very slow": "slow", "slow": "slow", "moderate": "moderate"}.get(pace, "fast")
-    first = [str(word) for word in rng.choice(_MOODS[speed, key.minor_third], size=1 + int(rng.integers(2)), replace=False)]
+    words = rng.choice(_MOODS[speed, key.minor_third], size=1 + int(rng.integers(2)), replace=False)
+    first = [str(word) for word in words]
     height = lead.notes[:, 2].mean()
     if dynamics != "moderate":
         words = ("soft", "delicate", "quiet") if dynamics == "soft" else ("bold", "powerful", "strong")

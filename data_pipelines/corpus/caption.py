@@ -141,6 +141,20 @@ def _sentence(arrangement: Arrangement, rng) -> str:
     return f"{mood} {one(('instrumental music', 'music', 'tune'), rng)}, {who}, {key}, {pace}{drums}"
 
 
+def request(arrangement: Arrangement, rng) -> str:
+    """A sentence as a user would ask for such music; it always names the players."""
+    truth, who = arrangement.truth, players(arrangement, rng)
+    return one(
+        (
+            f"{article(_pace(arrangement, rng))} {truth.rhythm} for {who} in {key_words(arrangement)}",
+            f"{article(one(truth.mood, rng))} {truth.rhythm} played by {who}",
+            f"{who} playing {article(_pace(arrangement, rng))}, {one(truth.mood, rng)} {truth.rhythm}",
+            f"{article(one(truth.mood, rng))} piece for {who}, around {truth.tempo:.0f} bpm",
+        ),
+        rng,
+    )
+
+
 def _description(arrangement: Arrangement, rng) -> str:
     """Two or three sentences with most of what is known."""
     truth = arrangement.truth
@@ -154,12 +168,13 @@ def _description(arrangement: Arrangement, rng) -> str:
         ),
         rng,
     )
+    metre = f"{arrangement.metre[0]}/{arrangement.metre[1]}"
     key = one(
         (
             f"It is in {key_words(arrangement)} at about {truth.tempo:.0f} beats per minute.",
             f"The tempo is {_pace(arrangement, rng)} ({truth.tempo:.0f} bpm) and the key is {key_words(arrangement)}.",
-            f"It moves at {article(_pace(arrangement, rng))} pace in {arrangement.metre[0]}/{arrangement.metre[1]} time.",
-            f"The music is in {key_words(arrangement)} and has {arrangement.metre[0]}/{arrangement.metre[1]} metre.",
+            f"It moves at {article(_pace(arrangement, rng))} pace in {metre} time.",
+            f"The music is in {key_words(arrangement)} and has {metre} metre.",
         ),
         rng,
     )
@@ -182,7 +197,7 @@ def _midicap():
 
 
 def midicap_prose(arrangement: Arrangement, rng) -> str:
-    """A few sentences by midicap (Apache-2.0): its analysis of the arrangement, with key, mood and genre as we know them.
+    """A few sentences by midicap (Apache-2.0) on its analysis of the arrangement.
 
     midicap estimates key, mood and genre from notes alone; where the truth is known its guesses are replaced, and only
     sentences about things that can be heard in ten seconds are kept.
@@ -209,7 +224,8 @@ def midicap_prose(arrangement: Arrangement, rng) -> str:
     kept = [s for s in kept if "->" not in s][:2]
     who = players(arrangement, rng)
     many = " and " in who and not any(word in who for word in ("with ", " by "))
-    opening = f"{who[0].upper()}{who[1:]} {'play' if many or who.startswith('two ') else 'plays'} {article(truth.rhythm)}."
+    verb = "play" if many or who.startswith("two ") else "plays"
+    opening = f"{who[0].upper()}{who[1:]} {verb} {article(truth.rhythm)}."
     facts = sentences[0].replace(truth.key.upper(), truth.key)
     return " ".join([opening, facts, *kept[: 1 + int(rng.integers(2))]])
 

@@ -10,12 +10,13 @@ import pathlib
 import re
 
 import numpy as np
+import tqdm
 
 from data_pipelines.corpus import scores, sources
 from data_pipelines.corpus.theory import Key
 
 SPLITS = {"train": 0.8, "validation": 0.1, "test": 0.1}
-_FORMAT = 2  # raise it when a change of the readers makes older indices wrong
+_FORMAT = 3  # raise it when a change of the readers makes older indices wrong
 _GENERIC = 8  # more pieces than this under one title mean that the title says nothing ("Kyrie", "Quick Step")
 
 
@@ -47,12 +48,12 @@ def load(folder: str | os.PathLike, restricted: bool = False, workers: int | Non
     with np.load(path, allow_pickle=False) as data:
         rows = json.loads(str(data["pieces"]))
         notes, offsets = data["notes"], data["offsets"]
-    entries = []
+    pieces = []
     for row, start, end in zip(rows, offsets[:-1], offsets[1:], strict=True):
         key = Key(*row["key"]) if row["key"] else None
         piece = scores.Piece(**row | {"key": key, "marks": tuple(row["marks"]), "notes": notes[start:end]})
-        entries.append(piece)
-    return _with_tunes(entries)
+        pieces.append(piece)
+    return with_tunes(pieces)
 
 
 def build(path: pathlib.Path, root: pathlib.Path, chosen, workers: int | None = None) -> None:
@@ -63,7 +64,8 @@ def build(path: pathlib.Path, root: pathlib.Path, chosen, workers: int | None = 
     # Spawned, not forked: the caller may run threads (TensorFlow, JAX) that a fork would leave half alive.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers or os.cpu_count(), context, initializer=_silence) as pool:
-        for good, bad in pool.map(_read, jobs, chunksize=4):
+        results = pool.map(_read, jobs, chunksize=4)
+        for good, bad in tqdm.tqdm(results, "reading the corpus", len(jobs), unit="file", mininterval=1):
             pieces += good
             rejected += bad
     pieces.sort(key=lambda piece: piece.source)
@@ -103,8 +105,8 @@ def _stamp(root: pathlib.Path, chosen) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _with_tunes(pieces: list[scores.Piece]) -> list[Entry]:
-    """Joins pieces that share a mark to one tune, named and split by a hash of the tune's marks."""
+def with_tunes(pieces: list[scores.Piece]) -> list[Entry]:
+    """The pieces with their tunes: those that share a mark are one tune, named and split by a hash of its marks."""
     holders: dict[str, list[int]] = {}
     for number, piece in enumerate(pieces):
         for mark in piece.marks:

@@ -77,6 +77,7 @@ def drum_part(rng: np.random.Generator, length: int, beat: int, bar: int) -> np.
             rows.append((onset, part, KICK, 100) if strong else (onset, part, backbeat, 88))
         if number % fill_bar == fill_bar - 1:
             last = start + bar - beat
-            rows += [(last + beat * step // 4, part, SNARE if step < 2 else LOW_TOM, 80 + 5 * step) for step in range(4)]
+            fill = enumerate((SNARE, SNARE, LOW_TOM, LOW_TOM))
+            rows += [(last + beat * step // 4, part, drum, 80 + 5 * step) for step, drum in fill]
     rows = [row for row in rows if row[0] < length]
     return np.array(rows, np.int32).reshape(-1, 4)

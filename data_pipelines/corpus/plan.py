@@ -101,19 +101,23 @@ def plan(
         workers: processes that parse the corpus where it is not parsed yet.
 
     Raises:
-        ValueError: an unknown split.
+        ValueError: an unknown split, or one whose pieces do not suffice.
     """
+    return plan_entries(index.load(folder, restricted, workers), seed, clips, seconds)
+
+
+def plan_entries(entries: list[index.Entry], seed: int, clips: dict[str, int], seconds: float = 10.0) -> list[ClipPlan]:
+    """As `plan`, of pieces that are at hand."""
     unknown = set(clips) - set(index.SPLITS)
     if unknown:
         raise ValueError(f"unknown split {sorted(unknown)[0]!r}; the splits are {', '.join(index.SPLITS)}")
-    entries = index.load(folder, restricted, workers)
     plans = []
     for split, count in clips.items():
         number = list(index.SPLITS).index(split)
-        decks = {
-            kind: _Deck([e for e in entries if e.split == split and _KINDS[e.piece.collection] == kind], (seed, number, k))
-            for k, kind in enumerate(("tunes", "scores"))
-        }
+        decks = {}
+        for k, kind in enumerate(("tunes", "scores")):
+            cards = [e for e in entries if e.split == split and _KINDS[e.piece.collection] == kind]
+            decks[kind] = _Deck(cards, (seed, number, k))
         for clip in range(count):
             rng = np.random.default_rng((seed, number, 7, clip))
             family = FAMILIES[np.random.default_rng((seed, number, 8, clip // 7)).permutation(7)[clip % 7]]
@@ -131,7 +135,10 @@ class _Deck:
         self._rng = np.random.default_rng(seed)
         self._order: list[str] = []
 
-    def deal(self) -> index.Entry:
+    def deal(self) -> index.Entry | None:
+        """The next entry; None of an empty deck."""
+        if not self._tunes:
+            return None
         if not self._order:
             names = list(self._tunes)
             self._order = [names[i] for i in self._rng.permutation(len(names))]
@@ -147,6 +154,8 @@ def _clip(name: str, split: str, rng, family: str, decks, seconds: float) -> Cli
     drums = bool(not one_family and texture != "duet" and rng.random() < drums_here)
     for _ in range(_TRIES):
         entry = decks["scores" if texture == "scored" else "tunes"].deal()
+        if entry is None:
+            break
         piece = entry.piece
         bpm = _tempo(rng, piece)
         window = _window(rng, piece, bpm, seconds)
@@ -174,11 +183,11 @@ def _clip(name: str, split: str, rng, family: str, decks, seconds: float) -> Cli
             texture=texture,
             drums=drums,
         )
-    raise RuntimeError(f"no usable window in {_TRIES} pieces: is the corpus in {split!r} nearly empty?")
+    raise ValueError(f"no piece of the split {split!r} suits a clip of {seconds} s with texture {texture!r}")
 
 
 def _tempo(rng, piece: scores.Piece) -> int:
-    """Beats per minute: usual for the kind of piece two times in three, free otherwise, never absurd in notes a second."""
+    """Beats per minute, usual for the kind of piece two times in three; within 0.9 to 7 notes a second."""
     genre = piece.rhythm or _GENRES[piece.collection]
     low, high = (84, 152) if genre in _DANCES else (52, 104) if genre in _SLOW else (60, 140)
     if rng.random() < 1 / 3:

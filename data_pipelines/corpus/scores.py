@@ -20,7 +20,7 @@ _RUN = 16
 _METRES = {(n, d) for n in (2, 3, 4, 6, 9, 12) for d in (2, 4, 8)} - {(12, 2), (9, 2), (12, 4), (9, 4), (2, 8), (4, 8)}
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """A piece cannot be used; the message says why."""
 
 
@@ -69,9 +69,8 @@ def beat_ticks(numerator: int, denominator: int) -> int:
 def read_file(collection: Collection, path: pathlib.Path) -> tuple[list[Piece], list[dict[str, str]]]:
     """All pieces of a file, and for those left out {"source", "reason"}."""
     pieces, rejected = [], []
-    name = f"{collection.name}/{path.name}" if path.parent.name == collection.name else (
-        f"{collection.name}/{path.parent.name}/{path.name}"
-    )
+    inside = () if path.parent.name == collection.name else (path.parent.name,)
+    name = "/".join((collection.name, *inside, path.name))
     if collection.kind == "tunes":
         text = path.read_bytes().decode("utf-8", "replace")
         jobs = [(f"{name}#{abc_text.field(tune, 'X')}", tune) for tune in abc_text.split_tunes(text)]
@@ -81,7 +80,7 @@ def read_file(collection: Collection, path: pathlib.Path) -> tuple[list[Piece], 
     for source, job in jobs:
         try:
             pieces.append(reader(collection, source, job))
-        except (Unreadable, ValueError, RuntimeError, OSError, zipfile.BadZipFile) as error:
+        except (UnreadableError, ValueError, RuntimeError, OSError, zipfile.BadZipFile) as error:
             rejected.append({"source": source, "reason": f"{error}".splitlines()[0][:200] or type(error).__name__})
     return pieces, rejected
 
@@ -90,7 +89,7 @@ def read_abc(collection: Collection, source: str, text: str) -> Piece:
     """One ABC tune. symusic writes warnings to the standard output and error of the process.
 
     Raises:
-        Unreadable: no notes, a changing or unusual metre, or too short.
+        UnreadableError: no notes, a changing or unusual metre, or too short.
         RuntimeError: symusic cannot parse the text.
     """
     import symusic  # a large native library, wanted only where pieces are read
@@ -119,23 +118,23 @@ def read_score(collection: Collection, source: str, path: pathlib.Path) -> Piece
     """One MusicXML (plain or zipped) or Humdrum file.
 
     Raises:
-        Unreadable: verovio cannot read it, its licence forbids it, it is too large, or its metre is unusual.
+        UnreadableError: verovio cannot read it, its licence forbids it, it is too large, or its metre is unusual.
     """
     import symusic
     import verovio
 
     text = _xml_text(path)
     if len(text) > _LARGEST:
-        raise Unreadable(f"too large ({len(text) / 1e6:.1f} million characters)")
+        raise UnreadableError(f"too large ({len(text) / 1e6:.1f} million characters)")
     head = text[: text.find("<part ")] if "<part " in text else text[:4000] + text[-4000:]
     notice = FORBIDDEN.search(head)
     if notice and not collection.restricted:
-        raise Unreadable(f"licence: the file says {notice.group(0)!r}")
+        raise UnreadableError(f"licence: the file says {notice.group(0)!r}")
     verovio.enableLog(verovio.LOG_OFF)
     toolkit = verovio.toolkit()
     toolkit.setOptions({"breaks": "none"})
     if not toolkit.loadData(text):
-        raise Unreadable("verovio cannot read it")
+        raise UnreadableError("verovio cannot read it")
     score = symusic.Score.from_midi(base64.b64decode(toolkit.renderToMIDI()))
     notes, (numerator, denominator) = _notes(score)
     bar = bar_ticks(numerator, denominator)
@@ -166,12 +165,12 @@ def _notes(score) -> tuple[np.ndarray, tuple[int, int]]:
         duration = np.maximum(np.round((duration + 1) / _GRID) * _GRID, _GRID)
         tables.append(np.stack([np.full(len(onset), part), onset, duration, soa["pitch"]], -1))
     if not tables:
-        raise Unreadable("no notes")
+        raise UnreadableError("no notes")
     notes = np.concatenate(tables).astype(np.int32)
     notes = notes[np.lexsort((notes[:, 0], notes[:, 3], notes[:, 1]))]
     start, end, metre = _longest_metre(score, factor, int((notes[:, 1] + notes[:, 2]).max()))
     if metre not in _METRES:
-        raise Unreadable(f"unusual metre {metre[0]}/{metre[1]}")
+        raise UnreadableError(f"unusual metre {metre[0]}/{metre[1]}")
     notes = notes[(notes[:, 1] >= start) & (notes[:, 1] < end)]
     notes[:, 1] -= start
     return notes, metre
@@ -180,7 +179,7 @@ def _notes(score) -> tuple[np.ndarray, tuple[int, int]]:
 def _longest_metre(score, factor: float, end: int) -> tuple[int, int, tuple[int, int]]:
     changes = sorted({(int(s.time * factor), int(s.numerator), int(s.denominator)) for s in score.time_signatures})
     if not changes:
-        raise Unreadable("no metre")
+        raise UnreadableError("no metre")
     runs = []
     for at, *metre in changes:
         if not runs or runs[-1][1] != tuple(metre):
@@ -193,20 +192,21 @@ def _longest_metre(score, factor: float, end: int) -> tuple[int, int, tuple[int,
 
 def _checked(notes: np.ndarray, bar: int) -> np.ndarray:
     if len(notes) < 16:
-        raise Unreadable(f"too short ({len(notes)} notes)")
+        raise UnreadableError(f"too short ({len(notes)} notes)")
     if (notes[:, 1] + notes[:, 2]).max() < 4 * bar:
-        raise Unreadable("shorter than four bars")
+        raise UnreadableError("shorter than four bars")
     if notes[:, 3].min() < 21 or notes[:, 3].max() > 108:
-        raise Unreadable("pitches outside the piano's compass")
+        raise UnreadableError("pitches outside the piano's compass")
     return notes
 
 
 def _music_marks(notes: np.ndarray, beat: int) -> tuple[str, ...]:
-    """Marks of the top part, independent of key and tempo.
+    """Marks of a piece, independent of key and tempo.
 
-    Its first intervals; its skeleton by beats, which agrees between versions that ornament a tune differently; and a
-    sample of its runs of 16 intervals, by which a strain is found in the middle of another piece (winnowing: both
-    pieces keep the same eighth of all possible runs; scales and arpeggios, of few different intervals, mark nothing).
+    The top part's first intervals; its skeleton by beats, which agrees between versions that ornament a tune
+    differently; and a sample of every part's runs of 16 intervals, by which a strain is found in the middle of another
+    piece (winnowing: both pieces keep the same eighth of all possible runs; scales and arpeggios, of few different
+    intervals, mark nothing).
     """
     tops = [notes[notes[:, 0] == part] for part in np.unique(notes[:, 0])]
     top = max(tops, key=lambda part: (len(part) >= 12, part[:, 3].mean()))
@@ -220,11 +220,14 @@ def _music_marks(notes: np.ndarray, beat: int) -> tuple[str, ...]:
     skeleton = top[np.maximum(at, 0), 3]
     if len(set(skeleton.tolist())) >= 5:
         marks.append(_digest("skeleton", skeleton - skeleton[0]))
-    if len(steps) >= _RUN:
-        runs = {tuple(run) for run in np.lib.stride_tricks.sliding_window_view(steps, _RUN).tolist() if len(set(run)) > 5}
-        digests = (_digest("run", run) for run in runs)
-        marks += sorted(digest for digest in digests if int(digest[-1], 16) % 8 == 0)
-    return tuple(marks)
+    runs = set()
+    for part in tops:
+        steps = np.diff(part[:, 3])
+        steps = steps[steps != 0]
+        if len(steps) >= _RUN:
+            runs |= {tuple(run) for run in np.lib.stride_tricks.sliding_window_view(steps, _RUN).tolist()}
+    digests = (_digest("run", run) for run in runs if len(set(run)) >= 5)
+    return (*marks, *sorted(digest for digest in digests if int(digest[-1], 16) % 8 == 0))
 
 
 def _digest(kind: str, numbers) -> str:

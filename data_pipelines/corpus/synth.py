@@ -36,7 +36,8 @@ def font_licence(font: str) -> str:
         "MuseScore_General": "MIT",
     }
     stem = pathlib.Path(font).stem
-    return next((f"{stem} ({licence})" for name, licence in known.items() if stem.startswith(name)), f"{stem} (unknown)")
+    licence = next((licence for name, licence in known.items() if stem.startswith(name)), "unknown")
+    return f"{stem} ({licence})"
 
 
 @functools.lru_cache(maxsize=2)

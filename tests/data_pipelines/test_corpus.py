@@ -1,0 +1,227 @@
+"""The built-in corpus: plans, splits, truth, captions and sound, on a few real files of music21's corpus."""
+
+import collections
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from data_pipelines.corpus import arrange, caption, index, plan, prompts, render, scores, sources, synth, theory
+from data_pipelines.corpus.instruments import BY_NAME, ENSEMBLES, FAMILIES
+
+RATE, SECONDS = 24000, 10.0
+
+
+@pytest.fixture(scope="module")
+def entries():
+    """A small corpus: two books of tunes and some chorales."""
+    root = sources.corpus_root()
+    named = {collection.name: collection for collection in sources.COLLECTIONS}
+    files = [
+        ("miscFolk", "north*.abc"),
+        ("airdsAirs", "book1.abc"),
+        ("bach", "bwv2[0-6]*.mxl"),
+        ("ryansMammoth", "A*.abc"),
+    ]
+    pieces = []
+    for name, pattern in files:
+        for path in sorted((root / name).glob(pattern))[:40]:
+            pieces += scores.read_file(named[name], path)[0]
+    return index.with_tunes(pieces)
+
+
+@pytest.fixture(scope="module")
+def plans(entries):
+    return plan.plan_entries(entries, 3, {"train": 140, "validation": 14, "test": 14})
+
+
+@pytest.fixture(scope="module")
+def arrangements(plans):
+    return [arrange.arrange(one) for one in plans]
+
+
+@pytest.fixture(scope="module")
+def clips(plans):
+    return [render.render(one, None, RATE, SECONDS) for one in plans[:21]]
+
+
+def test_plan_is_a_function_of_the_seed_and_the_first_clips_stay_when_more_are_asked_for(entries, plans):
+    again = plan.plan_entries(entries, 3, {"train": 20, "test": 7})
+    assert again[:20] == plans[:20] and again[20:] == [p for p in plans if p.split == "test"][:7]
+    assert plan.plan_entries(entries, 4, {"train": 5}) != plans[:5]
+
+
+def test_plan_survives_json(plans):
+    assert all(plan.ClipPlan.from_json(one.to_json()) == one for one in plans)
+    assert json.loads(plans[0].to_json())["id"] == "train-000000"
+
+
+def test_no_tune_stands_in_two_splits(plans):
+    splits = collections.defaultdict(set)
+    for one in plans:
+        splits[one.tune].add(one.split)
+    assert all(len(found) == 1 for found in splits.values())
+
+
+def test_pieces_with_the_same_title_or_incipit_are_one_tune(entries):
+    base = entries[0].piece
+    higher = dataclasses.replace(base, source="elsewhere/x#1", title="Another name")
+    moved = higher.notes.copy()
+    moved[:, 3] += 5
+    beat = scores.beat_ticks(base.numerator, base.denominator)
+    higher = dataclasses.replace(higher, notes=moved, marks=scores._music_marks(moved, beat))
+    joined = index.with_tunes([base, higher])
+    assert joined[0].tune == joined[1].tune and joined[0].split == joined[1].split
+    assert len({entry.tune for entry in index.with_tunes([base, entries[-1].piece])}) == 2
+
+
+def test_split_shares():
+    splits = collections.Counter(index.split_of(f"{i * 2**32 // 1000:08x}") for i in range(1000))
+    assert splits["train"] == pytest.approx(800, abs=2) and splits["test"] == pytest.approx(100, abs=2)
+
+
+def test_unknown_split_is_refused(entries):
+    with pytest.raises(ValueError, match="unknown split 'dev'"):
+        plan.plan_entries(entries, 0, {"dev": 1})
+
+
+def test_balance(plans):
+    families = collections.Counter(one.family for one in plans)
+    assert set(families) == set(FAMILIES) and max(families.values()) == min(families.values())
+    assert 0.4 < np.mean([one.one_family for one in plans]) < 0.7
+    assert 0.1 < np.mean([one.drums for one in plans]) < 0.3
+
+
+def test_truth_is_what_the_parts_hold(plans, arrangements):
+    for one, made in zip(plans, arrangements, strict=True):
+        truth = made.truth
+        assert list(truth.instruments) == list(dict.fromkeys(part.instrument.name for part in made.parts))
+        assert made.parts[0].role == "lead" and made.parts[0].instrument.family == truth.family == one.family
+        heard = {BY_NAME[name].family for name in truth.instruments} - {""}
+        assert set(truth.families) == heard and (len(heard) == 1) == one.one_family
+        assert ("drums" in truth.instruments) == one.drums == ("drums" in truth.texture)
+        pitched = [part for part in made.parts if part.role != "drums"]
+        assert truth.texture.startswith("solo") == (len(pitched) == 1)
+        for part in pitched:
+            low = part.instrument.low - (12 if part.role != "lead" and part.instrument.chords else 0)
+            assert part.notes[:, 2].min() >= low and part.notes[:, 2].max() <= part.instrument.high
+
+
+def test_tempo_is_that_of_the_arranged_notes(plans, arrangements):
+    for one, made in zip(plans, arrangements, strict=True):
+        lead = made.parts[0].notes
+        beats = lead[:, 0] * made.truth.tempo / 60
+        unit = 3 if one.numerator % 3 == 0 and one.denominator == 8 else 1
+        written = np.array(sorted({note[1] for note in one.excerpt})) / scores.TICKS
+        counted = written / (unit / 2 if unit == 3 else 4 / one.denominator)
+        if (one.numerator, one.denominator) == (6, 4):
+            continue
+        # Every played onset lies within 20 ms of a written one, counted in beats.
+        nearest = np.abs(beats[:, None] - counted[None, :]).min(-1)
+        assert nearest.max() < 0.02 * made.truth.tempo / 60
+
+
+def test_key_is_that_of_the_arranged_notes(arrangements):
+    agree, inside = [], []
+    for made in arrangements:
+        notes = np.concatenate([part.notes for part in made.parts if part.role != "drums"])
+        weights = np.bincount(notes[:, 2].astype(int) % 12, weights=notes[:, 1], minlength=12)
+        key = next(k for k in _keys(made.truth.mode) if k.name == made.truth.key)
+        scale = list(key.scale) + ([(key.tonic + 9) % 12, (key.tonic + 11) % 12] if key.mode == "minor" else [])
+        inside.append(weights[scale].sum() / weights.sum())
+        best = theory.estimate_key(weights)[0]
+        agree.append(best.tonic == key.tonic)
+    assert np.mean(agree) > 0.8 and np.median(inside) > 0.97
+
+
+def _keys(mode):
+    return [theory.Key(tonic, mode) for tonic in range(12)]
+
+
+def test_key_of_hand_written_notes():
+    weights = np.zeros(12)
+    weights[[2, 4, 5, 7, 9, 10, 1]] = (5, 2, 3, 2, 4, 2, 1)  # D minor with its leading tone
+    assert theory.settle_key(weights, None)[0] == theory.Key(2, "minor")
+    assert theory.settle_key(weights, theory.Key(2, "minor")) == (theory.Key(2, "minor"), 1.0)
+    assert theory.settle_key(weights, theory.Key(6, "major"))[0] == theory.Key(2, "minor")
+    assert theory.Key(1, "minor").name == "C-sharp" and theory.Key(1, "major").name == "D-flat"
+
+
+def test_captions_are_several_true_and_name_the_lead(clips, plans, arrangements):
+    named, rng = [], np.random.default_rng(0)
+    for made in arrangements:
+        captions = caption.captions(made, rng, midicap=False)
+        assert len(captions) >= 3 and len({len(text) for text in captions}) >= 2
+        words = set(caption._FAMILY[made.truth.family]) | {
+            made.ensemble or made.truth.instruments[0],
+            made.truth.instruments[0],
+        }
+        words |= set(caption._ALSO.get(made.truth.instruments[0], made.truth.instruments[:1]))
+        named += [any(word.lower() in text.lower() for word in words) for text in captions]
+        for text in captions:
+            others = [name for family in FAMILIES for name in _names(family) if family not in made.truth.families]
+            assert not any(f" {name} " in f" {text} " for name in others), text
+            tempos = [word for word in text.replace("(", " ").split() if word.isdigit()]
+            assert all(abs(int(number) - made.truth.tempo) < 1 for number in tempos)
+    assert np.mean(named) > 0.9
+    assert all(len(set(clip.captions)) >= 4 for clip in clips)
+
+
+def _names(family):
+    return [i.name for i in BY_NAME.values() if i.family == family and i.name not in ("string ensemble",)]
+
+
+def test_sound_is_full_length_and_never_silent(clips):
+    for clip in clips:
+        assert clip.audio.shape == (int(RATE * SECONDS),) and clip.audio.dtype == np.float32
+        assert np.isfinite(clip.audio).all() and 0.1 < np.abs(clip.audio).max() <= 0.951
+        level = 20 * np.log10(np.sqrt(np.square(clip.audio.reshape(-1, RATE // 10)).mean(-1)) + 1e-9)
+        assert level[:5].max() > -45, "sound from the beginning"
+        quiet = "".join("q" if block < -65 else "s" for block in level)
+        assert "q" * 15 not in quiet
+        assert -27 < 10 * np.log10(np.square(clip.audio).mean()) < -14
+
+
+def test_sound_is_the_same_bytes_in_any_order(plans, clips):
+    again = {one.id: render.render(one, synth.default_font(), RATE, SECONDS, midicap=False) for one in plans[5:2:-1]}
+    for number in (3, 4, 5):
+        assert again[plans[number].id].audio.tobytes() == clips[number].audio.tobytes()
+        assert again[plans[number].id].truth == clips[number].truth
+
+
+def test_length_and_rate_are_arguments(plans):
+    audio = render.render(plans[0], None, 16000, 2.5, midicap=False).audio
+    assert audio.shape == (40000,)
+    with pytest.raises(ValueError, match="planned for 10.0 s, not 11"):
+        render.render(plans[0], None, RATE, 11.0)
+    with pytest.raises(FileNotFoundError, match="no SoundFont at /nowhere.sf2"):
+        render.render(plans[0], "/nowhere.sf2", RATE, 1.0)
+
+
+def test_licences_are_recorded_and_free(clips, entries):
+    free = {collection.licence for collection in sources.chosen(restricted=False)}
+    assert not any("non-commercial" in text or "reserved" in text for text in free)
+    assert all(entry.piece.licence in free for entry in entries)
+    for clip in clips:
+        tune, _, sounds = clip.licence.partition("; sounds ")
+        assert tune in free and sounds == "TimGM6mb (GPL-2)"
+    assert {c.name for c in sources.chosen(True)} - {c.name for c in sources.chosen(False)} == {
+        "essenFolksong",
+        "palestrina",
+    }
+
+
+def test_prompts_are_balanced_one_family_and_unseen(entries, arrangements):
+    rendered = [made.truth for made in arrangements]
+    made = prompts.prompts_of(entries, 14, 0, rendered)
+    assert collections.Counter(p.truth.family for p in made) == dict.fromkeys(FAMILIES, 2)
+    assert all(p.truth.families == (p.truth.family,) for p in made)
+    assert not {prompts.combination(t) for t in rendered} & {prompts.combination(p.truth) for p in made}
+    assert made == prompts.prompts_of(entries, 14, 0, rendered)
+
+
+def test_instruments_of_an_ensemble_exist_and_are_of_its_family():
+    for family, options in ENSEMBLES.items():
+        for _, _, players in options:
+            assert len(players) == 4 and {BY_NAME[player].family for player in players} == {family}
