@@ -183,7 +183,8 @@ def _batched(dataset: tf.data.Dataset, rows: int) -> Iterator[dict[str, np.ndarr
     dataset = dataset.batch(rows, drop_remainder=True).map(_widen).prefetch(_AHEAD)
     options = tf.data.Options()
     options.deterministic = True
-    return dataset.with_options(options).as_numpy_iterator()
+    batches: Any = dataset.with_options(options).as_numpy_iterator()
+    return batches
 
 
 def _widen(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

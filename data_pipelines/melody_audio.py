@@ -56,8 +56,9 @@ class MelodyAudio(tfds.core.GeneratorBasedBuilder):
 
     @property
     def request(self) -> Request:
-        assert isinstance(self.builder_config, MelodyAudioConfig) and isinstance(self.builder_config.request, Request)
-        return self.builder_config.request
+        """What this data set is made of."""
+        config: Any = self.builder_config
+        return config.request
 
     def download_and_prepare(self, **kwargs) -> None:
         """As TFDS's own, and clears away what a finished build leaves behind."""
@@ -78,14 +79,16 @@ class MelodyAudio(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         del dl_manager  # nothing is downloaded
         directory = pathlib.Path(self.data_path).parent
-        prepared = build.prepare(self.request, directory, self.builder_config.processes)
+        config: Any = self.builder_config
+        prepared = build.prepare(self.request, directory, config.processes)
         every = {name: [0, set()] for name in ("train", "validation", "test")}
         licences = set()
         for example in prepared.staged.examples():
             every[example["split"]][0] += 1
             every[example["split"]][1].add(example["tune"])
             licences.add(example["licence"])
-        self.info.metadata.update(
+        metadata: Any = self.info.metadata
+        metadata.update(
             id=prepared.staged.content_hash(),
             request=config_lib.to_dict(self.request),
             sample_rate=self.request.sample_rate,

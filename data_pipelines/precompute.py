@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tqdm
@@ -90,7 +91,7 @@ def _encode_all(
     chunks = [(split, start) for split, count in counts.items() for start in range(0, count, size)][shard::shards]
     total = sum(min(size, counts[split] - start) for split, start in chunks)
     with tqdm.tqdm(total=total, unit=" clips", desc="tokenizing") as progress:
-        opened: dict[str, tuple[Records, object]] = {}
+        opened: dict[str, tuple[Records, Any]] = {}
         for split, start in chunks:
             stop = min(start + size, counts[split])
             path = staging / f"{split}-{start:09d}.npz"
@@ -138,6 +139,6 @@ def _staged(staging: pathlib.Path, split: str) -> Iterator[tokens.TokenExample]:
         with np.load(path) as arrays:
             columns = {name: arrays[name] for name in arrays.files}
         for row in range(len(columns["id"])):
-            example = {name: column[row] for name, column in columns.items()}
+            example: Any = {name: column[row] for name, column in columns.items()}
             example["id"], example["family"] = str(example["id"]), str(example["family"])
-            yield example  # pyright: ignore[reportReturnType]
+            yield example

@@ -7,6 +7,7 @@ Lengths come from seqio's `sequence_length` ({feature: length}).
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -25,10 +26,11 @@ def crop_audio(dataset: tf.data.Dataset, sequence_length: Mapping[str, int]) -> 
         UserError: the clips are shorter than that.
     """
     length = sequence_length["audio"]
-    _check_length("audio", length, dataset.element_spec["audio"].shape[0])
+    stored = _stored(dataset, "audio")
+    _check_length("audio", length, stored)
 
     def crop(example: Example) -> Example:
-        start = _below(example, _CROP, example["audio"].shape[0] - length + 1)
+        start = _below(example, _CROP, stored - length + 1)
         return {**example, "audio": _window(example["audio"], start, length)}
 
     return _map(dataset, crop)
@@ -47,9 +49,9 @@ def crop_aligned(
     tokens, frames = sequence_length["semantic"], sequence_length["latents"]
     if frames != tokens * frames_per_token:
         raise UserError(f"{tokens} tokens cover {tokens * frames_per_token} latent frames, not {frames}")
-    stored = dataset.element_spec["semantic"].shape[0]
+    stored = _stored(dataset, "semantic")
     _check_length("semantic", tokens, stored)
-    _check_length("latents", stored * frames_per_token, dataset.element_spec["latents"].shape[0])
+    _check_length("latents", stored * frames_per_token, _stored(dataset, "latents"))
 
     def crop(example: Example) -> Example:
         start = _below(example, _CROP, stored - tokens + 1)
@@ -66,10 +68,11 @@ def crop_semantic(dataset: tf.data.Dataset, sequence_length: Mapping[str, int]) 
         UserError: the stored sequences are shorter than that.
     """
     length = sequence_length["semantic"]
-    _check_length("semantic", length, dataset.element_spec["semantic"].shape[0])
+    stored = _stored(dataset, "semantic")
+    _check_length("semantic", length, stored)
 
     def crop(example: Example) -> Example:
-        start = _below(example, _CROP, example["semantic"].shape[0] - length + 1)
+        start = _below(example, _CROP, stored - length + 1)
         return {**example, "semantic": _window(example["semantic"], start, length)}
 
     return _map(dataset, crop)
@@ -103,12 +106,18 @@ def _map(dataset: tf.data.Dataset, function: Callable[[Example], Example]) -> tf
 
 def _below(example: Example, choice: int, limit: int | tf.Tensor) -> tf.Tensor:
     """A number in [0, limit), drawn by the example's seed for this kind of choice."""
-    seed = tf.random.experimental.stateless_fold_in(example["seed"], choice)
+    seed: Any = tf.random.fold_in(example["seed"], choice)
     return tf.random.stateless_uniform([], seed, 0, tf.cast(limit, tf.int32), tf.int32)
 
 
 def _window(values: tf.Tensor, start: tf.Tensor | int, length: int) -> tf.Tensor:
     return tf.ensure_shape(values[start : start + length], [length, *values.shape[1:]])
+
+
+def _stored(dataset: tf.data.Dataset, name: str) -> int:
+    """Length of feature `name` of every stored example."""
+    spec: Any = dataset.element_spec
+    return spec[name].shape[0]
 
 
 def _check_length(name: str, wanted: int, stored: int) -> None:

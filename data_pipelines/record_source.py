@@ -80,7 +80,7 @@ class RecordSource(seqio.DataSource):
 
     def get_dataset(
         self,
-        split: str = tfds.Split.TRAIN,
+        split: str = "train",
         shuffle: bool = True,
         seed: int | None = None,
         shard_info: seqio.ShardInfo | None = None,

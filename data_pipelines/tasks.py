@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -85,5 +86,5 @@ def _recipe(stage: str, geometry: Geometry, tokenizer: str | None):
     return ("audio",), [preprocessors.crop_audio], {"audio": _AUDIO}
 
 
-def _semantic(geometry: Geometry) -> seqio.Feature:
+def _semantic(geometry: Geometry) -> Any:
     return seqio.Feature(seqio.PassThroughVocabulary(geometry.semantic_codes), add_eos=False, dtype=tf.int32)

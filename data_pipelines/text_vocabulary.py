@@ -53,7 +53,11 @@ class TextVocabulary(seqio.Vocabulary):
 
     def padded_tf(self, text: tf.Tensor, length: int) -> tf.Tensor:
         """int32 [length] of a string scalar."""
-        ids = tf.numpy_function(lambda t: self.padded(t.decode(), length), [text], tf.int32, stateful=False)
+
+        def encode(text: bytes | np.ndarray) -> np.ndarray:  # bytes in a graph, an array of one object outside
+            return self.padded(np.asarray(text).item().decode(), length)
+
+        ids = tf.numpy_function(encode, [text], tf.int32, stateful=False)
         return tf.ensure_shape(ids, [length])
 
     def _encode(self, s: str) -> list[int]:

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -79,7 +79,8 @@ class MelodyTokens(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     digest.update(value.encode() if isinstance(value, str) else np.ascontiguousarray(value).tobytes())
             if count:
                 generators[split] = self._generate_examples(examples())
-        self.info.metadata["id"] = digest.hexdigest()
+        metadata: Any = self.info.metadata
+        metadata["id"] = digest.hexdigest()
         return generators
 
     def _generate_examples(self, examples: Iterable[TokenExample]) -> Iterator[tuple[str, TokenExample]]:
@@ -161,4 +162,5 @@ def read_tokens(directory: pathlib.Path, split: str, limit: int | None = None) -
     records, features = read.open_split(directory, split)
     for index in range(len(records) if limit is None else min(limit, len(records))):
         example = features.deserialize_example_np(records.read([index])[0])
-        yield {name: value.decode() if isinstance(value, bytes) else value for name, value in example.items()}
+        example["id"], example["family"] = example["id"].decode(), example["family"].decode()
+        yield example

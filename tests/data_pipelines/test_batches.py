@@ -1,0 +1,204 @@
+import collections
+import dataclasses
+import json
+import time
+
+import jax
+import numpy as np
+import pytest
+import seqio
+
+from data_pipelines import batches, read, records, tasks
+from melody_jax.errors import UserError
+from melody_jax.geometry import Geometry
+from tests.data_pipelines.conftest import RATE
+
+GEOMETRY = Geometry(sample_rate=RATE, hop=80, latent_channels=2, token_samples=320, clip_seconds=1.0)
+LENGTHS = {"audio": 400}
+
+
+@pytest.fixture(scope="module")
+def task(small_data):
+    return tasks.make_task("small_autoencoder", "autoencoder", small_data, GEOMETRY)
+
+
+def _take(iterator, count):
+    return [next(iterator)["audio"].copy() for _ in range(count)]
+
+
+def _examples(task, count):
+    """Ids in the order of a stream, without crops."""
+    source = task.source.streaming(batches.Stream())
+    source.fields = ("id",)
+    return [example["id"].decode() for example in source.get_dataset("train", True, 0).take(count).as_numpy_iterator()]
+
+
+def test_batches_are_what_the_stage_expects(task):
+    batch = next(batches.Batches(task, LENGTHS, 4))
+    assert set(batch) == {"audio"} and batch["audio"].shape == (4, 400) and batch["audio"].dtype == np.float32
+    assert 0.29 < np.abs(batch["audio"]).max() < 0.31  # the tones have level 0.3
+
+
+def test_the_order_follows_from_the_seed(task):
+    first, same, other = (_take(batches.Batches(task, LENGTHS, 4, seed=seed), 5) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, same)
+    assert not any(np.array_equal(a, b) for a, b in zip(first, other))
+
+
+def test_every_epoch_holds_every_clip_once_in_a_new_order(task, small_data):
+    count = read.counts(small_data)["train"]
+    ids = _examples(task, 3 * count)
+    epochs = [ids[start : start + count] for start in range(0, 3 * count, count)]
+    assert all(len(set(epoch)) == count for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_crops_differ_between_epochs(task, small_data):
+    count = read.counts(small_data)["train"]
+    crops = np.concatenate(_take(batches.Batches(task, LENGTHS, 1), 2 * count))
+    assert len(np.unique(crops, axis=0)) > 1.5 * count
+
+
+@pytest.mark.parametrize("shards", [2, 4])
+def test_hosts_share_the_same_global_batches(task, shards):
+    whole = _take(batches.Batches(task, LENGTHS, 8), 9)  # more than an epoch
+    hosts = [_take(batches.Batches(task, LENGTHS, 8, shard=shard, shards=shards), 9) for shard in range(shards)]
+    np.testing.assert_array_equal(whole, [np.concatenate(rows) for rows in zip(*hosts)])
+
+
+def test_hosts_that_do_not_divide_the_batch_are_refused(task):
+    with pytest.raises(UserError, match="8 does not divide over 3 hosts"):
+        batches.Batches(task, LENGTHS, 8, shards=3)
+
+
+def test_seqio_itself_gives_one_epoch_disjoint_and_complete(task, small_data):
+    count = read.counts(small_data)["train"]
+    rows = []
+    for index in range(3):
+        shard = seqio.ShardInfo(index, 3)
+        dataset = task.get_dataset(LENGTHS, "train", shuffle=True, seed=3, shard_info=shard, try_in_mem_cache=False)
+        rows += [tuple(example["seed"]) for example in dataset.as_numpy_iterator()]
+    assert sorted(rows) == [(3, position) for position in range(count)]
+
+
+@pytest.mark.parametrize("before", [0, 9])
+def test_restored_batches_are_the_uninterrupted_ones(task, tmp_path, before):
+    whole = batches.Batches(task, LENGTHS, 4, seed=5)
+    _take(whole, before)
+    whole.save(tmp_path)
+    expected = _take(whole, 5)
+    resumed = batches.Batches(task, LENGTHS, 4, seed=5)
+    _take(resumed, 2)
+    resumed.restore(tmp_path)
+    np.testing.assert_array_equal(_take(resumed, 5), expected)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 500
+
+
+def test_restore_far_away_takes_no_time(task, tmp_path):
+    batches.Batches(task, LENGTHS, 4).save(tmp_path)
+    position = json.loads((tmp_path / "position.json").read_text())
+    (tmp_path / "position.json").write_text(json.dumps(position | {"examples": 10**12}))
+    resumed = batches.Batches(task, LENGTHS, 4)
+    started = time.process_time()
+    resumed.restore(tmp_path)
+    next(resumed)
+    assert time.process_time() - started < 5  # reading up to there would take weeks
+
+
+def test_a_run_goes_on_with_another_number_of_hosts(task, tmp_path):
+    one = batches.Batches(task, LENGTHS, 4)
+    _take(one, 3)
+    one.save(tmp_path)
+    hosts = [batches.Batches(task, LENGTHS, 4, shard=shard, shards=2) for shard in range(2)]
+    for host in hosts:
+        host.restore(tmp_path)
+    np.testing.assert_array_equal(np.concatenate([next(host)["audio"] for host in hosts]), next(one)["audio"])
+
+
+@pytest.mark.parametrize("change", [{"seed": 6}, {"split": "validation"}])
+def test_a_position_of_another_run_is_refused(task, tmp_path, change):
+    batches.Batches(task, LENGTHS, 4, seed=5).save(tmp_path)
+    with pytest.raises(UserError, match=next(iter(change))):
+        batches.Batches(task, LENGTHS, 4, **{"seed": 5} | change).restore(tmp_path)
+
+
+def test_held_out_batches_are_fixed_and_end(task, small_data):
+    count = read.counts(small_data)["validation"]
+    first, second = (list(batches.held_out(task, LENGTHS, 4)) for _ in range(2))
+    assert len(first) == count // 4
+    np.testing.assert_array_equal([b["audio"] for b in first], [b["audio"] for b in second])
+    hosts = [list(batches.held_out(task, LENGTHS, 4, shard=shard, shards=2)) for shard in range(2)]
+    joined = [np.concatenate([a["audio"], b["audio"]]) for a, b in zip(*hosts, strict=True)]
+    np.testing.assert_array_equal(joined, [b["audio"] for b in first])
+
+
+def test_a_split_that_fills_no_batch_is_refused(task):
+    with pytest.raises(UserError, match="does not fill one batch of 1000"):
+        batches.held_out(task, LENGTHS, 1000)
+
+
+def test_unknown_data_and_splits_are_one_sentence(small_data, task):
+    nowhere = tasks.make_task("x_codes", "codes", small_data / "nowhere", GEOMETRY)
+    with pytest.raises(UserError, match="no finished data set here"):
+        batches.Batches(nowhere, LENGTHS, 4)
+    with pytest.raises(UserError, match="no clips in split 'dev', only in"):
+        batches.Batches(task, LENGTHS, 4, split="dev")
+    with pytest.raises(UserError, match="holds only 8000"):
+        batches.Batches(task, {"audio": 8001}, 4)
+
+
+def test_captions_belong_to_their_clips(small_data):
+    """A tone's caption names its pitch, which the spectrum of its audio shows."""
+    task = tasks.make_task("small_mulan", "mulan", small_data, GEOMETRY)
+    vocabulary = task.output_features["text_tokens"].vocabulary
+    tokens = {}
+    for clip in read.read_clips(small_data, "train"):
+        tokens |= {tuple(vocabulary.padded(caption, 12)): clip.captions for caption in clip.captions}
+    chosen = collections.Counter()
+    for batch in [next(b) for b in [batches.Batches(task, {"audio": RATE, "text_tokens": 12}, 8)] for _ in range(8)]:
+        assert batch["text_tokens"].dtype == np.int32
+        for audio, ids in zip(batch["audio"], batch["text_tokens"]):
+            captions = tokens[tuple(ids)]
+            pitch = np.argmax(np.abs(np.fft.rfft(audio)))
+            assert captions[1] == f"a sine of {pitch} hertz"
+            chosen[captions.index(next(c for c in captions if tuple(vocabulary.padded(c, 12)) == tuple(ids)))] += 1
+    assert set(chosen) == {0, 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallStage:
+    """As much of a training stage as the data needs."""
+
+    batch_size: int = 4
+    name = "semantic"
+
+    def batch_shapes(self):
+        return {"audio": jax.ShapeDtypeStruct((self.batch_size, 960), np.float32)}
+
+
+def test_a_stage_says_what_it_needs(small_data):
+    training = batches.for_stage(SmallStage(), GEOMETRY, small_data, seed=1, shard=1, shards=2)
+    assert next(training)["audio"].shape == (2, 960)
+    assert next(batches.held_out_for_stage(SmallStage(), GEOMETRY, small_data))["audio"].shape == (4, 960)
+
+
+def test_registered_tasks_are_seqios(small_data):
+    for _ in range(2):  # registering again replaces
+        registered = tasks.register("small", GEOMETRY, audio=small_data)
+    assert set(registered) == set(tasks.AUDIO_STAGES)
+    dataset = seqio.get_mixture_or_task("small_codes").get_dataset(LENGTHS, "validation", shuffle=False)
+    assert len(list(dataset)) == read.counts(small_data)["validation"]
+
+
+def test_records_of_damaged_files_are_refused(small_data, tmp_path):
+    (file,) = small_data.glob("*train.tfrecord*")
+    count = read.counts(small_data)["train"]
+    assert len(records.Records([str(file)], [count])) == count
+    with pytest.raises(UserError, match="holds"):
+        records.Records([str(file)], [count + 1])
+    cut = tmp_path / file.name
+    cut.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(UserError, match="cut short"):
+        records.Records([str(cut)], [count])
+    with pytest.raises(UserError, match="missing"):
+        records.Records([str(tmp_path / "gone")], [count])

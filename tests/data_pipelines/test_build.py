@@ -1,0 +1,172 @@
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import soundfile
+import tensorflow_datasets as tfds
+
+from data_pipelines import build, decode, read
+from data_pipelines.clip import Clip
+from data_pipelines.request import Request
+from melody_jax.cli.main import main
+from melody_jax.errors import UserError
+from tests.data_pipelines.conftest import RATE, pitch_of, tone, write_music
+
+
+def _request(music, **changes):
+    return Request("folder", str(music), **{"sample_rate": RATE, "seconds": 1.0, "min_seconds": 0.9} | changes)
+
+
+def _bytes(directory):
+    """Hash of every record file of a data set."""
+    files = sorted(directory.glob("*.tfrecord*"))
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_clips_come_back_as_they_went_in(small_data):
+    clips = [clip for split in read.counts(small_data) for clip in read.read_clips(small_data, split)]
+    assert len(clips) == 46 and len({clip.id for clip in clips}) == 46
+    for clip in clips:
+        number = int(clip.tune[4:6])
+        assert clip.audio.shape == (RATE,) and pitch_of(clip.audio, RATE) == pytest.approx(200 + 20 * number, abs=1.1)
+        assert clip.captions == (f"tone number {number}", f"a sine of {200 + 20 * number} hertz")
+        assert clip.source == "folder" and clip.truth is None
+
+
+def test_no_file_stands_in_two_splits(small_data):
+    tunes = [{clip.tune for clip in read.read_clips(small_data, split)} for split in ("train", "validation", "test")]
+    assert all(tunes) and len(set.union(*tunes)) == sum(map(len, tunes)) == 23
+
+
+def test_metadata_and_summary(small_data):
+    facts = read.metadata(small_data)
+    assert facts["sample_rate"] == RATE and facts["seconds"] == 1.0 and facts["seed"] == 0
+    assert sum(facts["clips"].values()) == 46 and sum(facts["tunes"].values()) == 23
+    assert "0.01 h of music" in read.summary(small_data)
+    assert not (small_data.parent / "staging").exists()
+
+
+BROKEN = ("empty.wav", "text.wav", "one.wav", "nan.wav", "silent.wav", "cut.wav", "nan8.wav", "mute.flac")
+
+
+def _write_broken(folder):
+    good = tone(300, 3, RATE)
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "text.wav").write_text("no sound")
+    soundfile.write(folder / "one.wav", good[:1], RATE)
+    soundfile.write(folder / "silent.wav", 0 * good, RATE)
+    soundfile.write(folder / "cut.wav", good, RATE)
+    (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[:-9_000])
+    eight = np.repeat(good, 8, axis=1)
+    eight[20_000, 5] = np.nan  # after two good clips, which must be taken back
+    for name, audio in (("nan.wav", eight[:, 5:6]), ("nan8.wav", eight)):
+        soundfile.write(folder / name, audio, RATE, "FLOAT")
+    for name in BROKEN[:-1]:
+        (folder / name).with_suffix(".txt").write_text("broken")
+    soundfile.write(folder / "mute.flac", good, RATE)  # a good sound, but nobody says what it is
+    partly = np.concatenate([good[:RATE], 0 * good[:RATE], good[:RATE]])
+    soundfile.write(folder / "partly.wav", np.repeat(partly, 8, axis=1), RATE)
+    (folder / "partly.txt").write_text("half silent, eight channels")
+
+
+def test_broken_files_are_listed_and_good_ones_kept(tmp_path):
+    music = write_music(tmp_path / "music", 4)
+    _write_broken(music)
+    directory = build.build("mixed", _request(music, quota=0.7), str(tmp_path / "data"), processes=1)
+    rejected = [json.loads(line) for line in (directory.parent / "rejected.jsonl").read_text().splitlines()]
+    reasons = {pathlib.Path(row["path"]).name: row["reason"] for row in rejected}
+    assert set(reasons) == {*BROKEN, "partly.wav"}
+    assert "empty" in reasons["empty.wav"] and "cannot be read" in reasons["text.wav"]
+    assert "too short" in reasons["one.wav"] and "truncated" in reasons["cut.wav"]
+    assert "NaN" in reasons["nan.wav"] and "NaN" in reasons["nan8.wav"]
+    assert reasons["silent.wav"] == "silent" and reasons["mute.flac"] == "no caption"
+    (partly,) = [row for row in rejected if row["path"].endswith("partly.wav")]
+    assert partly["start"] == 1.0 and partly["reason"] == "silent"
+    kept = [clip.id for split in read.counts(directory) for clip in read.read_clips(directory, split)]
+    assert sorted(kept) == sorted(
+        [f"tune{n:02d}.wav#{i:04d}" for n in range(4) for i in range(2)] + ["partly.wav#0000", "partly.wav#0002"]
+    )
+
+
+def test_too_many_rejects_fail_and_say_so(tmp_path):
+    music = write_music(tmp_path / "music", 9)
+    (music / "tune00.txt").unlink()
+    with pytest.raises(UserError, match=r"1 of 9 files were rejected.*5\.0%.*no caption.*rejected\.jsonl"):
+        build.prepare(_request(music), tmp_path / "data", 1)
+    assert "no caption" in (tmp_path / "data" / "rejected.jsonl").read_text()
+    assert build.prepare(_request(music, quota=0.12), tmp_path / "data", 1).works == 9
+
+
+def test_the_same_bytes_whatever_the_number_of_workers(tmp_path, small_data):
+    request = Request(**read.metadata(small_data)["request"])
+    again = build.build("small", request, str(tmp_path), processes=2)
+    assert _bytes(again) == _bytes(small_data)
+    assert read.metadata(again)["id"] == read.metadata(small_data)["id"]
+
+
+def test_another_request_of_the_same_name_is_refused(small_data):
+    request = Request(**read.metadata(small_data)["request"] | {"seconds": 0.95})
+    with pytest.raises(UserError, match="other settings"):
+        build.build("small", request, str(small_data.parents[2]))
+
+
+def test_tfds_build_accepts_the_builder(tmp_path, small_data):
+    """`tfds build data_pipelines/melody_audio.py --config ...`, without the beam that the command line imports."""
+    from tensorflow_datasets.scripts.cli import build as tfds_build
+    from tensorflow_datasets.scripts.cli import cli_utils
+
+    script = pathlib.Path(build.__file__).with_name("melody_audio.py")
+    config = {"name": "small", "request": read.metadata(small_data)["request"], "processes": 1}
+    parse = cli_utils.make_flags_parser(tfds_build.Args, description="")
+    parse(["", str(script), "--data_dir", str(tmp_path), "--config", json.dumps(config)]).execute()
+    directory = read.audio_directory(str(tmp_path), "small")
+    assert _bytes(directory) == _bytes(small_data)
+    builder = tfds.builder_from_directory(directory)
+    example = next(iter(tfds.as_numpy(builder.as_dataset(split="train"))))
+    assert example["audio"].dtype == np.int16 and example["audio"].shape == (RATE,)
+
+
+def test_a_silent_corpus_clip_is_rejected(monkeypatch):
+    from data_pipelines.corpus import render
+
+    monkeypatch.setattr(render, "render", lambda *args: Clip("a", np.zeros(800, np.float32), ("a",), "t", "corpus", ""))
+    with pytest.raises(decode.UnusableError, match="silent"):
+        list(build.make_corpus_clip(None, "", decode.ClipFormat(8_000, 0.1, 0.1)))
+
+
+def test_the_command(tmp_path, capsys):
+    music = write_music(tmp_path / "music", 2)
+    args = ["data", "folder", str(music), "--name", "mine", "--data_dir", str(tmp_path / "data")]
+    assert main([*args, "--seconds", "1", "--sample_rate", str(RATE), "--processes", "1"]) == 0
+    assert "0.00 h of music" in capsys.readouterr().out
+    assert sum(read.counts(read.audio_directory(str(tmp_path / "data"), "mine")).values()) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("corpus --name x", "one of the arguments --hours --clips is required"),
+        ("corpus --name x --clips 0", "at least 1 clip"),
+        ("corpus --name x --hours 0.001", "less than one clip"),
+        ("corpus --name x --clips 5 --font /no/such.sf2", "no such sound font"),
+        ("corpus --name a/b --clips 5", "--name"),
+        ("corpus --name x --clips many", "invalid int value"),
+        ("folder /no/such/folder --name x", "no such folder"),
+        ("manifest /no/such.jsonl --name x", "no such manifest"),
+        ("musiccaps /no/such.csv --name x --audio /", "no such MusicCaps table"),
+        ("musiccaps /no/such.csv --name x", "--audio"),
+        ("folder . --name x --quota 2", "quota"),
+        ("folder . --name x --validation 0.9 --test 0.1", "nothing to train on"),
+        ("folder . --name x --seconds -1", "cannot be made"),
+        ("folder . --name x --min_seconds 11", "min_seconds"),
+        ("folder . --name x --processes 0", "--processes"),
+        ("", "SOURCE"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(tmp_path, capsys, arguments, sentence):
+    extra = ["--data_dir", str(tmp_path)] if arguments else []
+    assert main(["data", *arguments.split(), *extra]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1

@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from data_pipelines import batches, precompute, read, tasks, tokens
+from melody_jax.errors import UserError
+from melody_jax.geometry import Geometry
+from tests.data_pipelines.conftest import RATE
+
+GEOMETRY = Geometry(
+    sample_rate=RATE, hop=80, latent_channels=2, token_samples=320, clip_seconds=1.0, mulan_tokens=3, mulan_codes=50
+)
+LINEAGE = {"codes": "c" * 64, "autoencoder": "a" * 64}
+BATCH = 4
+
+
+def encode(audio):
+    """Stands in for the models: everything follows from the clip's first frames."""
+    assert audio.shape == (BATCH, GEOMETRY.clip_samples) and audio.dtype == np.float32
+    frames = audio.reshape(BATCH, GEOMETRY.clip_frames, -1).mean(-1)
+    per_token = frames.reshape(BATCH, GEOMETRY.clip_tokens, -1)
+    return {
+        "mulan": np.argsort(frames[:, :3], axis=1),
+        "semantic": np.argmax(per_token, axis=-1) + 4 * np.arange(GEOMETRY.clip_tokens) % 1000,
+        "latents": np.stack([frames, -frames], axis=-1),
+    }
+
+
+@pytest.fixture(scope="module")
+def token_set(small_data, tmp_path_factory):
+    data_dir = str(tmp_path_factory.mktemp("tokens"))
+    return precompute.precompute(encode, small_data, data_dir, "small", LINEAGE, GEOMETRY, BATCH)
+
+
+def test_tokens_are_those_of_the_clips(token_set, small_data):
+    assert read.counts(token_set) == read.counts(small_data)
+    for split in read.counts(small_data):
+        clips = {clip.id: clip.audio for clip in read.read_clips(small_data, split)}
+        examples = list(tokens.read_tokens(token_set, split))
+        assert {example["id"] for example in examples} == set(clips)
+        for example in examples:
+            (expected,) = (e[:1] for e in [np.repeat(clips[example["id"]][None], BATCH, axis=0)])
+            expected = encode(np.repeat(expected, BATCH, axis=0))
+            np.testing.assert_array_equal(example["mulan"], expected["mulan"][0])
+            np.testing.assert_array_equal(example["semantic"], expected["semantic"][0])
+            np.testing.assert_array_equal(example["latents"], expected["latents"][0].astype(np.float16))
+            assert example["family"] == "" and example["latents"].dtype == np.float16
+
+
+def test_tfds_reads_it(token_set):
+    builder = tfds.builder_from_directory(token_set)
+    example = next(iter(tfds.as_numpy(builder.as_dataset(split="train"))))
+    assert example["latents"].shape == (100, 2) and example["semantic"].dtype == np.int32
+
+
+def test_lineage_is_kept_and_checked(token_set, small_data):
+    opened = tokens.open_tokens(token_set, LINEAGE)
+    assert opened.lineage == LINEAGE and opened.geometry == GEOMETRY
+    with pytest.raises(UserError, match=r"made with autoencoder aaaaaaaaaaaa, but the one at hand is bbbbbbbbbbbb"):
+        tokens.open_tokens(token_set, {"autoencoder": "b" * 64})
+    with pytest.raises(UserError, match="not a tokenised data set"):
+        tokens.open_tokens(small_data)
+
+
+def test_existing_tokens_are_kept_or_refused(token_set, small_data):
+    def never(audio):
+        raise AssertionError("nothing is left to do")
+
+    arguments = (small_data, str(token_set.parents[2]), "small")
+    assert precompute.precompute(never, *arguments, LINEAGE, GEOMETRY, BATCH) == token_set
+    with pytest.raises(UserError, match="made with codes"):
+        precompute.precompute(never, *arguments, LINEAGE | {"codes": "d" * 64}, GEOMETRY, BATCH)
+
+
+def test_other_clips_than_the_geometrys_are_refused(small_data, tmp_path):
+    with pytest.raises(UserError, match="clips of 1 s at 8000 Hz"):
+        precompute.precompute(encode, small_data, str(tmp_path), "small", LINEAGE, Geometry(), BATCH)
+
+
+def _records(directory):
+    return {file.name: file.read_bytes() for file in directory.glob("*.tfrecord*")}
+
+
+def test_an_interrupted_run_goes_on_with_the_same_bytes(token_set, small_data, tmp_path):
+    calls = []
+
+    def interrupted(audio):
+        calls.append(len(audio))
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return encode(audio)
+
+    with pytest.raises(KeyboardInterrupt):
+        precompute.precompute(interrupted, small_data, str(tmp_path), "small", LINEAGE, GEOMETRY, BATCH)
+    assert not read.tokens_directory(str(tmp_path), "small").exists()
+    calls.clear()
+
+    def counted(audio):
+        calls.append(len(audio))
+        return encode(audio)
+
+    directory = precompute.precompute(counted, small_data, str(tmp_path), "small", LINEAGE, GEOMETRY, BATCH)
+    assert _records(directory) == _records(token_set)
+    assert len(calls) < sum(-(-count // BATCH) for count in read.counts(small_data).values())
+    assert [path.name for path in directory.parent.iterdir()] == ["1.0.0"]
+
+
+def test_two_hosts_make_what_one_makes(token_set, small_data, tmp_path):
+    arguments = (encode, small_data, str(tmp_path), "small", LINEAGE, GEOMETRY, BATCH)
+    second = {"done": False}
+
+    def wait_for_the_second():
+        if not second["done"]:
+            second["done"] = True
+            precompute.precompute(*arguments, shard=1, shards=2)
+
+    directory = precompute.precompute(*arguments, shard=0, shards=2, barrier=wait_for_the_second)
+    assert _records(directory) == _records(token_set)
+
+
+@pytest.mark.parametrize(
+    ("stage", "lengths", "shapes"),
+    [
+        ("lm", {"mulan": 3, "semantic": 25}, {"mulan": (4, 3), "semantic": (4, 25)}),
+        ("dpd", {"semantic": 10, "latents": 40}, {"semantic": (4, 10), "latents": (4, 40, 2)}),
+    ],
+)
+def test_batches_of_tokens(token_set, stage, lengths, shapes):
+    task = tasks.make_task(f"small_{stage}", stage, token_set, GEOMETRY)
+    batch = next(batches.Batches(task, lengths, 4))
+    assert {name: array.shape for name, array in batch.items()} == shapes
+    dtypes = {"mulan": np.int32, "semantic": np.int32, "latents": np.float32}
+    assert all(array.dtype == dtypes[name] for name, array in batch.items())
+    if stage == "dpd":  # the tokens were made from the frames below them
+        frames = batch["latents"][..., 0].reshape(4, 10, 4)
+        np.testing.assert_array_equal(np.argmax(frames, axis=-1), batch["semantic"] % 4)
+
+
+def test_nothing_to_write_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no clips"):
+        tokens.write_tokens(str(tmp_path), "none", {"train": list}, LINEAGE, GEOMETRY)
