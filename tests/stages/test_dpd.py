@@ -1,0 +1,116 @@
+"""The diffusion stage: what a batch is, steps that learn and resume, evaluation that is fixed, parents by id."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from melody_jax.bundle.part import save_part
+from melody_jax.config import from_dict, to_dict
+from melody_jax.dpd.config import DPDConfig
+from melody_jax.geometry import Geometry
+from melody_jax.stages.dpd import DPDStage
+from melody_jax.train.optim import OptimConfig
+
+STAGE = DPDStage(
+    config=DPDConfig(
+        width=16,
+        blocks=1,
+        segment=6,
+        heads=2,
+        coarse_layers=1,
+        feed_forward=32,
+        recurrent_width=8,
+        recurrent_layers=1,
+        recurrence="sequential",
+        angle_width=8,
+        chunks=2,
+        data_std=0.3,
+    ),
+    geometry=Geometry(hop=480, latent_channels=3, clip_seconds=1.2, semantic_codes=5),
+    optim=OptimConfig(learning_rate=1e-2, warmup_steps=1, total_steps=100, schedule="constant", ema_decay=0.9),
+    batch_size=4,
+    clip_seconds=0.4,
+    grid_points=4,
+)
+
+
+def _batch(seed=0):
+    """Latents that are a function of the token: what the condition is worth."""
+    rng = np.random.default_rng(seed)
+    table = np.random.default_rng(9).choice([-0.3, 0.3], (5, 3)).astype(np.float32)
+    tokens = np.repeat(rng.integers(0, 5, (4, 1)), 10, axis=1).astype(np.int32)
+    latents = np.repeat(table[tokens], 2, axis=1) + 0.02 * rng.standard_normal((4, 20, 3)).astype(np.float32)
+    return {"semantic": tokens, "latents": latents}
+
+
+@functools.cache
+def _steps():
+    return jax.jit(STAGE.train_step), jax.jit(STAGE.eval_step)
+
+
+@functools.cache
+def _initial():
+    return nn.unbox(jax.jit(STAGE.init)(jax.random.PRNGKey(0)))
+
+
+def _train(state, first, last):
+    for step in range(first, last):
+        state, metrics = _steps()[0](state, _batch(step))
+    return state, metrics
+
+
+def test_batch_shapes_are_those_of_a_training_clip():
+    shapes = STAGE.batch_shapes()
+    assert {name: shape.shape for name, shape in shapes.items()} == {"semantic": (4, 10), "latents": (4, 20, 3)}
+    whole = dataclasses.replace(STAGE, clip_seconds=0.0).batch_shapes()
+    assert whole["latents"].shape == (4, 60, 3)
+    for name, array in _batch().items():
+        assert shapes[name].shape == array.shape and shapes[name].dtype == array.dtype
+
+
+def test_learns_to_beat_the_wiener_predictor_and_to_use_its_tokens():
+    state, metrics = _train(_initial(), 0, 80)
+    assert bool(jnp.isfinite(metrics["loss"]))
+    figures = {name: float(value) for name, value in _steps()[1](state, _batch(1000)).items()}
+    assert figures["velocity_error"] < figures["wiener_error"]
+    assert figures["velocity_error"] < 0.9 * figures["shuffled_velocity_error"]
+    assert figures["velocity_error"] < figures["unconditional_velocity_error"]
+    again = _steps()[1](state, _batch(1000))
+    assert {name: float(value) for name, value in again.items()} == figures
+
+
+def test_resumed_equals_uninterrupted():
+    whole, _ = _train(_initial(), 0, 4)
+    half, _ = _train(_initial(), 0, 2)
+    resumed, _ = _train(jax.tree.map(jnp.asarray, jax.device_get(half)), 2, 4)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), jax.device_get(resumed))
+    assert int(resumed.step) == 4
+
+
+def test_the_part_carries_averages_and_parents(tmp_path):
+    state = _initial()
+    params = STAGE.finish(state, itertools.repeat(_batch()))
+    jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(state.ema))
+    for name in ("codes", "autoencoder"):
+        save_part(tmp_path / name, name, {"w": np.zeros(2, np.float32)}, STAGE.config, STAGE.geometry, {}, {"steps": 1})
+    config, geometry, parents = dataclasses.replace(STAGE, parents_dir=str(tmp_path)).part()
+    assert from_dict(DPDConfig, to_dict(config)) == STAGE.config and geometry == STAGE.geometry
+    assert sorted(parents) == ["autoencoder", "codes"] and all(parents.values())
+
+
+@pytest.mark.parametrize("devices", [2])
+def test_the_same_on_several_devices(devices):
+    mesh = jax.make_mesh((devices,), ("data",))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    state = jax.device_put(_initial(), whole)
+    sharded, metrics = jax.jit(STAGE.train_step)(state, jax.device_put(_batch(), split))
+    single, expected = _steps()[0](_initial(), _batch())
+    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["gradient_norm"], expected["gradient_norm"], rtol=1e-4)
