@@ -23,8 +23,8 @@ class ISTFTDecoder(nn.Module):
     """Latents to waveform at frame rate.
 
     Two heads share the last hidden state: magnitude and phase for the full bandwidth (any level and texture is one
-    exponential away), and below `linear_hz` real and imaginary parts, which are linear in the hidden state and so learn the
-    waveform of the strong low partials within few steps. Their spectra are added.
+    exponential away), and below `linear_hz` real and imaginary parts, which are linear in the hidden state and so learn
+    the waveform of the strong low partials within few steps. Their spectra are added.
     """
 
     config: AutoencoderConfig
@@ -34,7 +34,8 @@ class ISTFTDecoder(nn.Module):
     def __call__(self, latents: Float[Array, "B L D"]) -> Float[Array, "B T"]:
         shape, hop = self.config.istft, self.geometry.hop // self.config.istft.upsample
         types = {"dtype": self.config.dtype, "param_dtype": self.config.param_dtype}
-        stack = functools.partial(ConvNeXtStack, kernel=shape.kernel, unroll=self.config.unroll, remat=self.config.remat, **types)
+        run = {"unroll": self.config.unroll, "remat": self.config.remat, **types}
+        stack = functools.partial(ConvNeXtStack, kernel=shape.kernel, **run)
         x = Dense(shape.channels, ("input", "embed"), name="in", **types)(latents)
         x = stack(shape.layers, shape.hidden, name="blocks")(x)
         if shape.upsample > 1:
@@ -53,8 +54,9 @@ class ISTFTDecoder(nn.Module):
         if low:
             init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
             linear = Dense(2 * low, ("embed", "conv_out"), kernel_init=init, name="linear", **types)(x)
-            linear = jnp.pad(linear.astype(jnp.float32).reshape(*x.shape[:2], 2, low), ((0, 0),) * 3 + ((0, bins - low),))
-            real, imaginary = real + linear[:, :, 0], imaginary + linear[:, :, 1]
+            above = ((0, 0), (0, 0), (0, bins - low))
+            parts = jnp.split(linear.astype(jnp.float32), 2, axis=-1)
+            real, imaginary = real + jnp.pad(parts[0], above), imaginary + jnp.pad(parts[1], above)
         return synthesise(real, imaginary, hop)
 
 
@@ -65,9 +67,10 @@ def synthesise(real: Float[Array, "B F bins"], imaginary: Float[Array, "B F bins
     frame too many. With a Hann window applied here only, frames sum to unity gain at any overlap >= 2.
     """
     window = 2 * (real.shape[-1] - 1)
-    frames = jnp.fft.irfft(jax.lax.complex(real, imaginary), n=window) * jnp.asarray(_synthesis_window(window, hop))[None, None]
+    frames = jnp.fft.irfft(jax.lax.complex(real, imaginary), n=window)
+    faded = frames * jnp.asarray(_synthesis_window(window, hop))[None, None]
     trim = (window - hop) // 2
-    return dsp.overlap_add(frames, hop)[:, trim : trim + real.shape[1] * hop]
+    return dsp.overlap_add(faded, hop)[:, trim : trim + real.shape[1] * hop]
 
 
 @functools.lru_cache

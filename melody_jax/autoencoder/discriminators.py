@@ -1,7 +1,7 @@
 """The discriminators: multi-period on the waveform (Kong et al., "HiFi-GAN", 2020, section 2.3) and multi-resolution on
-complex spectrograms (Jang et al., "UnivNet", 2021; with real and imaginary parts as in Défossez et al., "Encodec", 2022).
+spectrograms (Jang et al., "UnivNet", 2021; with real and imaginary parts as in Défossez et al., "Encodec", 2022).
 
-Departure: plain convolutions without weight normalisation; Adam's per-weight steps and gradient clipping stand in for it.
+Departure: plain convolutions, no weight normalisation; Adam's per-weight steps and gradient clipping stand in for it.
 """
 
 from collections.abc import Sequence
@@ -65,9 +65,10 @@ class PeriodDiscriminator(nn.Module):
         padded = jnp.pad(audio, ((0, 0), (0, -audio.shape[1] % self.period)), mode="reflect")
         phases = padded.reshape(batch, -1, self.period).swapaxes(1, 2)  # [B, period, T / period]
         x = phases.reshape(batch * self.period, -1, 1)
-        strides = [shape.period_stride] * len(shape.period_channels) + [1]
+        widths = (*shape.period_channels, shape.period_channels[-1])
+        strides = (*[shape.period_stride] * len(shape.period_channels), 1)
         maps = []
-        for i, (width, stride) in enumerate(zip((*shape.period_channels, shape.period_channels[-1]), strides, strict=True)):
+        for i, (width, stride) in enumerate(zip(widths, strides, strict=True)):
             x = Conv1d(width, shape.period_kernel, stride, name=f"conv_{i}", **types)(x)
             x = jax.nn.leaky_relu(x, shape.slope)
             maps.append(x.reshape(batch, self.period, *x.shape[1:]))
@@ -84,8 +85,9 @@ class SpectrogramDiscriminator(nn.Module):
     @nn.compact
     def __call__(self, audio: Float[Array, "B T"]) -> tuple[Array, tuple[Array, ...]]:
         shape = self.config
-        spectrum = dsp.stft(audio, self.fft, self.fft // 4) / np.float32(np.sqrt(np.sum(dsp.hann(self.fft) ** 2)))
-        x = jnp.stack([jnp.real(spectrum), jnp.imag(spectrum)], axis=-1)
+        spectrum = dsp.stft(audio, self.fft, self.fft // 4)
+        unit = 1.0 / float(np.sqrt(np.sum(dsp.hann(self.fft) ** 2)))  # white noise keeps its level
+        x = unit * jnp.stack([jnp.real(spectrum), jnp.imag(spectrum)], axis=-1)
         maps = []
         for i, width in enumerate(shape.spectral_channels):
             # Dilation along time grows the receptive field, as in Encodec: 1, 1, 2, 4, ...

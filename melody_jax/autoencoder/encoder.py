@@ -62,7 +62,7 @@ class FramewiseEncoder(nn.Module):
 def spectral_features(
     audio: Float[Array, "B T"], geometry: Geometry, window: int, linear_hz: float, mels: int
 ) -> Float[Array, "B L P"]:
-    """Features of windows centred on every hop, of order one: compressed complex low band, log-mel full band. Float32."""
+    """Features of windows centred on every hop, float32, of order one: compressed complex low band, full log-mel band."""
     pad = (window - geometry.hop) // 2
     frames = dsp.frame(jnp.pad(audio.astype(jnp.float32), ((0, 0), (pad, pad))), window, geometry.hop)
     spectrum = jnp.fft.rfft(frames * jnp.asarray(dsp.hann(window))[None, None])
@@ -72,4 +72,5 @@ def spectral_features(
     low = int(linear_hz / geometry.sample_rate * window)
     # |X|^0.4 keeps the phase and shrinks the range from 60 dB to 24 dB, so that no partial drowns the others.
     compression = jnp.power(power[..., :low] + 1e-4, -0.3)
-    return jnp.concatenate([real[..., :low] * compression, imaginary[..., :low] * compression, jnp.log(mel + 1e-4) / 4.0], -1)
+    parts = [real[..., :low] * compression, imaginary[..., :low] * compression]
+    return jnp.concatenate([*parts, jnp.log(mel + 1e-4) / 4.0], axis=-1)

@@ -31,9 +31,10 @@ class LossConfig:
       ffts: window sizes of the spectral terms, hop = window / 4.
       mels: mel bands for each of them.
       gan: "hinge" (Lim and Ye, 2017) or "least_squares" (Mao et al., 2017).
-      balance: "fixed": the weights above as they are; "gradient": the adversarial terms together are scaled so that the norm
-        of their gradient at the waveform is `adversarial` times that of the reconstruction terms (the adaptive weight of
-        Esser et al., "VQGAN", 2021, eq. 7, taken at the output as in Encodec).
+      balance: "fixed": the weights above as they are; "gradient": the two adversarial terms together are scaled so that
+        the norm of their gradient at the waveform is `adversarial_share` times that of the reconstruction terms (the
+        adaptive weight of Esser et al., "VQGAN", 2021, eq. 7, taken at the output as in Encodec).
+      adversarial_share: see `balance`.
     """
 
     mel: float = 15.0
@@ -47,10 +48,11 @@ class LossConfig:
     mels: tuple[int, ...] = (20, 40, 80, 160)
     gan: Literal["hinge", "least_squares"] = "hinge"
     balance: Literal["fixed", "gradient"] = "fixed"
+    adversarial_share: float = 0.3
 
 
 def kl_divergence(posterior: Posterior) -> Float[Array, ""]:
-    """KL(q(z | x) || N(0, 1)) in closed form, nats, mean over batch, frames and channels (Kingma and Welling, appendix B)."""
+    """KL(q(z | x) || N(0, 1)), nats, mean over batch, frames and channels (Kingma and Welling, 2014, appendix B)."""
     mean, logvar = posterior.mean, posterior.logvar
     return 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)
 
@@ -85,10 +87,10 @@ def _mean_absolute(pair: Array) -> Array:
 
 
 def _compressed_complex(spectrum: Array, magnitude: Array) -> Array:
-    """Mean |X |X|^-1/2 - Y |Y|^-1/2|: compression as in speech enhancement, so that quiet partials' phases count too."""
-    compressed = spectrum * jax.lax.rsqrt(magnitude)
-    target, estimate = jnp.split(compressed, 2)
-    return jnp.mean(jnp.abs(jnp.real(target - estimate)) + jnp.abs(jnp.imag(target - estimate)))
+    """Mean |X |X|^-1/2 - Y |Y|^-1/2|, real and imaginary parts: compressed, so that quiet partials' phases count too."""
+    compression = jax.lax.rsqrt(magnitude)
+    parts = (jnp.real(spectrum) * compression, jnp.imag(spectrum) * compression)
+    return _mean_absolute(parts[0]) + _mean_absolute(parts[1])
 
 
 def noise_to_signal(audio: Float[Array, "B T"], decoded: Float[Array, "B T"]) -> Float[Array, ""]:
@@ -100,10 +102,11 @@ def noise_to_signal(audio: Float[Array, "B T"], decoded: Float[Array, "B T"]) ->
 
 def discriminator_loss(real: Sequence[Array], fake: Sequence[Array], gan: str) -> Float[Array, ""]:
     """The discriminators' loss, mean over them; `real` and `fake` are their maps of scores."""
+    pairs = zip(real, fake, strict=True)
     if gan == "hinge":
-        each = [jnp.mean(jax.nn.relu(1.0 - r)) + jnp.mean(jax.nn.relu(1.0 + f)) for r, f in zip(real, fake, strict=True)]
+        each = [jnp.mean(jax.nn.relu(1.0 - r)) + jnp.mean(jax.nn.relu(1.0 + f)) for r, f in pairs]
     else:
-        each = [jnp.mean(jnp.square(1.0 - r)) + jnp.mean(jnp.square(f)) for r, f in zip(real, fake, strict=True)]
+        each = [jnp.mean(jnp.square(1.0 - r)) + jnp.mean(jnp.square(f)) for r, f in pairs]
     return sum(each[1:], each[0]) / len(each)
 
 
@@ -124,14 +127,24 @@ def feature_matching(real: Sequence[Sequence[Array]], fake: Sequence[Sequence[Ar
     return sum(each[1:], each[0]) / len(each)
 
 
+def gradient_balance(
+    reconstruction: Float[Array, "B T"], adversarial: Float[Array, "B T"], config: LossConfig
+) -> Float[Array, ""]:
+    """The factor on the adversarial terms, from both sides' gradients at the waveform (see `LossConfig.balance`)."""
+    if config.balance == "fixed":
+        return jnp.ones(())
+    norms = (jnp.sqrt(jnp.sum(jnp.square(g))) for g in (reconstruction, adversarial))
+    return config.adversarial_share * next(norms) / (next(norms) + 1e-12)
+
+
 def weighted(terms: Mapping[str, Array], config: LossConfig) -> Float[Array, ""]:
     """Sum of the terms times the config's weights of the same names."""
     return sum((getattr(config, name) * value for name, value in terms.items()), jnp.zeros(()))
 
 
 def si_sdr(audio: Float[Array, "B T"], decoded: Float[Array, "B T"]) -> Float[Array, "B"]:
-    """Scale-invariant signal-to-distortion ratio in dB, means removed (Le Roux et al., "SDR - half-baked or well done?",
-    2019, eq. 5)."""
+    """Scale-invariant signal-to-distortion ratio in dB, means removed (Le Roux et al., "SDR - half-baked or well
+    done?", 2019, eq. 5)."""
     audio, decoded = (x - jnp.mean(x, axis=1, keepdims=True) for x in (audio, decoded))
     scale = jnp.sum(audio * decoded, 1) / (jnp.sum(jnp.square(audio), 1) + 1e-9)
     target = scale[:, None] * audio

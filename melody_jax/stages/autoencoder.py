@@ -1,0 +1,246 @@
+"""Training the audio VAE-GAN: two players, two optimisers, one step."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+
+from melody_jax.autoencoder import loss
+from melody_jax.autoencoder.config import AutoencoderConfig, DiscriminatorConfig
+from melody_jax.autoencoder.discriminators import Discriminators, Judgement
+from melody_jax.autoencoder.loss import LossConfig
+from melody_jax.autoencoder.network import Autoencoder, AutoencoderOutput
+from melody_jax.geometry import Geometry
+from melody_jax.train.optim import OptimConfig, make_optimizer, update_ema
+from melody_jax.train.stage import HostBatch, Metrics, Stage
+from melody_jax.train.state import TrainState
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderStage(Stage):
+    """Reconstruction and KL from the first step; the adversarial game from `adversarial_start` on.
+
+    Attributes:
+      config: shape of the autoencoder.
+      geometry: rates and channels.
+      optim: the generator's (the autoencoder's) optimiser and EMA.
+      batch_size: segments per step, over all hosts.
+      discriminator_optim: the discriminators' optimiser; its steps are counted from `adversarial_start`.
+      discriminators: shape of the discriminators.
+      loss: weights of the terms.
+      segment_samples: T of a training segment, a multiple of the hop.
+      adversarial_start: first step at which the discriminators play; negative: never.
+      spike_factor: a step whose gradient norm is not finite or exceeds this many times its running mean changes nothing
+        but the counters `skipped` and `skipped_in_a_row`; 0 lets every step through.
+      calibration_batches: batches over whose latents the scale is measured at the end.
+    """
+
+    config: AutoencoderConfig
+    geometry: Geometry
+    optim: OptimConfig
+    batch_size: int
+    discriminator_optim: OptimConfig = OptimConfig()
+    discriminators: DiscriminatorConfig = DiscriminatorConfig()
+    loss: LossConfig = LossConfig()
+    segment_samples: int = 24_000
+    adversarial_start: int = 0
+    spike_factor: float = 10.0
+    calibration_batches: int = 32
+    name: ClassVar[str] = "autoencoder"
+
+    @property
+    def model(self) -> Autoencoder:
+        """The generator."""
+        return Autoencoder(self.config, self.geometry)
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the discriminators ever play."""
+        return self.adversarial_start >= 0 and bool(self.discriminators.periods or self.discriminators.ffts)
+
+    def init(self, key: jax.Array) -> TrainState:
+        """Random parameters of both players under "generator" and "discriminator"; the EMA is the generator's."""
+        generator_key, discriminator_key, run_key = jax.random.split(key, 3)
+        audio = jnp.zeros((1, self.segment_samples), jnp.float32)
+        generator = dict(self.model.init(generator_key, audio, run_key)["params"])
+        del generator["latent_scale"]  # measured, not learnt
+        params = {"generator": generator, "discriminator": {}}
+        if self.adversarial:
+            params["discriminator"] = Discriminators(self.discriminators).init(discriminator_key, audio)["params"]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state={
+                "generator": make_optimizer(self.optim).init(params["generator"]),
+                "discriminator": make_optimizer(self.discriminator_optim).init(params["discriminator"]),
+            },
+            ema=jax.tree.map(lambda p: p.astype(jnp.float32), generator) if self.optim.ema_decay > 0 else None,
+            key=run_key,
+            extra={
+                "mean_norm": jnp.zeros((), jnp.float32),
+                "skipped": jnp.zeros((), jnp.int32),
+                "skipped_in_a_row": jnp.zeros((), jnp.int32),
+            },
+            frozen={},
+        )
+
+    def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        """Discriminator update, then generator update against the new discriminators."""
+        audio = batch["audio"]
+        generator, discriminator = state.params["generator"], state.params["discriminator"]
+
+        def reconstruct(params: PyTree) -> AutoencoderOutput:
+            return self._apply(params, audio, state.step_key)
+
+        output, pull_back = jax.vjp(reconstruct, generator)
+
+        # 1. The discriminators learn to tell `audio` from `output.audio`, and say where the latter should move.
+        def play(discriminator: PyTree, opt_state: PyTree) -> tuple[PyTree, PyTree, jax.Array, Metrics]:
+            value, gradients = jax.value_and_grad(self._discriminator_loss)(discriminator, audio, output.audio)
+            updates, opt_state = make_optimizer(self.discriminator_optim).update(gradients, opt_state, discriminator)
+            discriminator = optax.apply_updates(discriminator, updates)
+            towards, terms = jax.grad(self._adversarial_loss, has_aux=True)(output.audio, discriminator, audio)
+            terms |= {"discriminator": value, "discriminator_gradient_norm": optax.global_norm(gradients)}
+            return discriminator, opt_state, towards, terms
+
+        def wait(discriminator: PyTree, opt_state: PyTree) -> tuple[PyTree, PyTree, jax.Array, Metrics]:
+            none = jnp.zeros((), jnp.float32)
+            names = ("adversarial", "features", "discriminator", "discriminator_gradient_norm")
+            return discriminator, opt_state, jnp.zeros_like(output.audio), dict.fromkeys(names, none)
+
+        players = (discriminator, state.opt_state["discriminator"])
+        metrics, adversarial_gradient = {}, jnp.zeros_like(output.audio)
+        if self.adversarial:
+            plays = state.step >= self.adversarial_start
+            *players, adversarial_gradient, metrics = jax.lax.cond(plays, play, wait, *players)
+
+        # 2. The generator moves its waveform along all terms' gradients and its posterior along the KL's.
+        (total, terms), gradient = jax.value_and_grad(self._reconstruction_loss, has_aux=True)(output.audio, audio)
+        balance = loss.gradient_balance(gradient, adversarial_gradient, self.loss)
+        kl, kl_gradient = jax.value_and_grad(loss.kl_divergence)(output.posterior)
+        cotangent = AutoencoderOutput(
+            audio=gradient + balance * adversarial_gradient,
+            posterior=jax.tree.map(lambda g: self.loss.kl * g, kl_gradient),
+            latents=jnp.zeros_like(output.latents),
+        )
+        (gradients,) = pull_back(cotangent)
+        metrics |= terms | {"loss": total + self.loss.kl * kl, "kl": kl}
+        new = (generator, state.opt_state["generator"], state.ema, gradients)
+        return self._updated(state, new, players, metrics)
+
+    def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
+        """Of the averaged weights, decoding the posterior mean: SI-SDR (dB), log-mel distance (nats), that of a 2 kHz
+        low-pass and the ratio of the two, reconstruction terms, KL."""
+        audio, params, rate = batch["audio"], self._averaged(state), self.geometry.sample_rate
+        posterior = self._apply(params, audio, method="encode")
+        decoded = self._apply(params, posterior.mean, method="decode")
+        log_mel = jnp.mean(loss.log_mel_distance(audio, decoded, rate))
+        low_pass = jnp.mean(loss.log_mel_distance(audio, loss.low_pass(audio, rate), rate))
+        kl = loss.kl_divergence(posterior)
+        total, terms = self._reconstruction_loss(decoded, audio)
+        return terms | {
+            "loss": total + self.loss.kl * kl,
+            "kl": kl,
+            "si_sdr_db": jnp.mean(loss.si_sdr(audio, decoded)),
+            "log_mel": log_mel,
+            "low_pass_log_mel": low_pass,
+            "log_mel_over_low_pass": log_mel / (low_pass + 1e-6),
+        }
+
+    def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """audio [B, T]."""
+        return {"audio": jax.ShapeDtypeStruct((self.batch_size, self.segment_samples), jnp.float32)}
+
+    def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
+        """{encoder, decoder, latent_scale} with averaged weights.
+
+        The scale is one over the 99.95 % quantile of the absolute latents, so that fewer than 0.1 % of the values of
+        other music are clipped at [-1, 1].
+        """
+        params = self._averaged(state)
+        several = jax.process_count() > 1
+        local = multihost_utils.process_allgather(params, tiled=True) if several else params
+        encode = jax.jit(lambda p, audio: jnp.abs(self._apply(p, audio, method="encode").mean))
+        taken = itertools.islice(batches, self.calibration_batches)
+        latents = [np.asarray(encode(local, batch["audio"])).ravel() for batch in taken]
+        scale = np.float32(1.0 / max(np.quantile(np.concatenate(latents), 0.9995), 1e-6))
+        if several:
+            scale = np.min(multihost_utils.process_allgather(scale))
+        # Through jit with a global array, so that the scale lies on all hosts' devices as the other parameters do.
+        placed = jax.jit(lambda scale, step: scale + jnp.float32(0) * step.astype(jnp.float32))(scale, state.step)
+        return {**params, "latent_scale": placed}
+
+    def part(self) -> tuple[AutoencoderConfig, Geometry, dict[str, str]]:
+        """Config and geometry; no parents."""
+        return self.config, self.geometry, {}
+
+    def _apply(self, params: PyTree, *args: Any, method: str = "__call__") -> Any:
+        variables = {"params": {**params, "latent_scale": jnp.ones((), jnp.float32)}}
+        return self.model.apply(variables, *args, method=method)
+
+    def _averaged(self, state: TrainState) -> PyTree:
+        return state.params["generator"] if state.ema is None else state.ema
+
+    def _judge(self, discriminator: PyTree, audio: jax.Array, decoded: jax.Array) -> tuple[Judgement, Judgement]:
+        """Of the real and of the decoded audio, in one pass."""
+        both = jnp.concatenate([audio, decoded])
+        return Discriminators(self.discriminators).apply({"params": discriminator}, both).split()
+
+    def _discriminator_loss(self, discriminator: PyTree, audio: jax.Array, decoded: jax.Array) -> jax.Array:
+        real, fake = self._judge(discriminator, audio, decoded)
+        return loss.discriminator_loss(real.scores, fake.scores, self.loss.gan)
+
+    def _adversarial_loss(
+        self, decoded: jax.Array, discriminator: PyTree, audio: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        real, fake = self._judge(discriminator, audio, decoded)
+        terms = {
+            "adversarial": loss.generator_loss(fake.scores, self.loss.gan),
+            "features": loss.feature_matching(real.features, fake.features),
+        }
+        return loss.weighted(terms, self.loss), terms
+
+    def _reconstruction_loss(self, decoded: jax.Array, audio: jax.Array) -> tuple[jax.Array, Metrics]:
+        terms = loss.reconstruction_terms(audio, decoded, self.loss, self.geometry.sample_rate)
+        return loss.weighted(terms, self.loss), terms
+
+    def _updated(
+        self, state: TrainState, generator: tuple[PyTree, ...], discriminator: tuple[PyTree, ...], metrics: Metrics
+    ) -> tuple[TrainState, Metrics]:
+        """The next state, or, at a spike, the old one with its counters advanced."""
+        params, opt_state, ema, gradients = generator
+        norm = optax.global_norm(gradients)
+        mean_norm = state.extra["mean_norm"]
+
+        def accept():
+            updates, new_opt_state = make_optimizer(self.optim).update(gradients, opt_state, params)
+            new = optax.apply_updates(params, updates)
+            new_ema = None if ema is None else update_ema(ema, new, self.optim.ema_decay, state.step)
+            players = {"generator": new, "discriminator": discriminator[0]}
+            return players, {"generator": new_opt_state, "discriminator": discriminator[1]}, new_ema
+
+        def reject():
+            return state.params, state.opt_state, state.ema
+
+        limit = jnp.where(mean_norm > 0, self.spike_factor * mean_norm, jnp.inf)
+        healthy = jnp.isfinite(norm) & ((norm <= limit) if self.spike_factor else True)
+        new_params, new_opt_state, new_ema = jax.lax.cond(healthy, accept, reject)
+        first = mean_norm == 0
+        running = jnp.where(first, norm, mean_norm + 0.02 * (jnp.minimum(norm, limit) - mean_norm))
+        extra = {
+            "mean_norm": jnp.where(jnp.isfinite(norm), running, mean_norm),
+            "skipped": state.extra["skipped"] + jnp.where(healthy, 0, 1),
+            "skipped_in_a_row": jnp.where(healthy, 0, state.extra["skipped_in_a_row"] + 1),
+        }
+        metrics = metrics | {name: extra[name].astype(jnp.float32) for name in ("skipped", "skipped_in_a_row")}
+        metrics["gradient_norm"] = norm
+        state = state.replace(step=state.step + 1, params=new_params, opt_state=new_opt_state, ema=new_ema, extra=extra)
+        return state, metrics

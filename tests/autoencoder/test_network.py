@@ -1,0 +1,140 @@
+"""Contracts of the autoencoder's networks: exact lengths, determinism, axes, and the paper's size."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from melody_jax import dsp
+from melody_jax.autoencoder.config import AutoencoderConfig, ConvolutionalEncoderConfig, HiFiGANConfig
+from melody_jax.autoencoder.decoder_istft import synthesise
+from melody_jax.autoencoder.discriminators import Discriminators
+from melody_jax.autoencoder.network import Autoencoder
+from melody_jax.errors import UserError
+from melody_jax.geometry import Geometry
+from tests.autoencoder import tiny
+
+
+def tone(batch=2, samples=960):
+    time = np.arange(samples) / 24_000
+    return jnp.asarray(0.3 * np.sin(2 * np.pi * np.arange(400, 400 + 100 * batch, 100)[:, None] * time), jnp.float32)
+
+
+class Built:
+    """A model with its variables and its compiled methods, `encode(params, x)` and so on."""
+
+    def __init__(self, config):
+        self.model = Autoencoder(config, tiny.GEOMETRY)
+        self.boxed = jax.jit(self.model.init)(jax.random.key(0), tone(), jax.random.key(1))
+        self.params = nn.meta.unbox(self.boxed)["params"]
+
+    @functools.cache  # noqa: B019
+    def method(self, name):
+        return jax.jit(lambda params, *args: self.model.apply({"params": params}, *args, method=name))
+
+    def __getattr__(self, name):
+        return self.method(name)
+
+
+@pytest.fixture(scope="module", params=tiny.CONFIGS)
+def built(request):
+    return Built(tiny.CONFIGS[request.param])
+
+
+def test_lengths_are_exact(built):
+    for samples in (96, 960):
+        output = built.method("__call__")(built.params, tone(samples=samples), jax.random.key(0))
+        assert output.audio.shape == (2, samples)
+        assert output.latents.shape == output.posterior.mean.shape == output.posterior.logvar.shape
+        assert output.latents.shape == (2, samples // 96, 4)
+        assert output.audio.dtype == output.posterior.mean.dtype == jnp.float32
+        assert np.isfinite(output.audio).all()
+
+
+def test_a_ragged_length_is_refused(built):
+    with pytest.raises(ValueError, match="100 samples"):
+        built.encode(built.params, tone(samples=100))
+
+
+def test_the_noise_is_the_only_randomness(built):
+    one, same, other = (built.method("__call__")(built.params, tone(), jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one.audio, same.audio)
+    np.testing.assert_array_equal(one.posterior.mean, other.posterior.mean)
+    noise = (one.latents - one.posterior.mean) / jnp.exp(0.5 * one.posterior.logvar)
+    assert 0.7 < float(jnp.std(noise)) < 1.3
+    np.testing.assert_allclose(one.audio, built.decode(built.params, one.latents), atol=1e-2)
+
+
+def test_scaled_latents_are_clipped_and_undone(built):
+    mean = built.encode(built.params, tone()).mean
+    params = built.params | {"latent_scale": 0.5 / jnp.max(jnp.abs(mean))}
+    latents = built.to_latents(params, tone())
+    assert float(jnp.max(jnp.abs(latents))) == pytest.approx(0.5, rel=1e-2)
+    # bfloat16 networks round the scaled and rescaled latents differently
+    direct = built.decode(params, mean)
+    np.testing.assert_allclose(built.from_latents(params, latents), direct, atol=2e-2)
+    params["latent_scale"] = 10.0 / jnp.max(jnp.abs(mean))
+    assert float(jnp.max(jnp.abs(built.to_latents(params, tone())))) == 1.0
+
+
+def test_every_parameter_has_logical_axes(built):
+    players = jax.eval_shape(Discriminators(tiny.DISCRIMINATORS).init, jax.random.key(0), tone())
+    trees = [built.boxed["params"], players["params"]]
+    boxed = [
+        (path, leaf)
+        for tree in trees
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, nn.Partitioned))
+    ]
+    for path, leaf in boxed:
+        assert isinstance(leaf, nn.Partitioned), path
+        assert len(leaf.names) == leaf.value.ndim, path
+
+
+def test_the_paper_size_has_the_published_parameters():
+    geometry = Geometry()
+    model = Autoencoder(AutoencoderConfig(), geometry)
+    audio = jax.ShapeDtypeStruct((1, 9600), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), audio, jax.random.key(0))["params"]
+    count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    assert abs(count / 100.1e6 - 1) < 0.02
+    latents = jax.eval_shape(lambda p, x: model.apply({"params": p}, x, method="to_latents"), shapes, audio)
+    assert latents.shape == (1, 100, 16)
+
+
+def test_strides_must_multiply_to_the_hop():
+    for config in (
+        AutoencoderConfig(convolutional=ConvolutionalEncoderConfig(strides=(2, 2))),
+        AutoencoderConfig(hifigan=HiFiGANConfig(strides=(5, 5), upsample_kernels=(5, 5))),
+    ):
+        with pytest.raises(UserError, match="do not multiply to hop 96"):
+            config.check(Geometry())
+
+
+def test_synthesis_inverts_the_windowed_analysis():
+    """Frames of a signal times the head's own window overlap-add to a multiple of the signal, in place."""
+    rng, hop, window = np.random.default_rng(0), 24, 96
+    signal = rng.standard_normal((1, 480)).astype(np.float32)
+    pad = (window - hop) // 2
+    frames = dsp.frame(jnp.pad(jnp.asarray(signal), ((0, 0), (pad, pad))), window, hop)
+    spectrum = jnp.fft.rfft(frames)
+    result = synthesise(jnp.real(spectrum), jnp.imag(spectrum), hop)
+    assert result.shape == signal.shape
+    inner = slice(window, -window)
+    ratio = result[0, inner] / signal[0, inner]
+    np.testing.assert_allclose(ratio, np.full_like(ratio, np.sqrt(window)), rtol=1e-3)
+
+
+def test_discriminators_judge_each_waveform_alone():
+    model = Discriminators(tiny.DISCRIMINATORS)
+    audio = jax.random.normal(jax.random.key(0), (4, 961), jnp.float32)
+    variables = nn.meta.unbox(jax.jit(model.init)(jax.random.key(1), audio))
+    apply = jax.jit(model.apply)
+    whole = apply(variables, audio)
+    assert len(whole.scores) == len(whole.features) == 4
+    first, second = whole.split()
+    alone = apply(variables, audio[2:])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), second, alone)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), first, apply(variables, audio[:2]))
