@@ -12,6 +12,7 @@ from typing import Any
 
 import gin
 import jax
+from gin import config as gin_config
 
 import melody_jax
 from melody_jax.errors import UserError
@@ -136,7 +137,7 @@ def refuse_ignored(ignored: Collection[str]) -> None:
 def unread() -> list[str]:
     """Configurables ("scope/selector") and macros that are bound, but that building the stage did not read."""
     # gin has no public view of these two tables; its own tests compare them too.
-    keys = gin.config._CONFIG.keys() - gin.config._OPERATIVE_CONFIG.keys()
+    keys = gin_config._CONFIG.keys() - gin_config._OPERATIVE_CONFIG.keys()
     names = {
         scope if selector == "gin.macro" else "/".join(filter(None, (scope, selector))) for scope, selector in keys
     }
@@ -148,8 +149,8 @@ def _is_read(binding: str) -> bool:
     name = binding.partition("=")[0].strip()
     scope, _, selector = name.rpartition(".")[0].rpartition("/")
     if not selector:
-        return (name, "gin.macro") in gin.config._OPERATIVE_CONFIG
-    read = [full for known, full in gin.config._OPERATIVE_CONFIG if known == scope]
+        return (name, "gin.macro") in gin_config._OPERATIVE_CONFIG
+    read = [full for known, full in gin_config._OPERATIVE_CONFIG if known == scope]
     return any(f".{full}".endswith(f".{selector}") for full in [*read, *([] if scope else [_TRAIN])])
 
 

@@ -8,6 +8,7 @@ tensor   single layers are split
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
@@ -52,7 +53,7 @@ def parse_mesh(spec: str, devices: int) -> dict[str, int]:
     return sizes
 
 
-def make_mesh(spec: str = DEFAULT, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(spec: str = DEFAULT, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh of `parse_mesh` over `devices` (default: all of all hosts), placed by their physical topology.
 
     Raises:

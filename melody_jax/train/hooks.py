@@ -43,7 +43,7 @@ class StopSignals:
 
     def _receive(self, number: int, _: object) -> None:
         self._received = number
-        signal.signal(number, self._previous[number])
+        signal.signal(number, self._previous[signal.Signals(number)])
 
     def agreed(self, at_meeting: bool) -> int:
         """The signal that ends the run at this step boundary, 0 if none; every host gets the same answer.

@@ -51,11 +51,11 @@ class OptimConfig:
             raise UserError("accumulate and total_steps must be at least 1, warmup_steps at least 0")
 
 
-def make_schedule(config: OptimConfig) -> Callable[[jax.Array], jax.Array]:
+def make_schedule(config: OptimConfig) -> Callable[[Any], jax.Array]:
     """Learning rate (float32 scalar) at a step of the loop (integer scalar)."""
 
-    def learning_rate(step: jax.Array) -> jax.Array:
-        step = jnp.asarray(step).astype(jnp.float32)
+    def learning_rate(count: Any) -> jax.Array:
+        step = jnp.asarray(count).astype(jnp.float32)
         # Step 0 takes a first small step instead of none.
         warmup = jnp.minimum(1.0, (step + 1.0) / max(config.warmup_steps, 1))
         decay_steps = max(config.total_steps - config.warmup_steps, 1)
@@ -98,8 +98,8 @@ def update_ema(ema: PyTree, params: PyTree, decay: float, step: jax.Array) -> Py
     in short runs too (as in TensorFlow's ExponentialMovingAverage). `ema` may cover a sub-tree given as `params`.
     """
     step = jnp.asarray(step).astype(jnp.float32)
-    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda e, p: e + (1.0 - decay) * (p.astype(e.dtype) - e), ema, params)
+    reached = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda e, p: e + (1.0 - reached) * (p.astype(e.dtype) - e), ema, params)
 
 
 def apply_gradients(
@@ -136,8 +136,8 @@ def _with_implicit_promotion(optimizer: optax.GradientTransformation) -> optax.G
         with jax.numpy_dtype_promotion("standard"):
             return optimizer.init(params)
 
-    def update(gradients: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
         with jax.numpy_dtype_promotion("standard"):
-            return optimizer.update(gradients, state, params)
+            return optimizer.update(updates, state, params)
 
     return optax.GradientTransformation(init, update)

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from melody_jax.geometry import Geometry
 from melody_jax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -50,6 +51,8 @@ class Stage(Protocol):
     """One trainable thing. Methods are pure unless said otherwise; shapes are global."""
 
     name: ClassVar[str]
+    config: Any
+    geometry: Geometry
     batch_size: int
 
     def init(self, key: jax.Array) -> TrainState:
@@ -88,6 +91,6 @@ class Stage(Protocol):
         """
         ...
 
-    def part(self) -> tuple[Any, Any, dict[str, str]]:
+    def part(self) -> tuple[Any, Geometry, dict[str, str]]:
         """(config dataclass, geometry, {parent's name: parent's id}) of the part that this stage makes."""
         ...

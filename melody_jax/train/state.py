@@ -2,16 +2,16 @@
 
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 PyTree = Any
 Leaf = Any  # an array, or in a tree of the same structure its abstract shape or its sharding
 
 
-class TrainState(flax.struct.PyTreeNode):
+class TrainState(struct.PyTreeNode):
     """Everything that a step reads and writes; all of it but `frozen` is in a checkpoint.
 
     Attributes:
