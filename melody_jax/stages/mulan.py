@@ -15,6 +15,7 @@ from melody_jax.mulan.augment import AugmentConfig, augment_audio, augment_spect
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.loss import contrast
 from melody_jax.mulan.network import MuLan
+from melody_jax.parallel.batch import place_batch
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
 from melody_jax.train.stage import HostBatch, Metrics, Stage
 from melody_jax.train.state import TrainState
@@ -122,14 +123,17 @@ class MuLanStage(Stage):
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
         """The averaged weights; with `config.center` also the mean embedding of each modality."""
         params = dict(state.averaged)
-        if self.config.center:
-            embed = jax.jit(lambda variables, batch: self.model.apply(variables, batch["audio"], batch["text_tokens"]))
-            joints = []
-            for batch in itertools.islice(batches, self.calibration_batches):
-                joints.append(jax.device_get(embed({"params": {**params, **state.frozen}}, dict(batch))))
-            params["music_center"] = np.concatenate([joint.music for joint in joints]).mean(axis=0)
-            params["text_center"] = np.concatenate([joint.text for joint in joints]).mean(axis=0)
-        return jax.device_get(params)
+        if not self.config.center:
+            return params
+        mesh = state.step.sharding.mesh
+        variables = {"params": {**params, **state.frozen}}
+        means = jax.jit(lambda variables, batch: self._mean_embeddings(variables, batch))
+        found = [means(variables, place_batch(b, mesh)) for b in itertools.islice(batches, self.calibration_batches)]
+        return {**params, **jax.tree.map(lambda *parts: sum(parts) / len(parts), *found)}
+
+    def _mean_embeddings(self, variables: PyTree, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        joint = self.model.apply(variables, batch["audio"], batch["text_tokens"])
+        return {"music_center": jnp.mean(joint.music, axis=0), "text_center": jnp.mean(joint.text, axis=0)}
 
     def part(self) -> tuple[MuLanConfig, Geometry, dict[str, str]]:
         """MuLan has no parents."""
