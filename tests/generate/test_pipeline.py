@@ -1,0 +1,118 @@
+"""Sampling: lengths, repeatability, independence of the batch, settings."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import GEOMETRY
+
+from melody_jax.errors import UserError
+from melody_jax.generate.pipeline import with_settings
+from melody_jax.generate.windows import cover
+
+PROMPT = "a slow waltz"
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.4, 1.1])
+def test_length_is_exact(melody, seconds):
+    (result,) = melody.generate([PROMPT], seconds=seconds)
+    tokens = -(-int(seconds * 4000) // 160)
+    assert result.audio.shape == (round(seconds * 4000),)
+    assert result.audio.dtype == np.float32
+    assert result.tokens.shape == (tokens,)
+    assert result.latent_frames == tokens * GEOMETRY.frames_per_token
+    assert result.mulan.shape == (3,)
+    assert np.isfinite(result.audio).all() and np.abs(result.audio).max() > 0
+    assert result.tokens.min() >= 0 and result.tokens.max() < GEOMETRY.semantic_codes
+
+
+def test_same_seed_same_music_other_seed_other_music(melody):
+    first, again, other = (melody.generate([PROMPT], seconds=0.4, seed=s)[0] for s in (7, 7, 8))
+    np.testing.assert_array_equal(first.audio, again.audio)
+    assert not np.array_equal(first.tokens, other.tokens)
+    assert np.abs(first.audio - other.audio).max() > 1e-3
+
+
+def test_prompt_does_not_depend_on_the_batch(melody):
+    """Three prompts in batches of two (the last one filled up) are what each of them is alone."""
+    prompts, seeds = ["loud drums", PROMPT, "flute"], (5, 6, 7)
+    together = melody.generate(prompts, seconds=0.4, seed=seeds, batch_size=2)
+    assert [result.prompt for result in together] == prompts
+    assert [result.batch for result in together] == [2, 2, 2]
+    for prompt, seed, batched in zip(prompts, seeds, together, strict=True):
+        (alone,) = melody.generate([prompt], seconds=0.4, seed=seed)
+        np.testing.assert_array_equal(alone.mulan, batched.mulan)
+        np.testing.assert_array_equal(alone.tokens, batched.tokens)
+        np.testing.assert_allclose(alone.audio, batched.audio, atol=1e-4)
+
+
+def test_prompts_matter(melody):
+    first, second = melody.generate([PROMPT, "flute"], seconds=0.4)
+    assert not np.array_equal(first.mulan, second.mulan)
+    assert not np.array_equal(first.tokens, second.tokens)
+
+
+def test_long_music_begins_as_its_first_window(melody):
+    """Windows are continued, not mixed: what was made first stays as it is."""
+    (short,) = melody.generate([PROMPT], seconds=0.4)
+    (long,) = melody.generate([PROMPT], seconds=1.1)
+    np.testing.assert_array_equal(short.tokens, long.tokens[:10])
+    keep = int(0.2 * 4000)  # the decoder's last frames see what follows
+    np.testing.assert_allclose(short.audio[:keep], long.audio[:keep], atol=1e-3)
+
+
+def test_decoding_in_pieces_equals_whole(melody):
+    models = melody._models
+    latents = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 190, 4)), jnp.float32)
+    whole = np.asarray(models._decode(models.params["autoencoder"], latents))
+    np.testing.assert_allclose(np.asarray(models.audio(latents)), whole, atol=1e-4)
+
+
+def test_music_prompt(melody):
+    tone = np.sin(np.arange(1800) * 0.1).astype(np.float32)
+    first, again = melody.generate(audio=[tone, tone[:1600]], seconds=0.4)
+    assert first.prompt == "" and first.audio.shape == (1600,)
+    np.testing.assert_array_equal(first.tokens, again.tokens)  # only the first clip length counts
+
+
+def test_the_bundles_defaults_hold_where_nothing_is_chosen(melody):
+    assert melody.defaults.steps == 3
+    assert melody.generate([PROMPT], seconds=0.4)[0].settings.steps == 3
+    assert with_settings(melody.defaults, {"steps": 2}).steps == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"prompts": []}, "no prompt"),
+        ({"prompts": ["a", "  "]}, "prompt 2 of 2 is empty"),
+        ({"prompts": "a waltz"}, "list of sentences"),
+        ({}, "either sentences"),
+        ({"prompts": ["a"], "audio": [np.zeros(3)]}, "either sentences"),
+        ({"audio": [np.full(3, np.nan)]}, "finite"),
+        ({"prompts": ["a"], "seconds": 0}, "seconds must be"),
+        ({"prompts": ["a"], "seconds": 1e6}, "seconds must be"),
+        ({"prompts": ["a"], "seconds": float("nan")}, "seconds must be"),
+        ({"prompts": ["a"], "steps": 0}, "steps must be"),
+        ({"prompts": ["a"], "steps": 2.5}, "type int"),
+        ({"prompts": ["a"], "schedule": "cubic"}, "schedule must be"),
+        ({"prompts": ["a"], "temperature": -1.0}, "temperature"),
+        ({"prompts": ["a"], "top_p": 0.0}, "top_p"),
+        ({"prompts": ["a"], "top_k": -1}, "top_k"),
+        ({"prompts": ["a"], "colour": 1}, "unknown setting"),
+        ({"prompts": ["a"], "seed": [1, 2]}, "2 seeds for 1 prompts"),
+        ({"prompts": ["a"], "seed": -1}, "seed"),
+        ({"prompts": ["a"], "batch_size": 0}, "batch_size"),
+    ],
+)
+def test_bad_arguments(melody, arguments, words):
+    with pytest.raises(UserError, match=words):
+        melody.generate(**arguments)
+
+
+@pytest.mark.parametrize("length, size, overlap", [(1, 10, 5), (10, 10, 5), (11, 10, 5), (37, 10, 4), (50, 10, 1)])
+def test_windows_cover_and_overlap(length, size, overlap):
+    windows = cover(length, size, overlap)
+    assert windows.total >= length
+    assert len(windows.starts) == 1 or windows.starts[-2] + windows.size < length
+    assert all(b - a == size - overlap for a, b in zip(windows.starts, windows.starts[1:], strict=False))
+    assert windows.size == min(length, size)
