@@ -62,7 +62,7 @@ class FramewiseEncoder(nn.Module):
 def spectral_features(
     audio: Float[Array, "B T"], geometry: Geometry, window: int, linear_hz: float, mels: int
 ) -> Float[Array, "B L P"]:
-    """Features of windows centred on every hop, float32, of order one: compressed complex low band, full log-mel band."""
+    """Features of windows centred on every hop, float32, order one: compressed complex low band, full log-mel band."""
     pad = (window - geometry.hop) // 2
     frames = dsp.frame(jnp.pad(audio.astype(jnp.float32), ((0, 0), (pad, pad))), window, geometry.hop)
     spectrum = jnp.fft.rfft(frames * jnp.asarray(dsp.hann(window))[None, None])

@@ -87,7 +87,7 @@ def _mean_absolute(pair: Array) -> Array:
 
 
 def _compressed_complex(spectrum: Array, magnitude: Array) -> Array:
-    """Mean |X |X|^-1/2 - Y |Y|^-1/2|, real and imaginary parts: compressed, so that quiet partials' phases count too."""
+    """Mean |X |X|^-1/2 - Y |Y|^-1/2|, both parts: compressed, so that the phases of quiet partials count too."""
     compression = jax.lax.rsqrt(magnitude)
     parts = (jnp.real(spectrum) * compression, jnp.imag(spectrum) * compression)
     return _mean_absolute(parts[0]) + _mean_absolute(parts[1])
