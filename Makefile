@@ -13,7 +13,15 @@ MODEL_DIR ?= runs/tiny
 .PHONY: demo test test-slow train lint clean
 
 demo: $(VENV)/.base
-	$(BIN)/melody generate --prompts bundles/demo.txt --seconds 10 --seed 1 --out music
+	$(BIN)/melody generate --prompts bundles/demo.txt --bundle bundles/tiny --seconds 10 --seed 1 --out music
+
+# From clone to measured music: corpus, all stages, bundle, table. Interrupt it and start it again as you like.
+train: $(VENV)/.data
+	$(BIN)/melody data corpus --name corpus --data_dir $(DATA_DIR) --clips 2400 --seed 0 --validation 0.04 --test 0.13
+	$(BIN)/melody train all --size tiny --data corpus --data_dir $(DATA_DIR) --model_dir $(MODEL_DIR)
+	$(BIN)/melody export --model_dir $(MODEL_DIR) --out $(MODEL_DIR)/bundle
+	$(BIN)/melody evaluate --bundle $(MODEL_DIR)/bundle --model_dir $(MODEL_DIR) --data corpus --data_dir $(DATA_DIR) \
+	    --out $(MODEL_DIR)/report
 
 test: $(VENV)/.dev lint
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest

@@ -57,10 +57,9 @@ def run(args: argparse.Namespace) -> int:
     _prepare_jax()
     try:
         for name in names:
-            if args.stage == "all":
-                if _is_finished(Path(args.model_dir), name):
-                    print(f"{name}: finished before, {locate(Path(args.model_dir) / name)}")
-                    continue
+            if args.stage == "all" and _is_finished(Path(args.model_dir), name):
+                print(f"{name}: finished before, {locate(Path(args.model_dir) / name)}")
+                continue
             _train(args, configs[name])
             # the next stage begins with the memory that this one had
             jax.clear_caches()
@@ -136,14 +135,17 @@ def _is_finished(model_dir: Path, name: str) -> bool:
 
 def _open_data(args: argparse.Namespace, stage: Stage, mesh: str, seed: int):
     """(training batches, held-out batches) of this host."""
-    try:
-        from data_pipelines import batches, read
-    except ImportError as error:
-        raise UserError(f"melody train needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
+    from data_pipelines import read
+
     if stage.name in TOKEN_STAGES:
         directory = read.tokens_directory(args.model_dir, args.data)
     else:
         directory = read.audio_directory(args.data_dir, args.data)
+    read.metadata(directory)  # a missing data set is said before TensorFlow takes seconds to start
+    try:
+        from data_pipelines import batches
+    except ImportError as error:
+        raise UserError(f"melody train needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
     shard = host_shard(make_mesh(mesh))
     options = {"tokenizer": args.tokenizer, "shard": shard.index, "shards": shard.count}
     training = batches.for_stage(stage, stage.geometry, directory, seed=seed, **options)
@@ -163,6 +165,6 @@ def _prepare_jax() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "melody_jax" / "xla"))

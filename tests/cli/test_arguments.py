@@ -1,0 +1,50 @@
+"""Every bad argument is one line on stderr and exit code 2, before any work is done."""
+
+import pytest
+
+from melody_jax.cli.main import main
+
+BAD = {
+    "unknown command": ["sing"],
+    "unknown option": ["generate", "a waltz", "--loud"],
+    "no prompt": ["generate"],
+    "empty prompt": ["generate", " "],
+    "no steps": ["generate", "a waltz", "--steps", "0"],
+    "steps are no number": ["generate", "a waltz", "--steps", "many"],
+    "no seconds": ["generate", "a waltz", "--seconds", "0"],
+    "endless": ["generate", "a waltz", "--seconds", "1e9"],
+    "negative guidance": ["generate", "a waltz", "--guidance", "-1"],
+    "unknown schedule": ["generate", "a waltz", "--schedule", "cosine"],
+    "negative seed": ["generate", "a waltz", "--seed", "-1"],
+    "no such bundle": ["generate", "a waltz", "--bundle", "{tmp}/none"],
+    "not a wav": ["generate", "a waltz", "--out", "{tmp}/x.mp3"],
+    "no such prompt file": ["generate", "--prompts", "{tmp}/none.txt"],
+    "prompts twice": ["generate", "a waltz", "--prompts", "{tmp}/none.txt"],
+    "unknown stage": ["train", "vocoder", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}"],
+    "unknown size": ["train", "lm", "--size", "huge", "--data", "x", "--model_dir", "{tmp}"],
+    "no such data": ["train", "autoencoder", "--size", "tiny", "--data", "x", "--data_dir", "{tmp}", "--model_dir", "{tmp}"],
+    "unknown binding": ["train", "lm", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}", "--set", "lm.LMConfig.size=3"],
+    "stray argument": ["train", "lm", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}", "--steps", "3"],
+    "no parents": ["train", "lm", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}"],
+    "nothing to tokenize": ["tokenize", "--data", "x", "--model_dir", "{tmp}"],
+    "nothing to export": ["export", "--model_dir", "{tmp}", "--out", "{tmp}/bundle"],
+    "nothing to evaluate": ["evaluate", "--bundle", "{tmp}", "--data", "x", "--out", "{tmp}/out"],
+    "no clips": ["data", "corpus", "--name", "x", "--data_dir", "{tmp}", "--clips", "0"],
+    "no such folder": ["data", "folder", "{tmp}/none", "--name", "x", "--data_dir", "{tmp}"],
+    "bad name": ["data", "corpus", "--name", "../x", "--data_dir", "{tmp}", "--clips", "10"],
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments(case, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = main([word.format(tmp=tmp_path) for word in BAD[case]])
+    error = capfd.readouterr().err.strip().splitlines()
+    assert code == 2
+    assert len(error) == 1 and error[0].startswith("error: "), error
+
+
+def test_help_lists_the_commands(capsys):
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("data", "train", "tokenize", "export", "generate", "evaluate"))
