@@ -1,0 +1,148 @@
+"""Bundles: export, lineage, integrity, card."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from melody_jax.bundle import Bundle, Card, check_lineage, export, load_part, save_part
+from melody_jax.bundle.bundle import bundle_bytes
+from melody_jax.errors import UserError
+from melody_jax.geometry import Geometry
+
+PARENTS = {"codes": ("mulan", "semantic"), "lm": ("codes",), "dpd": ("codes", "autoencoder")}
+ORDER = ("autoencoder", "mulan", "semantic", "codes", "lm", "dpd")
+
+
+def train(directory, seed=0, geometry=None, names=ORDER):
+    """Six small parts that belong together."""
+    ids = {}
+    for name in names:
+        rng = np.random.default_rng([seed, ORDER.index(name)])
+        parents = {parent: ids[parent] for parent in PARENTS.get(name, ())}
+        params = {"layer": {"kernel": rng.normal(size=(8, 8)).astype(np.float32)}}
+        training = {"steps": 100, "seconds": 90.0, "data": "corpus"}
+        config = {}
+        if name == "mulan":
+            reference = {"package": "some_bert", "version": "1.0", "sha256": "ab" * 32}
+            config = {"train_text_tower": False, "pretrained_text": reference}
+        geometry = geometry or Geometry()
+        ids[name] = save_part(directory / name / "part", name, params, config, geometry, parents, training).id
+    return [directory / name for name in names]
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return export(train(tmp_path / "run"), tmp_path / "bundle", sampling={"steps": 10})
+
+
+def test_export_and_load(tmp_path, bundle):
+    loaded = Bundle.load(tmp_path / "bundle")
+    assert loaded.ids == {name: load_part(tmp_path / "run" / name).id for name in loaded.ids}
+    assert set(loaded.ids) == set(ORDER) and loaded.geometry == Geometry() and loaded.sampling == {"steps": 10}
+    original = load_part(tmp_path / "run" / "lm").params["layer"]["kernel"]
+    stored = loaded.parts["lm"].params["layer"]["kernel"]
+    assert stored.dtype == np.float16
+    np.testing.assert_array_equal(stored, original.astype(np.float16))
+    assert loaded.references == {"mulan/text": {"package": "some_bert", "version": "1.0", "sha256": "ab" * 32}}
+    assert loaded.tokenizer is None
+    info = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
+    assert info["vocabulary"]["size"] == 4 + 12 * 1024 + 1024
+
+
+def test_card_says_what_it_is(tmp_path):
+    card = Card("Toy", "For tests.", "folk tunes", ("weights: Apache-2.0",), ("## Figures\n\n| a | b |",))
+    export(train(tmp_path / "run"), tmp_path / "bundle", card=card)
+    text = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    for words in (
+        "# Toy",
+        "For tests.",
+        "folk tunes",
+        "- weights: Apache-2.0",
+        "## Figures",
+        "some_bert 1.0",
+        "1.5 min",
+    ):
+        assert words in text
+
+
+def test_total_and_single_sizes_are_reported(tmp_path, bundle):
+    sizes = bundle_bytes(tmp_path / "bundle")
+    assert sizes["lm/weights.safetensors"] > 128 and {"bundle.json", "MODEL_CARD.md", "lm/part.json"} <= set(sizes)
+
+
+def test_the_refusal_is_one_sentence_that_names_both(tmp_path):
+    train(tmp_path / "a", seed=0)
+    train(tmp_path / "b", seed=1)
+    sources = [tmp_path / ("b" if name in ("mulan", "semantic", "codes") else "a") / name for name in ORDER]
+    with pytest.raises(UserError) as caught:
+        export(sources, tmp_path / "bundle")
+    message = str(caught.value)
+    lm, own = (load_part(tmp_path / "a" / name).id[:12] for name in ("lm", "codes"))
+    codes = load_part(tmp_path / "b" / "codes").id[:12]
+    assert message == (
+        f"the parts lm ({lm}) and codes ({codes}) were not trained together: lm was trained with codes {own}"
+    )
+    assert "\n" not in message and not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "mulan", "semantic", "codes"])
+def test_a_foreign_parent_in_a_bundle_is_refused(tmp_path, bundle, name):
+    train(tmp_path / "other", seed=1)
+    shutil.rmtree(tmp_path / "bundle" / name)
+    shutil.copytree(tmp_path / "other" / name / "part", tmp_path / "bundle" / name)
+    with pytest.raises(UserError, match=f"{name}.*were not trained together|were not trained together.*{name}"):
+        Bundle.load(tmp_path / "bundle")
+
+
+def test_a_foreign_leaf_with_the_same_parents_is_refused(tmp_path, bundle):
+    part = load_part(tmp_path / "run" / "lm")
+    zeros = {"layer": {"kernel": np.zeros((8, 8), np.float32)}}
+    save_part(tmp_path / "bundle" / "lm", "lm", zeros, {}, Geometry(), part.parents, {})
+    with pytest.raises(UserError, match="bundle.json lists lm"):
+        Bundle.load(tmp_path / "bundle")
+
+
+def test_another_geometry_is_refused(tmp_path):
+    here = train(tmp_path / "a")
+    parts = {path.name: load_part(path) for path in here}
+    check_lineage(parts)
+    train(tmp_path / "b", geometry=Geometry(hop=480), names=("autoencoder",))
+    del parts["dpd"]
+    with pytest.raises(UserError, match="geometries differ"):
+        check_lineage({**parts, "autoencoder": load_part(tmp_path / "b" / "autoencoder")})
+
+
+def test_damage_is_found(tmp_path, bundle):
+    file = tmp_path / "bundle" / "dpd" / "weights.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(UserError, match="damaged"):
+        Bundle.load(tmp_path / "bundle")
+    shutil.rmtree(tmp_path / "bundle" / "dpd")
+    with pytest.raises(UserError, match="not a part"):
+        Bundle.load(tmp_path / "bundle")
+
+
+def test_what_is_missing_is_named(tmp_path):
+    sources = train(tmp_path / "run")
+    with pytest.raises(UserError, match="missing: lm"):
+        export([path for path in sources if path.name != "lm"], tmp_path / "bundle")
+    with pytest.raises(UserError, match="twice"):
+        export([*sources, sources[0]], tmp_path / "bundle")
+    with pytest.raises(UserError, match="not a bundle"):
+        Bundle.load(tmp_path / "run")
+    export([path for path in sources if path.name != "semantic"], tmp_path / "bundle")
+
+
+def test_export_replaces_bundles_only(tmp_path, bundle):
+    sources = [tmp_path / "run" / name for name in ORDER]
+    export(sources, tmp_path / "bundle", dtype="bfloat16")
+    assert Bundle.load(tmp_path / "bundle").parts["lm"].dtype == "bfloat16"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="is not a bundle"):
+        export(sources, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"

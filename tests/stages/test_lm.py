@@ -1,0 +1,89 @@
+"""The language-model stage: what is dropped, what counts, and that it learns to read the prefix."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from melody_jax.geometry import Geometry
+from melody_jax.lm.config import LMConfig
+from melody_jax.lm.loss import token_losses
+from melody_jax.stages.lm import LMStage
+from melody_jax.train.optim import OptimConfig
+
+GEOMETRY = Geometry(clip_seconds=0.4, mulan_tokens=3, mulan_codes=4, semantic_codes=6)
+STAGE = LMStage(
+    config=LMConfig(layers=1, width=16, heads=2, hidden=32),
+    geometry=GEOMETRY,
+    optim=OptimConfig(learning_rate=1e-2, warmup_steps=5, total_steps=150, ema_decay=0.9),
+    batch_size=16,
+)
+
+
+def batch_of(seed):
+    """Clips whose semantic tokens are all their first MuLan code: nothing but the prefix tells the first of them."""
+    rng = np.random.default_rng(seed)
+    mulan = rng.integers(0, 4, (16, 3)).astype(np.int32)
+    return {"mulan": jnp.asarray(mulan), "semantic": jnp.asarray(np.tile(mulan[:, :1], (1, 10)))}
+
+
+@pytest.fixture(scope="module")
+def state():
+    return nn.unbox(jax.jit(STAGE.init)(jax.random.PRNGKey(0)))
+
+
+def test_shapes_and_part(tmp_path):
+    shapes = STAGE.batch_shapes()
+    assert {name: shape.shape for name, shape in shapes.items()} == {"mulan": (16, 3), "semantic": (16, 10)}
+
+
+def test_loss_counts_semantic_tokens_only(state):
+    """Against the definition: mean over the ten semantic tokens, each predicted from what stands before it."""
+    batch = batch_of(0)
+    still = dataclasses.replace(STAGE, condition_dropout=0.0)
+    metrics = jax.jit(still.train_step)(state, batch)[1]
+    tokens = STAGE.vocabulary.sequence(batch["mulan"], batch["semantic"])
+    losses = token_losses(STAGE.model.apply({"params": state.params}, tokens)[:, :-1], tokens[:, 1:])
+    np.testing.assert_allclose(metrics["loss"], losses[:, 3:].mean(), rtol=1e-5)
+    both = dataclasses.replace(still, prefix_weight=0.5)
+    expected = (losses[:, 3:].sum() + 0.5 * losses[:, :3].sum()) / (16 * (10 + 1.5))
+    np.testing.assert_allclose(jax.jit(both.train_step)(state, batch)[1]["loss"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("condition, level", [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.3, 0.5)])
+def test_dropped_prefixes(condition, level):
+    stage = dataclasses.replace(STAGE, condition_dropout=condition, level_dropout=level)
+    tokens = jnp.full((2000, 14), 9, jnp.int32)
+    dropped = np.asarray(stage._drop_condition(jax.random.PRNGKey(1), tokens) == stage.vocabulary.unknown)
+    assert not dropped[:, 0].any() and not dropped[:, 4:].any()
+    kept = 3 - dropped[:, 1:4].sum(axis=1)
+    np.testing.assert_array_equal(dropped[:, 1:4], np.arange(3)[None] >= kept[:, None])  # always the last levels
+    shares = np.bincount(kept, minlength=4) / 2000
+    partial = (1 - condition) * level / 2
+    np.testing.assert_allclose(shares, [condition, partial, partial, (1 - condition) * (1 - level)], atol=0.04)
+
+
+def test_learns_to_read_the_prefix(state):
+    step, evaluate = jax.jit(STAGE.train_step), jax.jit(STAGE.eval_step)
+    for i in range(150):
+        state, _ = step(state, batch_of(i))
+    metrics = {name: float(value) for name, value in evaluate(state, batch_of(1000)).items()}
+    assert metrics["perplexity"] < 1.3
+    assert metrics["shuffled_perplexity"] > 1.3 * metrics["perplexity"]
+    assert metrics["perplexity"] < metrics["unconditional_perplexity"] < metrics["shuffled_perplexity"]
+    np.testing.assert_allclose(np.exp(metrics["loss"]), metrics["perplexity"], rtol=1e-5)
+
+
+def test_same_step_same_numbers(state):
+    """Dropout and dropped conditions depend on the key and the step alone."""
+    noisy = dataclasses.replace(
+        STAGE, config=dataclasses.replace(STAGE.config, dropout=0.3), condition_dropout=0.5, level_dropout=0.5
+    )
+    step = jax.jit(noisy.train_step)
+    first, again = step(state, batch_of(0)), step(state, batch_of(0))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    later = step(state.replace(step=state.step + 1), batch_of(0))
+    assert float(later[1]["loss"]) != float(first[1]["loss"])
