@@ -9,8 +9,8 @@ from melody_jax.errors import UserError
 class CodesConfig:
     """k-means on semantic features and residual VQ on MuLan embeddings, both over a memory of the last ones seen.
 
-    A batch alone is too small a sample: it holds one MuLan embedding per clip, and its frames are much alike. The memory
-    bounds what is stored and is part of the checkpoint.
+    A batch alone is too small a sample: it holds one MuLan embedding per clip, and its frames are much alike. The
+    memory bounds what is stored and is part of the checkpoint.
 
     Attributes:
       frames_per_clip: feature frames that a clip adds to the memory, drawn at random.

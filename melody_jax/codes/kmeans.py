@@ -12,7 +12,7 @@ from melody_jax.shapes import Array, Bool, Float, Int, Shaped
 
 
 class KMeansState(flax.struct.PyTreeNode):
-    """Centres and the running averages that they are ratios of.
+    """Centres and the running averages that they are ratios of. (Residual VQ stacks levels before these axes.)
 
     Attributes:
       centres: [C, H].
@@ -20,9 +20,9 @@ class KMeansState(flax.struct.PyTreeNode):
       sums: [C, H], moving average of the sum of those points.
     """
 
-    centres: Float[Array, "... C H"]
-    counts: Float[Array, "... C"]
-    sums: Float[Array, "... C H"]
+    centres: Float[Array, "..."]
+    counts: Float[Array, "..."]
+    sums: Float[Array, "..."]
 
 
 class KMeansUpdate(flax.struct.PyTreeNode):
@@ -37,10 +37,10 @@ class KMeansUpdate(flax.struct.PyTreeNode):
     """
 
     state: KMeansState
-    codes: Int[Array, " P"]
-    error: Float[Array, ""]
-    used: Float[Array, ""]
-    dead: Float[Array, ""]
+    codes: Int[Array, "..."]
+    error: Float[Array, "..."]
+    used: Float[Array, "..."]
+    dead: Float[Array, "..."]
 
 
 def squared_distances(centres: Float[Array, "C H"], x: Float[Array, "... H"]) -> Float[Array, "... C"]:
@@ -58,7 +58,7 @@ def assign(centres: Float[Array, "C H"], x: Float[Array, "... H"]) -> Int[Array,
 def seed(
     key: Shaped[Array, "..."], x: Float[Array, "P H"], count: int, valid: Bool[Array, " P"] | None = None
 ) -> Float[Array, "count H"]:
-    """k-means++ (Arthur and Vassilvitskii, 2007): points drawn with probability ~ squared distance to the nearest drawn.
+    """k-means++ (Arthur and Vassilvitskii, 2007): draws with probability ~ squared distance to the nearest drawn point.
 
     Args:
       x: the points.
@@ -77,9 +77,9 @@ def seed(
     return centres
 
 
-def start(centres: Float[Array, "C H"], points: float) -> KMeansState:
+def start(centres: Float[Array, "*q C H"], points: Float[Array, ""] | float) -> KMeansState:
     """A state whose moving averages stand as if each centre had received its share of `points` points."""
-    counts = jnp.full(centres.shape[:-1], points / centres.shape[-2], jnp.float32)
+    counts = jnp.broadcast_to(jnp.float32(points) / centres.shape[-2], centres.shape[:-1])
     return KMeansState(centres, counts, centres * counts[..., None])
 
 
@@ -94,8 +94,8 @@ def update(
 ) -> KMeansUpdate:
     """One step of k-means with exponential moving averages (van den Oord et al., 2017, appendix A.1).
 
-    counts <- decay counts + (1 - decay) n, sums likewise, centre = sum / count; `decay` 0 is Lloyd's algorithm. A centre
-    whose count falls below `dead_below` times the mean count moves to a random point of this batch.
+    counts <- decay counts + (1 - decay) n, sums likewise, centre = sum / count; `decay` 0 is Lloyd's algorithm. A
+    centre whose count falls below `dead_below` times the mean count moves to a random point of this batch.
 
     Args:
       x: points, sharded or not.

@@ -169,7 +169,7 @@ class SelfAttention(nn.Module):
 
 @functools.lru_cache
 def relative_positions(frames: int, width: int) -> np.ndarray:
-    """Sinusoids of the distances N-1 .. -(N-1) (query minus key), sine and cosine alternating; [2N - 1, width] float32."""
+    """Sinusoids of the distances N-1 .. -(N-1) (query minus key), sine and cosine alternating; [2N - 1, width]."""
     distance = np.arange(frames - 1, -frames, -1, dtype=np.float64)[:, None]
     angle = distance * 10_000.0 ** (-np.arange(0, width, 2) / width)[None]
     return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(2 * frames - 1, width).astype(np.float32)

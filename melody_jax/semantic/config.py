@@ -74,7 +74,9 @@ class MelStemConfig:
 
     def __post_init__(self):
         if self.kernel < self.frames or (self.kernel - self.frames) % 2:
-            raise UserError(f"mel stem: kernel {self.kernel} must exceed the {self.frames} frames of a token by an even number")
+            raise UserError(
+                f"mel stem: kernel {self.kernel} must exceed the {self.frames} frames of a token by an even number"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +182,9 @@ class SemanticConfig:
         if self.feature_norm not in ("none", "layer", "standard", "whiten"):
             raise UserError(f"semantic: feature_norm {self.feature_norm!r} is none of none, layer, standard, whiten")
         if not 1 <= self.feature_layer <= self.conformer.layers:
-            raise UserError(f"semantic: feature_layer {self.feature_layer} is not one of {self.conformer.layers} layers")
+            raise UserError(
+                f"semantic: feature_layer {self.feature_layer} is not one of {self.conformer.layers} layers"
+            )
         if self.width % self.conformer.heads:
             raise UserError(f"semantic: {self.conformer.heads} heads do not divide the width {self.width}")
 

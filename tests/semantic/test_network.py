@@ -64,9 +64,7 @@ def test_a_frame_sees_the_samples_of_its_token(stem):
     """An impulse in the middle of token 5 moves stem frame 5 most, whichever the stem."""
     variables, apply = model(stem=stem)
     quiet = 0.01 * jax.random.normal(jax.random.PRNGKey(2), (1, 1600))
-    frames = [
-        apply(variables, audio, method="stem_frames") for audio in (quiet, quiet.at[:, 860:900].add(1.0))
-    ]
+    frames = [apply(variables, audio, method="stem_frames") for audio in (quiet, quiet.at[:, 860:900].add(1.0))]
     change = jnp.sum(jnp.square(frames[1] - frames[0]), axis=-1)[0]
     assert int(jnp.argmax(change)) == 5
     far = jnp.array([0, 1, 2, 8, 9])
@@ -123,6 +121,8 @@ def test_feature_norm_standardises_and_whitens():
         np.testing.assert_allclose(flat.mean(0), 0.0, atol=1e-3)
         spread = np.cov(flat, rowvar=False)
         want = np.eye(rank or 6) if kind == "whiten" else None
-        np.testing.assert_allclose(spread if kind == "whiten" else np.diag(spread), 1.0 if want is None else want, atol=2e-2)
+        np.testing.assert_allclose(
+            spread if kind == "whiten" else np.diag(spread), 1.0 if want is None else want, atol=2e-2
+        )
     layered = FeatureNorm("layer", 6).apply({}, x)
     np.testing.assert_allclose(np.asarray(layered).mean(-1), 0.0, atol=1e-5)
