@@ -11,7 +11,7 @@ import seqio
 from data_pipelines import batches, read, records, tasks
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
-from tests.data_pipelines.conftest import RATE
+from tests.data_pipelines.tones import RATE
 
 GEOMETRY = Geometry(sample_rate=RATE, hop=80, latent_channels=2, token_samples=320, clip_seconds=1.0)
 LENGTHS = {"audio": 400}

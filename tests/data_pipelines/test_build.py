@@ -12,7 +12,7 @@ from data_pipelines.clip import Clip
 from data_pipelines.request import Request
 from melody_jax.cli.main import main
 from melody_jax.errors import UserError
-from tests.data_pipelines.conftest import RATE, pitch_of, tone, write_music
+from tests.data_pipelines.tones import RATE, pitch_of, tone, write_music
 
 
 def _request(music, **changes):

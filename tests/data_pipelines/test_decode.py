@@ -3,7 +3,7 @@ import pytest
 import soundfile
 
 from data_pipelines import decode
-from tests.data_pipelines.conftest import pitch_of, tone
+from tests.data_pipelines.tones import pitch_of, tone
 
 FORM = decode.ClipFormat()
 
@@ -61,6 +61,14 @@ def test_almost_long_enough_is_filled_with_silence(tmp_path):
 def _truncate(path, share):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
+
+
+def test_an_ogg_that_ends_after_a_whole_page_is_truncated(tmp_path):
+    soundfile.write(tmp_path / "a.ogg", tone(440, 30, 24_000), 24_000)
+    data = (tmp_path / "a.ogg").read_bytes()
+    (tmp_path / "a.ogg").write_bytes(data[: data.rfind(b"OggS")])
+    with pytest.raises(decode.UnusableError, match="truncated: the end of the Ogg"):
+        list(decode.clips_of(str(tmp_path / "a.ogg"), FORM))
 
 
 def _broken(folder, kind):

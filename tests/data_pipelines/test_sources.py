@@ -8,7 +8,7 @@ import soundfile
 from data_pipelines import sources, splits
 from data_pipelines.sources import Rejection, SoundFile
 from melody_jax.errors import UserError
-from tests.data_pipelines.conftest import tone
+from tests.data_pipelines.tones import tone
 
 
 def _sound(path, seconds=1.0):

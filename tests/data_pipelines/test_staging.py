@@ -27,10 +27,10 @@ def _works(count):
 def test_a_killed_build_goes_on_with_the_same_bytes(tmp_path):
     whole = staging.stage(_works(60), make_slowly, tmp_path / "whole", 1, "clips")
     script = (
-        "from tests.data_pipelines import test_staging as t; import pathlib; "
+        f"import {__name__} as t, pathlib; "
         f"t.staging.stage(t._works(60), t.make_slowly, pathlib.Path({str(tmp_path / 'cut')!r}), 1, 'clips')"
     )
-    child = subprocess.Popen([sys.executable, "-c", script], cwd=pathlib.Path(__file__).parents[2])
+    child = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
     while child.poll() is None and not list(tmp_path.glob("cut/chunk-000001*")):
         time.sleep(0.02)
     child.kill()
@@ -40,6 +40,7 @@ def test_a_killed_build_goes_on_with_the_same_bytes(tmp_path):
     times = {path: path.stat().st_mtime_ns for path in done}
     resumed = staging.stage(_works(60), make_slowly, tmp_path / "cut", 1, "clips")
     assert resumed.content_hash() == whole.content_hash()
+    assert set(done) < set(resumed.chunks)
     assert all(path.stat().st_mtime_ns == times[path] for path in done)  # not made again
 
 

@@ -5,7 +5,7 @@ import tensorflow_datasets as tfds
 from data_pipelines import batches, precompute, read, tasks, tokens
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
-from tests.data_pipelines.conftest import RATE
+from tests.data_pipelines.tones import RATE
 
 GEOMETRY = Geometry(
     sample_rate=RATE, hop=80, latent_channels=2, token_samples=320, clip_seconds=1.0, mulan_tokens=3, mulan_codes=50
