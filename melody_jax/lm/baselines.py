@@ -37,7 +37,7 @@ def unigram_probabilities(tokens: Int[np.ndarray, "B N"], codes: int, k: float =
     return (counts + k) / (counts.sum() + k * codes)
 
 
-def bigram_counts(tokens: Int[np.ndarray, "B N"], codes: int) -> Float[np.ndarray, "C+1 C"]:
+def bigram_counts(tokens: Int[np.ndarray, "B N"], codes: int) -> Float[np.ndarray, "S C"]:
     """How often a token follows another one; row C is the start of a clip."""
     counts = np.zeros((codes + 1, codes))
     np.add.at(counts, (histories(tokens, codes).ravel(), tokens.ravel()), 1)
@@ -51,7 +51,7 @@ def histories(tokens: Int[np.ndarray, "B N"], codes: int) -> Int[np.ndarray, "B 
 
 
 def bigram_perplexity(
-    counts: Float[np.ndarray, "C+1 C"], unigram: Float[np.ndarray, " C"], tokens: Int[np.ndarray, "B N"], weight: float
+    counts: Float[np.ndarray, "S C"], unigram: Float[np.ndarray, " C"], tokens: Int[np.ndarray, "B N"], weight: float
 ) -> float:
     """exp of the mean of -log(w c(h, t) / c(h) + (1 - w) p(t)) (Jelinek and Mercer, 1980).
 

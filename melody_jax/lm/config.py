@@ -22,6 +22,7 @@ class LMConfig:
       tie_embeddings: the output layer is the embedding table.
       dropout: rate on the embeddings and on both branches of a block, in training.
       remat: "none", "full" or "dots" (keep the matrix products): what the backward pass computes again.
+      unroll: layers per iteration of the scan over them (a CPU likes all, compile time likes 1).
       dtype: compute dtype.
       param_dtype: dtype of the parameters.
     """
@@ -35,6 +36,7 @@ class LMConfig:
     tie_embeddings: bool = False
     dropout: float = 0.0
     remat: str = "none"
+    unroll: int = 1
     dtype: str = "float32"
     param_dtype: str = "float32"
 

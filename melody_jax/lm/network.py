@@ -68,6 +68,7 @@ class SemanticLM(nn.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=cfg.layers,
+            unroll=cfg.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(cfg, train, name="layers")
         x, cache = layers(x, cache, mask, positions)

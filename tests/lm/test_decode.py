@@ -1,5 +1,7 @@
 """Decoding: truncation against NumPy, guidance, legal ids, cached against full."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,15 +82,16 @@ def test_guidance_mixes_the_two_halves():
         np.testing.assert_allclose(logits[:, 0, 0], expected)
 
 
-def run(params, prompt, length, sampling, null_prompt=None, seed=0):
+@functools.partial(jax.jit, static_argnames=("length", "sampling"))
+def run(params, prompt, length, sampling, null_prompt=None):
     def step(tokens, cache):
         return MODEL.apply({"params": params}, tokens, cache, method="extend")
 
     rows = prompt.shape[0] * (1 if sampling.guidance == 1 else 2)
-    keys = jax.random.split(jax.random.PRNGKey(seed), prompt.shape[0])
+    keys = jax.random.split(jax.random.PRNGKey(0), prompt.shape[0])
     legal = jnp.arange(VOCABULARY.size) >= VOCABULARY.semantic_start
     cache = empty_cache(CONFIG, rows, prompt.shape[1] + length)
-    return np.asarray(jax.jit(lambda: generate(step, cache, prompt, length, keys, legal, sampling, null_prompt))())
+    return generate(step, cache, prompt, length, keys, legal, sampling, null_prompt)
 
 
 PROMPT = jnp.array([[1, 4, 9], [1, 7, 8]], jnp.int32)
@@ -108,12 +111,12 @@ def test_greedy_decoding_equals_growing_the_sequence(params):
 
 def test_continuation_goes_on_where_the_prefix_ends(params):
     whole = run(params, PROMPT, 6, Sampling(temperature=0.0))
-    longer = jnp.concatenate([PROMPT, jnp.asarray(whole[:, :2])], axis=1)
+    longer = jnp.concatenate([PROMPT, whole[:, :2]], axis=1)
     np.testing.assert_array_equal(run(params, longer, 4, Sampling(temperature=0.0)), whole[:, 2:])
 
 
 def test_only_legal_ids_are_drawn(params):
-    tokens = run(params, jnp.tile(PROMPT, (8, 1)), 20, Sampling(temperature=5.0))
+    tokens = np.asarray(run(params, jnp.tile(PROMPT, (8, 1)), 20, Sampling(temperature=5.0)))
     assert tokens.min() >= VOCABULARY.semantic_start and tokens.max() < VOCABULARY.size
     assert len(np.unique(tokens)) == VOCABULARY.semantic_codes
 
