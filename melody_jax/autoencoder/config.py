@@ -115,7 +115,8 @@ class DiscriminatorConfig:
       period_kernel: taps of these layers along time.
       period_stride: their stride.
       ffts: window sizes of the spectrogram discriminators, hop = window / 4; () leaves them out.
-      spectral_channels: widths of the layers of a spectrogram discriminator; each but the first halves the frequencies.
+      spectral_channels: widths of the layers of a spectrogram discriminator.
+      spectral_strides: their strides along frequency.
       slope: of the leaky ReLUs.
       dtype: compute dtype.
       param_dtype: dtype of the parameters.
@@ -127,9 +128,17 @@ class DiscriminatorConfig:
     period_stride: int = 3
     ffts: tuple[int, ...] = (512, 1024, 2048)
     spectral_channels: tuple[int, ...] = (32, 32, 32, 32)
+    spectral_strides: tuple[int, ...] = (1, 2, 2, 2)
     slope: float = 0.1
     dtype: str = "float32"
     param_dtype: str = "float32"
+
+    def __post_init__(self):
+        if len(self.spectral_channels) != len(self.spectral_strides):
+            raise UserError(
+                f"discriminators: {len(self.spectral_channels)} spectral_channels but {len(self.spectral_strides)} "
+                "spectral_strides"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,9 +89,8 @@ class SpectrogramDiscriminator(nn.Module):
         unit = 1.0 / float(np.sqrt(np.sum(dsp.hann(self.fft) ** 2)))  # white noise keeps its level
         x = unit * jnp.stack([jnp.real(spectrum), jnp.imag(spectrum)], axis=-1)
         maps = []
-        for i, width in enumerate(shape.spectral_channels):
-            # Dilation along time grows the receptive field, as in Encodec: 1, 1, 2, 4, ...
-            stride, dilation = (1, 1) if i == 0 else (2, 2 ** (i - 1))
+        for i, (width, stride) in enumerate(zip(shape.spectral_channels, shape.spectral_strides, strict=True)):
+            dilation = 1 if i == 0 else 2 ** (i - 1)  # along time, grows the receptive field as in Encodec: 1, 1, 2, 4
             x = Conv2d(width, (3, 9), stride, dilation, shape.dtype, shape.param_dtype, name=f"conv_{i}")(x)
             x = jax.nn.leaky_relu(x, shape.slope)
             maps.append(x)

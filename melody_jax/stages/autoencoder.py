@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -22,6 +22,7 @@ from melody_jax.train.stage import HostBatch, Metrics, Stage
 from melody_jax.train.state import TrainState
 
 PyTree = Any
+Crop = Callable[[jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,8 @@ class AutoencoderStage(Stage):
       loss: weights of the terms.
       segment_samples: T of a training segment, a multiple of the hop.
       adversarial_start: first step at which the discriminators play; negative: never.
+      adversarial_samples: the discriminators see a window of this length, drawn anew for every step (HiFi-GAN trains on
+        8,192 samples); 0: the whole segment.
       spike_factor: a step whose gradient norm is not finite or exceeds this many times its running mean changes nothing
         but the counters `skipped` and `skipped_in_a_row`; 0 lets every step through.
       calibration_batches: batches over whose latents the scale is measured at the end.
@@ -52,6 +55,7 @@ class AutoencoderStage(Stage):
     loss: LossConfig = LossConfig()
     segment_samples: int = 24_000
     adversarial_start: int = 0
+    adversarial_samples: int = 0
     spike_factor: float = 10.0
     calibration_batches: int = 32
     name: ClassVar[str] = "autoencoder"
@@ -101,14 +105,15 @@ class AutoencoderStage(Stage):
             return self._apply(params, audio, state.step_key)
 
         output, pull_back = jax.vjp(reconstruct, generator)
+        crop = self._crop(jax.random.fold_in(state.step_key, 1))
 
         # 1. The discriminators learn to tell `audio` from `output.audio`, and say where the latter should move.
         def play(discriminator: PyTree, opt_state: PyTree) -> tuple[PyTree, PyTree, jax.Array, Metrics]:
-            value, gradients = jax.value_and_grad(self._discriminator_loss)(discriminator, audio, output.audio)
+            value, gradients = jax.value_and_grad(self._discriminator_loss)(discriminator, audio, output.audio, crop)
             updates, opt_state = make_optimizer(self.discriminator_optim).update(gradients, opt_state, discriminator)
             discriminator = optax.apply_updates(discriminator, updates)
-            towards, terms = jax.grad(self._adversarial_loss, has_aux=True)(output.audio, discriminator, audio)
-            terms |= {"discriminator": value, "discriminator_gradient_norm": optax.global_norm(gradients)}
+            towards, terms = jax.grad(self._adversarial_loss, has_aux=True)(output.audio, discriminator, audio, crop)
+            terms |= {"discriminator": value, "discriminator_gradient_norm": optax.tree.norm(gradients)}
             return discriminator, opt_state, towards, terms
 
         def wait(discriminator: PyTree, opt_state: PyTree) -> tuple[PyTree, PyTree, jax.Array, Metrics]:
@@ -120,7 +125,8 @@ class AutoencoderStage(Stage):
         metrics, adversarial_gradient = {}, jnp.zeros_like(output.audio)
         if self.adversarial:
             plays = state.step >= self.adversarial_start
-            *players, adversarial_gradient, metrics = jax.lax.cond(plays, play, wait, *players)
+            *after, adversarial_gradient, metrics = jax.lax.cond(plays, play, wait, *players)
+            players = (after[0], after[1])
 
         # 2. The generator moves its waveform along all terms' gradients and its posterior along the KL's.
         (total, terms), gradient = jax.value_and_grad(self._reconstruction_loss, has_aux=True)(output.audio, audio)
@@ -189,19 +195,28 @@ class AutoencoderStage(Stage):
     def _averaged(self, state: TrainState) -> PyTree:
         return state.params["generator"] if state.ema is None else state.ema
 
-    def _judge(self, discriminator: PyTree, audio: jax.Array, decoded: jax.Array) -> tuple[Judgement, Judgement]:
+    def _crop(self, key: jax.Array) -> Crop:
+        """The window of this step that the discriminators see: [B, T] -> [B, adversarial_samples]."""
+        if not self.adversarial_samples:
+            return lambda audio: audio
+        start = jax.random.randint(key, (), 0, self.segment_samples - self.adversarial_samples + 1)
+        return lambda audio: jax.lax.dynamic_slice_in_dim(audio, start, self.adversarial_samples, axis=1)
+
+    def _judge(
+        self, discriminator: PyTree, audio: jax.Array, decoded: jax.Array, crop: Crop
+    ) -> tuple[Judgement, Judgement]:
         """Of the real and of the decoded audio, in one pass."""
-        both = jnp.concatenate([audio, decoded])
+        both = crop(jnp.concatenate([audio, decoded]))
         return Discriminators(self.discriminators).apply({"params": discriminator}, both).split()
 
-    def _discriminator_loss(self, discriminator: PyTree, audio: jax.Array, decoded: jax.Array) -> jax.Array:
-        real, fake = self._judge(discriminator, audio, decoded)
+    def _discriminator_loss(self, discriminator: PyTree, audio: jax.Array, decoded: jax.Array, crop: Crop) -> jax.Array:
+        real, fake = self._judge(discriminator, audio, decoded, crop)
         return loss.discriminator_loss(real.scores, fake.scores, self.loss.gan)
 
     def _adversarial_loss(
-        self, decoded: jax.Array, discriminator: PyTree, audio: jax.Array
+        self, decoded: jax.Array, discriminator: PyTree, audio: jax.Array, crop: Crop
     ) -> tuple[jax.Array, Metrics]:
-        real, fake = self._judge(discriminator, audio, decoded)
+        real, fake = self._judge(discriminator, audio, decoded, crop)
         terms = {
             "adversarial": loss.generator_loss(fake.scores, self.loss.gan),
             "features": loss.feature_matching(real.features, fake.features),
@@ -217,7 +232,7 @@ class AutoencoderStage(Stage):
     ) -> tuple[TrainState, Metrics]:
         """The next state, or, at a spike, the old one with its counters advanced."""
         params, opt_state, ema, gradients = generator
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         mean_norm = state.extra["mean_norm"]
 
         def accept():

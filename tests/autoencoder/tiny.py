@@ -25,4 +25,6 @@ CONFIGS = {
     ),
     "convolutional-hifigan": AutoencoderConfig(convolutional=CONVOLUTIONAL, hifigan=HIFIGAN),
 }
-DISCRIMINATORS = DiscriminatorConfig(periods=(2, 3), period_channels=(4, 8), ffts=(64, 128), spectral_channels=(4, 4))
+DISCRIMINATORS = DiscriminatorConfig(
+    periods=(3,), period_channels=(4, 8), ffts=(64,), spectral_channels=(4, 4), spectral_strides=(2, 2)
+)
