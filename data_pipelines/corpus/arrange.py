@@ -1,6 +1,7 @@
 """From a clip's plan to its score: who plays what, in which key, how fast, how loud; and the truth about it."""
 
 import dataclasses
+from typing import TypeVar
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from data_pipelines.corpus import harmony, instruments, patterns, scores
 from data_pipelines.corpus.instruments import DRUMS, Instrument
 from data_pipelines.corpus.plan import ClipPlan
 from data_pipelines.corpus.theory import Key
+
+Line = TypeVar("Line")
 
 _VELOCITY = {"soft": 60, "moderate": 82, "loud": 106}
 _PLAYED_BY_HAND = {"plucked", "mallets", "keyboard"}  # chords that ring rather than sustain
@@ -132,8 +135,8 @@ def _lines(excerpt: np.ndarray) -> list[np.ndarray]:
     return kept
 
 
-def _reduce(lines: list[np.ndarray], count: int) -> list[np.ndarray]:
-    """At most `count` lines: the top, the bottom, and those between from the top."""
+def _reduce(lines: list[Line], count: int) -> list[Line]:
+    """At most `count` lines or players: the top, the bottom, and those between from the top."""
     return lines if len(lines) <= count else [*lines[: count - 1], lines[-1]]
 
 

@@ -234,14 +234,15 @@ def write_midi(arrangement: Arrangement, path: str) -> None:
     """Writes an arrangement as a MIDI file, 480 ticks to a beat, at its tempo."""
     import symusic
 
-    score = symusic.Score(480)
-    score.tempos.append(symusic.Tempo(0, arrangement.truth.tempo))
-    score.time_signatures.append(symusic.TimeSignature(0, *arrangement.metre))
+    # Named by their time unit: the plain `symusic.Score` is a factory, whose results no type checker knows.
+    score = symusic.core.ScoreTick(480)
+    score.tempos.append(symusic.core.TempoTick(time=0, qpm=arrangement.truth.tempo))
+    score.time_signatures.append(symusic.core.TimeSignatureTick(0, *arrangement.metre))
     scale = 480 * arrangement.truth.tempo / 60
     for part in arrangement.parts:
-        track = symusic.Track(program=max(part.instrument.program, 0), is_drum=part.role == "drums")
+        track = symusic.core.TrackTick("", max(part.instrument.program, 0), part.role == "drums")
         for onset, duration, pitch, velocity in part.notes.tolist():
             start, length = max(round(onset * scale), 0), max(round(duration * scale), 1)
-            track.notes.append(symusic.Note(start, length, int(pitch), int(velocity)))
+            track.notes.append(symusic.core.NoteTick(start, length, int(pitch), int(velocity)))
         score.tracks.append(track)
     score.dump_midi(path)

@@ -40,7 +40,7 @@ def harmonise(melody: np.ndarray, key: Key, length: int, step: int) -> list[Chor
     triads = _TRIADS[key.mode]
     classes = [_classes(key.tonic, degree, quality) for degree, quality, _ in triads]
     starts = np.arange(0, length, step)
-    emission = np.array([_fit(melody, start, step, classes) for start in starts])
+    emission = np.array([_fit(melody, int(start), step, classes) for start in starts])
     emission += 0.35 * np.array([weight for _, _, weight in triads])
     emission[0, 0] += 0.3
     moves = np.array([[_move(a[0], b[0], i == j) for j, b in enumerate(triads)] for i, a in enumerate(triads)])

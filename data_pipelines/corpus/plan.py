@@ -176,7 +176,7 @@ def _clip(name: str, split: str, rng, family: str, decks, seconds: float) -> Cli
             tonic=key.tonic,
             mode=key.mode,
             bpm=bpm,
-            excerpt=tuple(tuple(int(value) for value in note) for note in excerpt),
+            excerpt=tuple((part, onset, duration, pitch) for part, onset, duration, pitch in excerpt.tolist()),
             seconds=seconds,
             family=family,
             one_family=one_family,

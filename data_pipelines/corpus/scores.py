@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import re
@@ -73,15 +74,18 @@ def read_file(collection: Collection, path: pathlib.Path) -> tuple[list[Piece], 
     name = "/".join((collection.name, *inside, path.name))
     if collection.kind == "tunes":
         text = path.read_bytes().decode("utf-8", "replace")
-        jobs = [(f"{name}#{abc_text.field(tune, 'X')}", tune) for tune in abc_text.split_tunes(text)]
-        reader = read_abc
+        readers = {
+            f"{name}#{abc_text.field(tune, 'X')}": functools.partial(read_abc, text=tune)
+            for tune in abc_text.split_tunes(text)
+        }
     else:
-        jobs, reader = [(name, path)], read_score
-    for source, job in jobs:
+        readers = {name: functools.partial(read_score, path=path)}
+    for source, read in readers.items():
         try:
-            pieces.append(reader(collection, source, job))
+            pieces.append(read(collection, source))
         except (UnreadableError, ValueError, RuntimeError, OSError, zipfile.BadZipFile) as error:
-            rejected.append({"source": source, "reason": f"{error}".splitlines()[0][:200] or type(error).__name__})
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            rejected.append({"source": source, "reason": reason[:200]})
     return pieces, rejected
 
 

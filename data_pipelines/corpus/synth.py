@@ -111,7 +111,7 @@ def _stem(parts: list[Part], font: str, sample_rate: int, length: int) -> np.nda
             events.append((stop, 0, channel, int(pitch), 0))
     events.sort()
     audio = np.zeros((length, 2), np.float32)
-    view = memoryview(audio).cast("B")
+    view = audio.data.cast("B")
     at = 0
     for time, starts, channel, pitch, velocity in events:
         if time >= length:
