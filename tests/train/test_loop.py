@@ -89,7 +89,7 @@ def test_a_full_disk_stops_with_the_last_good_checkpoint_intact(tmp_path):
     )
     environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 1
     assert "File too large" in done.stderr.splitlines()[-1] or "could not be written" in done.stderr

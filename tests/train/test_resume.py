@@ -27,13 +27,13 @@ def start(model_dir, delay):
 
 
 def finish(process):
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     return process.returncode, errors
 
 
 def wait_for_step(process, model_dir, step):
     """Until the run has logged this step."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while not any(record["step"] >= step for record in read_lines(model_dir / "regression" / "metrics.jsonl")):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
