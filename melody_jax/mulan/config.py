@@ -25,6 +25,7 @@ class MusicTowerConfig:
       mlp: hidden width of the feed-forward.
       norm_eps: epsilon of every LayerNorm.
       dropout: rate inside training, after attention and feed-forward (AST: 0).
+      unroll: layers per iteration of the scan over them (a CPU likes all, compile time likes 1).
     """
 
     mels: int = 128
@@ -42,6 +43,7 @@ class MusicTowerConfig:
     mlp: int = 3072
     norm_eps: float = 1e-12
     dropout: float = 0.0
+    unroll: int = 1
 
     def __post_init__(self):
         if self.width % self.heads:
@@ -68,6 +70,7 @@ class TextTowerConfig:
       heads: attention heads; must divide `width`.
       mlp: hidden width of the feed-forward.
       norm_eps: epsilon of every LayerNorm.
+      unroll: layers per iteration of the scan over them (a CPU likes all, compile time likes 1).
       pooling: "cls" (state of the first token, MuLan) or "mean" (over all tokens but padding, MiniLM).
     """
 
@@ -79,6 +82,7 @@ class TextTowerConfig:
     heads: int = 12
     mlp: int = 3072
     norm_eps: float = 1e-12
+    unroll: int = 1
     pooling: str = "cls"
 
     def __post_init__(self):

@@ -57,7 +57,7 @@ class MusicTower(nn.Module):
         patches = patches + positions[None].astype(self.dtype)
         special = jnp.broadcast_to((special + special_positions)[None].astype(self.dtype), (x.shape[0], 2, c.width))
         y = Transformer(
-            c.layers, c.heads, c.mlp, True, c.norm_eps, c.dropout, self.remat, name="encoder", **precision
+            c.layers, c.heads, c.mlp, True, c.norm_eps, c.dropout, self.remat, c.unroll, name="encoder", **precision
         )(jnp.concatenate([special, patches], axis=1), None, deterministic)
         # Only the two special tokens are read, so only they are normalised.
         y = LayerNorm(c.norm_eps, param_dtype=self.param_dtype, name="norm")(y[:, :2])

@@ -35,7 +35,7 @@ class TextTower(nn.Module):
         self.type = Embed(c.types, c.width, ("time", "embed"), **precision)
         self.embedding_norm = LayerNorm(c.norm_eps, param_dtype=self.param_dtype)
         self.encoder = Transformer(
-            c.layers, c.heads, c.mlp, False, c.norm_eps, remat=self.remat, **precision
+            c.layers, c.heads, c.mlp, False, c.norm_eps, remat=self.remat, unroll=c.unroll, **precision
         )
 
     def states(self, tokens: Int[Array, "B W"]) -> Float[Array, "B W H"]:

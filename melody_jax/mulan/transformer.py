@@ -54,6 +54,7 @@ class Transformer(nn.Module):
     Attributes:
       layers: depth.
       remat: "none", "full" or "dots" (keep matrix products, compute the rest again).
+      unroll: layers per iteration of the scan (a CPU likes all, compile time likes 1).
       heads, mlp, pre_norm, norm_eps, dropout, dtype, param_dtype: see `TransformerLayer`.
     """
 
@@ -64,6 +65,7 @@ class Transformer(nn.Module):
     norm_eps: float
     dropout: float = 0.0
     remat: str = "none"
+    unroll: int = 1
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -82,6 +84,7 @@ class Transformer(nn.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, nn.broadcast),
             length=self.layers,
+            unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         x, _ = scanned(

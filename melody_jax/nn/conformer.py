@@ -45,6 +45,7 @@ class ConformerConfig:
       dropout: rate on the result of every branch, in training.
       norm_eps: epsilon of every norm.
       remat: "none", "full" or "dots": what the backward pass computes again instead of storing.
+      unroll: blocks per iteration of the scan over them (a CPU likes all, compile time likes 1).
       dtype: of computation.
       param_dtype: of parameters.
     """
@@ -61,6 +62,7 @@ class ConformerConfig:
     dropout: float = 0.1
     norm_eps: float = 1e-5
     remat: str = "none"
+    unroll: int = 1
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -266,6 +268,7 @@ class Conformer(nn.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, nn.broadcast),
             length=depth if shallow else cfg.layers,
+            unroll=cfg.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         if shallow:
