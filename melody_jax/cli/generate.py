@@ -16,9 +16,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="sentences, one piece of music each")
     parser.add_argument("--prompts", dest="file", metavar="FILE", help="a text file with one prompt a line")
     parser.add_argument("--music", nargs="+", metavar="FILE", help="instead of sentences: sound files to resemble")
-    parser.add_argument(
-        "--bundle", metavar="DIR", help="exported models (default: bundles/tiny of this repository)"
-    )
+    parser.add_argument("--bundle", metavar="DIR", help="exported models (default: bundles/tiny of this repository)")
     parser.add_argument(
         "--out",
         default="music",

@@ -49,7 +49,9 @@ class MusicTowerConfig:
         if self.width % self.heads:
             raise UserError(f"music tower: {self.heads} heads do not divide the width {self.width}")
         if self.patch_frequency > self.mels:
-            raise UserError(f"music tower: a patch of {self.patch_frequency} bands is higher than {self.mels} mel bands")
+            raise UserError(
+                f"music tower: a patch of {self.patch_frequency} bands is higher than {self.mels} mel bands"
+            )
 
     def grid(self, frames: int) -> tuple[int, int]:
         """(patches along frequency, patches along time) of a spectrogram of `frames` frames; zero when too short."""
@@ -148,4 +150,6 @@ class MuLanConfig:
 
     def __post_init__(self):
         if not self.train_text_tower and not self.pretrained_text.package:
-            raise UserError("mulan: a text tower that is not trained must be a pretrained one (pretrained_text.package)")
+            raise UserError(
+                "mulan: a text tower that is not trained must be a pretrained one (pretrained_text.package)"
+            )

@@ -46,7 +46,11 @@ class TextTower(nn.Module):
         """
         if tokens.shape[1] > self.config.positions:
             raise ValueError(f"text tower: {tokens.shape[1]} tokens, but only {self.config.positions} positions")
-        x = self.word(tokens) + self.position(jnp.arange(tokens.shape[1]))[None] + self.type(jnp.zeros((1, 1), jnp.int32))
+        x = (
+            self.word(tokens)
+            + self.position(jnp.arange(tokens.shape[1]))[None]
+            + self.type(jnp.zeros((1, 1), jnp.int32))
+        )
         return self.encoder(self.embedding_norm(x), (tokens != PADDING)[:, None, None, :])
 
     def __call__(self, tokens: Int[Array, "B W"]) -> Float[Array, "B H"]:

@@ -1,4 +1,4 @@
-"""Which frames are hidden, and which others each must be told apart from. Static shapes, so all of it runs under jit."""
+"""Which frames are hidden, and which others each must be told apart from. Static shapes: all of it runs under jit."""
 
 import math
 

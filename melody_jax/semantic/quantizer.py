@@ -51,7 +51,7 @@ class GumbelQuantizer(nn.Module):
     def __call__(
         self, x: Float[Array, "B N I"], temperature: Float[Array, ""] | None = None, key: Array | None = None
     ) -> Quantized:
-        """Draws entries with Gumbel noise when `temperature` and `key` are given (training), else takes the likeliest."""
+        """Draws entries with Gumbel noise given `temperature` and `key` (training), else takes the likeliest."""
         cfg = self.config
         groups, entries, width = cfg.groups, cfg.entries, cfg.width // cfg.groups
         # Unit-variance weights on inputs of unit variance, as published: logits spread widely from the first step.

@@ -41,7 +41,7 @@ def pad_for(audio: Float[Array, "B T"], config: WaveStemConfig, geometry: Geomet
 
 
 class GroupNorm(nn.Module):
-    """Each channel of each example to mean 0 and variance 1 over time: wav2vec 2.0's group norm, a group per channel."""
+    """Each channel of each example to mean 0, variance 1 over time: wav2vec 2.0's group norm, one group per channel."""
 
     eps: float = 1e-5
     param_dtype: str = "float32"

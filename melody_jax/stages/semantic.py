@@ -78,7 +78,7 @@ class SemanticStage(Stage):
         return after, {**_metrics(output), "temperature": tau, **metrics}
 
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
-        """The losses with the likeliest entries and without noise, under a mask that is the same at every evaluation."""
+        """The losses with the likeliest entries, without noise, under a mask that is the same at every evaluation."""
         output = self.model.apply({"params": state.averaged}, batch["audio"], state.key, method="pretrain")
         return _metrics(output)
 

@@ -1,6 +1,5 @@
 import multiprocessing
 import os
-import pathlib
 import subprocess
 import sys
 import time

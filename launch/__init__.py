@@ -1,0 +1,1 @@
+"""Launchers for runs on many machines."""
