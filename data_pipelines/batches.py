@@ -2,8 +2,8 @@
 
 The order is a function of the seed and the position alone (`record_source` says how), so the state of an iterator is
 the number of examples given out: a file of a few bytes, and a restored iterator begins at that position without reading
-what came before. tf.data's own checkpoints were the alternative: an ordinary one contains its shuffle and prefetch
-buffers, whole clips of audio; a symbolic one is small but replays the input to fill them again.
+what came before. tf.data's own checkpoints were the alternative: they hold the shuffle buffer, symbolic ones too. With 44
+clips of 10 s in all and a buffer of 40 that was 19 MB symbolic and 40 MB plain, and it grows with the buffer.
 """
 
 import contextlib
