@@ -196,7 +196,7 @@ def with_settings(settings: Settings, changes: dict[str, Any]) -> Settings:
     Raises:
       UserError: an unknown field, a value of another type, or one out of range.
     """
-    known = {field.name: field.type for field in dataclasses.fields(Settings)}
+    known: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Settings)}
     for name, value in changes.items():
         if name not in known:
             raise UserError(f"unknown setting {name!r}; settings are {', '.join(known)}")

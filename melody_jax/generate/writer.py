@@ -8,6 +8,7 @@ import wave
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from melody_jax import dsp
@@ -64,7 +65,7 @@ def write_picture(audio: Float[np.ndarray, " T"], sample_rate: int, path: str | 
 
 def _log_mel(audio: np.ndarray, sample_rate: int) -> Any:
     padded = np.pad(audio, (0, max(0, 1024 - len(audio))))  # the analysis window is longer than the shortest music
-    return dsp.log_mel(padded, sample_rate, 1024, 256, 128)
+    return dsp.log_mel(jnp.asarray(padded), sample_rate, 1024, 256, 128)
 
 
 def describe(result: Result, bundle: Bundle) -> dict[str, Any]:
