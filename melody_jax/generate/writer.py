@@ -1,6 +1,7 @@
 """What is written for a piece of music: PREFIX.wav, PREFIX.png (waveform, mel spectrogram), PREFIX.json (settings)."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -9,12 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from melody_jax import dsp
 from melody_jax.bundle.bundle import Bundle
 from melody_jax.generate.pipeline import Result
-from melody_jax.shapes import Float
+from melody_jax.shapes import Array, Float
 
 
 def write_result(result: Result, wav: str | os.PathLike, bundle: Bundle) -> list[pathlib.Path]:
@@ -50,7 +53,7 @@ def write_picture(audio: Float[np.ndarray, " T"], sample_rate: int, path: str | 
     wave_axes.plot(np.arange(len(audio)) / sample_rate, audio, linewidth=0.3)
     wave_axes.set(ylim=(-1, 1), ylabel="amplitude", title=title[:120])
     image = mel_axes.imshow(
-        np.asarray(_log_mel(audio, sample_rate)).T,
+        _log_mel(audio, sample_rate).T,
         origin="lower",
         aspect="auto",
         extent=(0.0, seconds, 0.0, 128.0),
