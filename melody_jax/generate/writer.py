@@ -1,7 +1,6 @@
 """What is written for a piece of music: PREFIX.wav, PREFIX.png (waveform, mel spectrogram), PREFIX.json (settings)."""
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -10,14 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from melody_jax import dsp
 from melody_jax.bundle.bundle import Bundle
 from melody_jax.generate.pipeline import Result
-from melody_jax.shapes import Array, Float
+from melody_jax.shapes import Float
 
 
 def write_result(result: Result, wav: str | os.PathLike, bundle: Bundle) -> list[pathlib.Path]:
@@ -66,9 +63,9 @@ def write_picture(audio: Float[np.ndarray, " T"], sample_rate: int, path: str | 
     figure.savefig(path, dpi=100)
 
 
-def _log_mel(audio: np.ndarray, sample_rate: int) -> Any:
+def _log_mel(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     padded = np.pad(audio, (0, max(0, 1024 - len(audio))))  # the analysis window is longer than the shortest music
-    return dsp.log_mel(jnp.asarray(padded), sample_rate, 1024, 256, 128)
+    return np.asarray(dsp.log_mel(jnp.asarray(padded), sample_rate, 1024, 256, 128))
 
 
 def describe(result: Result, bundle: Bundle) -> dict[str, Any]:
