@@ -21,7 +21,8 @@ class DPD(nn.Module):
 
     The blocks are written out, not scanned: K_MS differs from each block to the next (64, 32, 16, 8, 4, 8, 16, 32 for
     N = 8), and a scan over a switch of the K_MS compiles one coarse path per distinct K_MS anyway and keeps the
-    residuals of all of them for every block.
+    residuals of all of them for every block. Depth costs little compile time: a training step of the tiny shape took 27
+    CPU-seconds to compile with N = 2 and 32 with N = 4.
 
     Attributes:
       config: shape of the network.
