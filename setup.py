@@ -45,7 +45,7 @@ setup(
             "tensorflow-text>=2.21",
             "tensorflow-datasets>=4.9.10",
             "seqio>=0.0.20",
-            "clu>=0.0.12",
+            "importlib-resources>=6",  # tensorflow-datasets imports it without saying so
             "scipy>=1.13",
             "scikit-learn>=1.5",
             "music21>=10.5",

@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
         figures += made
         facts["asked family recognised"] = shares
     facts |= {name: {"parameters": part.parameters} | _training(part.training) for name, part in bundle.parts.items()}
-    write_report(Path(args.out), figures, facts)
     print(table(figures))
+    write_report(Path(args.out), figures, facts)
     missed = [f"{figure.stage}: {figure.name}" for figure in figures if not figure.reached]
     if missed:
         print(f"missed: {'; '.join(missed)}")
@@ -97,7 +97,7 @@ def _token_models(args: argparse.Namespace, bundle: "Bundle", count: int) -> "li
     if all(test["family"]) and all(train["family"]):
         figures += measures.codes(train["semantic"], train["family"], test["semantic"], test["family"], centres)
     lm, dpd = _means(_lm_stage(bundle), bundle, test), _means(_dpd_stage(bundle), bundle, test)
-    perplexity, shuffled = np.exp(lm["loss"]), np.exp(lm["shuffled_loss"])
+    perplexity, shuffled = float(np.exp(lm["loss"])), float(np.exp(lm["shuffled_loss"]))
     figures += measures.language_model(perplexity, shuffled, train["semantic"], test["semantic"], centres)
     figures += measures.diffusion(dpd["velocity_error"], dpd["shuffled_velocity_error"], dpd["wiener_error"])
     return figures

@@ -30,7 +30,7 @@ class Figure:
     @property
     def reached(self) -> bool:
         """Whether the requirement holds; a value that is not a number never does."""
-        return self.value >= self.bound if self.sense == ">=" else self.value <= self.bound
+        return bool(self.value >= self.bound if self.sense == ">=" else self.value <= self.bound)
 
 
 def table(figures: Sequence[Figure]) -> str:

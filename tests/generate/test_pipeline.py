@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import GEOMETRY
+from tests.generate.conftest import GEOMETRY
 
 from melody_jax.errors import UserError
 from melody_jax.generate.pipeline import with_settings

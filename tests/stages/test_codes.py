@@ -60,7 +60,7 @@ def stage(tmp_path_factory):
     for name, variables, config in (("semantic", semantic, SEMANTIC), ("mulan", mulan, MULAN)):
         params = jax.device_get(nn.unbox(variables["params"]))
         save_part(folder / name, name, params, config, GEOMETRY, {}, {})
-    config = CodesConfig(frames_per_clip=10, frame_memory=200, clip_memory=50, seed_step=3, updates=2)
+    config = CodesConfig(frames_per_clip=10, frame_memory=200, clip_memory=50, seed_step=3, updates=2, decay=0.5, dead_below=0.1)
     return CodesStage(config, GEOMETRY, OptimConfig(), batch_size=8, parents_dir=str(folder))
 
 
