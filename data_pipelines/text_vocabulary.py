@@ -54,6 +54,7 @@ class TextVocabulary(seqio.Vocabulary):
     def padded_tf(self, text: tf.Tensor, length: int) -> tf.Tensor:
         """int32 [length] of a string scalar."""
 
+        @tf.autograph.experimental.do_not_convert  # plain Python inside, whatever decorates it
         def encode(text: bytes | np.ndarray) -> np.ndarray:  # bytes in a graph, an array of one object outside
             return self.padded(np.asarray(text).item().decode(), length)
 

@@ -5,6 +5,7 @@ Departure: plain convolutions, no weight normalisation; Adam's per-weight steps 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -27,8 +28,8 @@ class Judgement:
       features: the hidden maps of each discriminator, first axis B.
     """
 
-    scores: tuple[Array, ...]
-    features: tuple[tuple[Array, ...], ...]
+    scores: tuple[Any, ...]
+    features: tuple[tuple[Any, ...], ...]
 
     def split(self) -> tuple["Judgement", "Judgement"]:
         """The judgements of the first and second half of the batch."""

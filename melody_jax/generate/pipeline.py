@@ -203,7 +203,7 @@ def with_settings(settings: Settings, changes: dict[str, Any]) -> Settings:
         wanted = {float: (int, float), int: (int,), str: (str,)}[known[name]]
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise UserError(f"setting {name} must be of type {known[name].__name__}, got {value!r}")
-    return dataclasses.replace(settings, **changes)
+    return dataclasses.replace(settings, **{name: known[name](value) for name, value in changes.items()})
 
 
 class _Clock:

@@ -6,7 +6,6 @@ Convolution:  LN, pointwise to 2H, GLU, depthwise, norm, activation, pointwise.
 
 import dataclasses
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -54,10 +53,10 @@ class ConformerConfig:
     heads: int = 12
     hidden: int = 3072
     kernel: int = 31
-    positions: Literal["rotary", "rotary_input", "relative", "none"] = "rotary"
+    positions: str = "rotary"
     rope: float = 10_000.0
     activation: str = "gelu"
-    convolution_norm: Literal["batch", "layer", "rms"] = "batch"
+    convolution_norm: str = "batch"
     mask_convolution: bool = True
     dropout: float = 0.1
     norm_eps: float = 1e-5

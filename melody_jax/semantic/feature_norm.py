@@ -1,5 +1,8 @@
 """Normalisation between the encoder's hidden states and k-means, whose distances weigh channels by their variance."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -36,7 +39,7 @@ def moments(x: Float[Array, "B N H"]) -> dict[str, Array]:
     return {"count": jnp.float32(flat.shape[0]), "sum": jnp.sum(flat, axis=0), "products": jnp.matmul(flat.T, flat)}
 
 
-def calibrate(moments: dict[str, np.ndarray], config: SemanticConfig) -> dict[str, np.ndarray]:
+def calibrate(moments: Mapping[str, Any], config: SemanticConfig) -> dict[str, np.ndarray]:
     """The parameters of FeatureNorm from the summed `moments` of hidden states; {} where it has none.
 
     "standard" divides every channel by its standard deviation, "whiten" turns to the principal axes first. Deviations

@@ -18,7 +18,7 @@ def contrastive_loss(
     mask: Bool[Array, "B N"],
     negatives: Int[Array, "B N K"],
     pool: Int[Array, " R"] | None = None,
-    kappa: float = 0.1,
+    kappa: float | Float[Array, ""] = 0.1,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Equation 3, -log exp(sim(c_t, q_t) / kappa) / sum_q~ exp(sim(c_t, q~) / kappa), mean over the masked frames.
 

@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.generate.conftest import GEOMETRY
 
 from melody_jax.errors import UserError
 from melody_jax.generate.pipeline import with_settings
 from melody_jax.generate.windows import cover
+from tests.generate.conftest import GEOMETRY
 
 PROMPT = "a slow waltz"
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -60,7 +61,9 @@ def stage(tmp_path_factory):
     for name, variables, config in (("semantic", semantic, SEMANTIC), ("mulan", mulan, MULAN)):
         params = jax.device_get(nn.unbox(variables["params"]))
         save_part(folder / name, name, params, config, GEOMETRY, {}, {})
-    config = CodesConfig(frames_per_clip=10, frame_memory=200, clip_memory=50, seed_step=3, updates=2, decay=0.5, dead_below=0.1)
+    config = CodesConfig(
+        frames_per_clip=10, frame_memory=200, clip_memory=50, seed_step=3, updates=2, decay=0.5, dead_below=0.1
+    )
     return CodesStage(config, GEOMETRY, OptimConfig(), batch_size=8, parents_dir=str(folder))
 
 
@@ -97,7 +100,7 @@ def test_a_resumed_step_is_the_same(run):
 def test_held_out_metrics_are_those_of_the_codebooks(stage, run):
     _, states, _ = run
     metrics = jax.jit(stage.eval_step)(states[-1], batch(99))
-    features, joint = stage._encode(states[-1].frozen, batch(99)["audio"])
+    features, joint = stage._encode(states[-1].frozen, jnp.asarray(batch(99)["audio"]))
     frames = np.asarray(features).reshape(-1, 8)
     codes = np.asarray(kmeans.assign(states[-1].params["kmeans"], frames))
     left = frames - np.asarray(states[-1].params["kmeans"])[codes]
