@@ -74,7 +74,7 @@ class Melody:
         self,
         prompts: Sequence[str] | None = None,
         *,
-        audio: Sequence[Float[np.ndarray, " t"]] | None = None,
+        audio: Sequence[np.ndarray] | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int = 16,
         **settings: Any,

@@ -190,9 +190,9 @@ def test_the_run_is_never_configured_by_other_commands_arguments():
 def test_no_tensorflow_is_one_line(tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "data_pipelines.batches", None)
-    monkeypatch.setattr(
-        "data_pipelines.read.metadata", lambda directory: {}
-    )  # the data set is there, TensorFlow is not
+    monkeypatch.delattr("data_pipelines.batches", raising=False)
+    # the data set is there, TensorFlow is not
+    monkeypatch.setattr("data_pipelines.read.metadata", lambda directory: {})
     args = argparse.Namespace(data_dir=str(tmp_path), data="x", tokenizer=None)
     with pytest.raises(UserError, match="needs the extra `data`"):
         train._open_data(args, regression.RegressionStage(), "data=-1", 0)

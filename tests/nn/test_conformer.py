@@ -97,7 +97,9 @@ def test_batch_norm_against_numpy_and_its_running_statistics():
     np.testing.assert_allclose(moved["mean"], 0.25 * rows.mean(0), atol=1e-5)
     np.testing.assert_allclose(moved["var"], 0.75 + 0.25 * rows.var(0), atol=1e-5)
     still = module.apply({"params": moved}, x)
-    np.testing.assert_allclose(still, (np.asarray(x) - moved["mean"]) / np.sqrt(moved["var"] + 1e-5), atol=1e-5)
+    np.testing.assert_allclose(
+        still, (np.asarray(x) - np.asarray(moved["mean"])) / np.sqrt(np.asarray(moved["var"]) + 1e-5), atol=1e-5
+    )
 
 
 def test_batch_norm_leaves_statistics_of_every_layer():

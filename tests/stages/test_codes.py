@@ -102,13 +102,13 @@ def test_held_out_metrics_are_those_of_the_codebooks(stage, run):
     metrics = jax.jit(stage.eval_step)(states[-1], batch(99))
     features, joint = stage._encode(states[-1].frozen, jnp.asarray(batch(99)["audio"]))
     frames = np.asarray(features).reshape(-1, 8)
-    codes = np.asarray(kmeans.assign(states[-1].params["kmeans"], frames))
+    codes = np.asarray(kmeans.assign(states[-1].params["kmeans"], jnp.asarray(frames)))
     left = frames - np.asarray(states[-1].params["kmeans"])[codes]
     want = (left**2).sum(-1).mean() / frames.var(0).sum()
     np.testing.assert_allclose(metrics["kmeans_error"], want, rtol=1e-4)
     assert float(metrics["kmeans_used"]) == len(set(codes.tolist())) / 8
     decoded = rvq.decode(states[-1].params["rvq"], rvq.encode(states[-1].params["rvq"], joint))
-    want = np.square(joint - decoded).sum(-1).mean() / np.asarray(joint).var(0).sum()
+    want = np.square(np.asarray(joint - decoded)).sum(-1).mean() / np.asarray(joint).var(0).sum()
     np.testing.assert_allclose(metrics["rvq_error_3"], want, rtol=1e-4)
 
 
