@@ -110,16 +110,15 @@ def held_out(
 ) -> Iterator[dict[str, np.ndarray]]:
     """One pass over `split` in its stored order, the same examples and crops every time; for evaluation.
 
-    Examples that do not fill a last global batch are dropped, so that every host gives the same number of batches.
+    Examples that do not fill a last global batch are dropped, so that every host gives the same number of batches. A
+    split smaller than one batch is repeated to fill it: little music is no reason not to train.
 
     Raises:
-        UserError: as `Batches`; also if the split does not fill one batch.
+        UserError: as `Batches`.
     """
     _check_shards(batch_size, shards)
     source = _source(task)
-    count = source.num_input_examples(split) // batch_size
-    if count == 0:
-        raise UserError(f"{source.directory}: split {split!r} does not fill one batch of {batch_size}; add music")
+    count = max(1, source.num_input_examples(split) // batch_size)
     rows = batch_size // shards
     dataset = _examples(task, lengths, split, Stream(0, rows), 0, shard, shards, False)
     return _batched(dataset.take(count * rows), rows)
