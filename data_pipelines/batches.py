@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -141,9 +142,19 @@ def for_stage(
 def held_out_for_stage(
     stage: Stage, geometry: Geometry, directory: pathlib.Path, *, tokenizer: str | None = None, **options: Any
 ) -> Iterator[dict[str, np.ndarray]]:
-    """`held_out` with the lengths and the batch size of a training stage; see `for_stage`."""
+    """`held_out` with the lengths and the batch size of a training stage; see `for_stage`.
+
+    A small folder of music may leave the validation split empty: then training clips are measured, and a line says so.
+    """
     task, lengths = _of_stage(stage, geometry, directory, tokenizer)
-    return held_out(task, lengths, stage.batch_size, **options)
+    split = options.pop("split", "validation")
+    if not read.counts(directory).get(split):
+        print(
+            f"{directory}: no clips in split {split!r}; {stage.name} is evaluated on clips it trains on",
+            file=sys.stderr,
+        )
+        split = "train"
+    return held_out(task, lengths, stage.batch_size, split=split, **options)
 
 
 def _of_stage(stage: Stage, geometry: Geometry, directory: pathlib.Path, tokenizer: str | None):
