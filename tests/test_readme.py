@@ -103,10 +103,21 @@ def test_python(home):
     _run(f"{BIN}/python - <<'EOF'\n{code}\nassert music.audio.shape == (240000,)\nEOF", home, home)
 
 
-def test_own_music_from_folder_to_bundle(home):
-    commands = [line.split("#")[0].strip() for line in _commands(_block("melody data folder"))]
-    build, train, export = commands
+def _own_music() -> list[str]:
+    """The commands from a folder of music to a bundle."""
+    return [line.split("#")[0].strip() for line in _commands(_block("melody data folder"))]
+
+
+def test_own_music_becomes_a_data_set(home):
+    build, train, export = _own_music()
     assert "train: " in _run(build, home, home)
+    assert train.startswith(".venv/bin/melody train all") and export.startswith(".venv/bin/melody export")
+
+
+@pytest.mark.slow  # compiles all six stages: minutes
+def test_own_music_from_folder_to_bundle(home):
+    build, train, export = _own_music()
+    _run(build, home, home)
     _run(train + SHORT, home, home)
     again = _run(train + SHORT, home, home)
     assert again.count("finished before") == 6
