@@ -21,6 +21,7 @@ from melody_jax.bundle.part import Part, load_part, locate, save_part
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
+from melody_jax.mulan import minilm
 
 BUNDLE_FILE = "bundle.json"
 CARD_FILE = "MODEL_CARD.md"
@@ -187,11 +188,17 @@ def _write(
 
 
 def _references(parts: Mapping[str, Part]) -> dict[str, dict[str, str]]:
-    """The text tower's package, where its weights were frozen and so are in no part."""
+    """The text tower's package, where its weights were frozen and so are in no part.
+
+    A config may leave version and hash open ("any"); a bundle says which weights it was made with.
+    """
     config = parts["mulan"].config
     if config.get("train_text_tower", True):
         return {}
-    return {"mulan/text": dict(config["pretrained_text"])}
+    given = config["pretrained_text"]
+    if not (given["version"] and given["sha256"]):
+        given = config_lib.to_dict(minilm.reference(given["package"])) | {k: v for k, v in given.items() if v}
+    return {"mulan/text": dict(given)}
 
 
 def _read_info(directory: pathlib.Path) -> dict[str, Any]:

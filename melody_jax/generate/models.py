@@ -20,7 +20,7 @@ from melody_jax.lm import decode
 from melody_jax.lm.config import LMConfig
 from melody_jax.lm.network import SemanticLM, empty_cache
 from melody_jax.mulan import minilm
-from melody_jax.mulan.config import MuLanConfig
+from melody_jax.mulan.config import MuLanConfig, PretrainedText
 from melody_jax.mulan.network import MuLan
 from melody_jax.mulan.tokenizer import TextTokenizer
 from melody_jax.shapes import Array, Float, Int, UInt32
@@ -50,7 +50,8 @@ class Models:
         self._autoencoder = Autoencoder(from_dict(AutoencoderConfig, config["autoencoder"]), bundle.geometry)
         params = {name: bundle.parts[name].params for name in ("autoencoder", "mulan", "codes", "lm", "dpd")}
         if not self.mulan_config.train_text_tower:
-            text = minilm.load(self.mulan_config.pretrained_text, self.mulan_config.text)
+            expected = from_dict(PretrainedText, bundle.references["mulan/text"])
+            text = minilm.load(expected, self.mulan_config.text)
             params["mulan"] = {**params["mulan"], "text": text}
         self.params: dict[str, Any] = jax.tree.map(_to_device, params)
         self._tokenizer = TextTokenizer(bundle.tokenizer)

@@ -10,12 +10,17 @@ from melody_jax.bundle import Bundle, Card, check_lineage, export, load_part, sa
 from melody_jax.bundle.bundle import bundle_bytes
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
+from melody_jax.mulan import minilm
+from melody_jax.mulan.config import PretrainedText
 
 PARENTS = {"codes": ("mulan", "semantic"), "lm": ("codes",), "dpd": ("codes", "autoencoder")}
 ORDER = ("autoencoder", "mulan", "semantic", "codes", "lm", "dpd")
 
 
-def train(directory, seed=0, geometry=None, names=ORDER):
+CLOSED = {"package": "some_bert", "version": "1.0", "sha256": "ab" * 32}
+
+
+def train(directory, seed=0, geometry=None, names=ORDER, reference=CLOSED):
     """Six small parts that belong together."""
     ids = {}
     for name in names:
@@ -25,7 +30,6 @@ def train(directory, seed=0, geometry=None, names=ORDER):
         training = {"steps": 100, "seconds": 90.0, "data": "corpus"}
         config = {}
         if name == "mulan":
-            reference = {"package": "some_bert", "version": "1.0", "sha256": "ab" * 32}
             config = {"train_text_tower": False, "pretrained_text": reference}
         geometry = geometry or Geometry()
         ids[name] = save_part(directory / name / "part", name, params, config, geometry, parents, training).id
@@ -49,6 +53,14 @@ def test_export_and_load(tmp_path, bundle):
     assert loaded.tokenizer is None
     info = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
     assert info["vocabulary"]["size"] == 4 + 12 * 1024 + 1024
+
+
+def test_an_open_reference_is_closed_at_export(tmp_path, monkeypatch):
+    """The config accepts any version of the package; the bundle names the one that was there."""
+    sources = train(tmp_path / "run", reference={"package": "some_bert", "version": "", "sha256": ""})
+    monkeypatch.setattr(minilm, "reference", lambda package: PretrainedText(package, "2.0", "cd" * 32))
+    loaded = export(sources, tmp_path / "bundle")
+    assert loaded.references == {"mulan/text": {"package": "some_bert", "version": "2.0", "sha256": "cd" * 32}}
 
 
 def test_card_says_what_it_is(tmp_path):
