@@ -44,9 +44,9 @@ class MuLanConverter(StageConverter):
 
 
 class LMConverter(StageConverter):
-    """lm: {"mulan" [Q], "semantic" [N]}."""
+    """lm: {"mulan" [Q], "text" [Q], "semantic" [N]}."""
 
-    TASK_FEATURES = {"mulan": _Spec(dtype=tf.int32), "semantic": _Spec(dtype=tf.int32)}
+    TASK_FEATURES = {name: _Spec(dtype=tf.int32) for name in ("mulan", "text", "semantic")}
     MODEL_FEATURES = TASK_FEATURES
 
 

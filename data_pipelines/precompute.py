@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from melody_jax import config
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 
-Encode = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+Encode = Callable[[np.ndarray, Sequence[Sequence[str]]], Mapping[str, Any]]
 # Batches that are staged as one file: the work that a kill can cost.
 _BATCHES_PER_CHUNK = 4
 
@@ -40,8 +40,10 @@ def precompute(
     what is staged is not done again, and the first host puts everything together.
 
     Args:
-        encode: float32 [B, T] to {"mulan" int [B, Q], "semantic" int [B, N], "latents" [B, L, D]}. Always called with
-            `batch_size` clips; a last batch is filled up by repeating its last clip.
+        encode: float32 [B, T] and the captions of the B clips to {"mulan" int [B, Q], "text" B times int [C, Q] (C of
+            that clip), "semantic" int [B, N], "latents" [B, L, D]}. Always called with `batch_size` clips; a last batch
+            is filled up by repeating its last clip, without captions. A clip that has none is given the codes of its
+            music as the codes of its text.
         audio: version folder of an audio data set whose clips have the geometry's length.
         lineage: {part's name: part's id} of what `encode` uses.
         shard, shards: this host and how many there are.
@@ -63,8 +65,8 @@ def precompute(
         if read.metadata(directory)["source"] != facts["id"] or found.geometry != geometry:
             raise UserError(f"{directory}: made from other audio; choose another name or delete it")
         return directory
-    made_of = json.dumps([dict(sorted(lineage.items())), facts["id"], config.to_dict(geometry), batch_size])
-    staging = directory.parent / f"staging-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
+    made_of = [read.TOKENS_VERSION, dict(sorted(lineage.items())), facts["id"], config.to_dict(geometry), batch_size]
+    staging = directory.parent / f"staging-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}"
     staging.mkdir(parents=True, exist_ok=True)
     counts = read.counts(audio)
     _encode_all(encode, audio, counts, staging, batch_size, shard, shards)
@@ -109,12 +111,17 @@ def _encode_chunk(encode: Encode, records: Records, features, start: int, stop: 
         examples = [features.deserialize_example_np(record) for record in data]
         clips = np.stack([example["audio"] for example in examples]).astype(np.float32) / np.float32(32768)
         filled = np.concatenate([clips, np.repeat(clips[-1:], batch_size - len(clips), axis=0)])
-        encoded = {key: np.asarray(value)[: len(clips)] for key, value in encode(filled).items()}
+        captions = [tuple(text.decode() for text in example["captions"]) for example in examples]
+        encoded = encode(filled, captions + [()] * (batch_size - len(clips)))
+        encoded = {key: value[: len(clips)] for key, value in encoded.items()}
+        texts = [text if len(text) else music[None] for text, music in zip(encoded["text"], encoded["mulan"])]
         parts.append(
             {
                 "id": np.array([example["id"].decode() for example in examples]),
                 "family": np.array([example["truth"]["family"].decode() for example in examples]),
                 "mulan": encoded["mulan"].astype(np.int32),
+                "text": np.concatenate(texts).astype(np.int32),  # the clips' captions one after another
+                "texts": np.array([len(text) for text in texts]),
                 "semantic": encoded["semantic"].astype(np.int32),
                 "latents": encoded["latents"].astype(np.float16),
             }
@@ -137,7 +144,8 @@ def _write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _staged(staging: pathlib.Path, split: str) -> Iterator[tokens.TokenExample]:
     for path in sorted(staging.glob(f"{split}-*.npz")):
         with np.load(path) as arrays:
-            columns = {name: arrays[name] for name in arrays.files}
+            columns: dict[str, Any] = {name: arrays[name] for name in arrays.files}
+        columns["text"] = np.split(columns["text"], np.cumsum(columns.pop("texts"))[:-1])
         for row in range(len(columns["id"])):
             example: Any = {name: column[row] for name, column in columns.items()}
             example["id"], example["family"] = str(example["id"]), str(example["family"])

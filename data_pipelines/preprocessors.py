@@ -88,6 +88,16 @@ def choose_caption(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return _map(dataset, choose)
 
 
+def choose_text(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """`text` [Q]: the codes of one caption of `text` [C, Q], by the example's seed."""
+
+    def choose(example: Example) -> Example:
+        text = example["text"]
+        return {**example, "text": text[_below(example, _CAPTION, tf.shape(text)[0])]}
+
+    return _map(dataset, choose)
+
+
 def tokenize_caption(
     dataset: tf.data.Dataset, sequence_length: Mapping[str, int], vocabulary: TextVocabulary
 ) -> tf.data.Dataset:

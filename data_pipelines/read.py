@@ -11,17 +11,18 @@ from data_pipelines.clip import Clip, Truth
 from data_pipelines.records import Records
 from melody_jax.errors import UserError
 
-VERSION = "1.0.0"
+AUDIO_VERSION = "1.0.0"
+TOKENS_VERSION = "2.0.0"  # 1 had no codes of captions; tokens of another version are made anew
 
 
 def audio_directory(data_dir: str, name: str) -> pathlib.Path:
     """Where `melody data` puts the data set `name`."""
-    return pathlib.Path(data_dir) / "melody_audio" / name / VERSION
+    return pathlib.Path(data_dir) / "melody_audio" / name / AUDIO_VERSION
 
 
 def tokens_directory(data_dir: str, name: str) -> pathlib.Path:
     """Where `melody tokenize` puts the tokenised data set `name`."""
-    return pathlib.Path(data_dir) / "melody_tokens" / name / VERSION
+    return pathlib.Path(data_dir) / "melody_tokens" / name / TOKENS_VERSION
 
 
 def metadata(directory: pathlib.Path) -> dict[str, Any]:

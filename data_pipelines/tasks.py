@@ -77,8 +77,8 @@ def _recipe(stage: str, geometry: Geometry, tokenizer: str | None):
         return ("audio", "captions"), steps, {"audio": _AUDIO, "text_tokens": text}
     if stage == "lm":
         codes = seqio.Feature(seqio.PassThroughVocabulary(geometry.mulan_codes), add_eos=False, dtype=tf.int32)
-        features = {"mulan": codes, "semantic": _semantic(geometry)}
-        return ("mulan", "semantic"), [preprocessors.crop_semantic], features
+        steps = [preprocessors.crop_semantic, preprocessors.choose_text]
+        return ("mulan", "text", "semantic"), steps, {"mulan": codes, "text": codes, "semantic": _semantic(geometry)}
     if stage == "dpd":
         crop = functools.partial(preprocessors.crop_aligned, frames_per_token=geometry.frames_per_token)
         latents = seqio.ContinuousFeature(dtype=tf.float16, rank=2)

@@ -1,6 +1,7 @@
-"""The tokenised data set: per clip its MuLan tokens, semantic tokens and latents, with the lineage of what made them.
+"""The tokenised data set: per clip the MuLan tokens of its music and of its captions, semantic tokens and latents, with the
+lineage of what made them.
 
-It is a TFDS data set under DATA_DIR/melody_tokens/NAME/1.0.0 (`tfds.builder_from_directory` reads it), and its metadata
+It is a TFDS data set under DATA_DIR/melody_tokens/NAME/2.0.0 (`tfds.builder_from_directory` reads it), and its metadata
 name the parts (by id) and the geometry: training on tokens of other parts than the ones at hand is refused.
 """
 
@@ -23,12 +24,14 @@ class TokenExample(TypedDict):
     """One clip.
 
     id, family: of the clip and of its leading instrument ("" where unknown).
-    mulan: int32 [Q]. semantic: int32 [N]. latents: float16 [L, D].
+    mulan: int32 [Q], codes of the music. text: int32 [C, Q], codes of each of its C >= 1 captions.
+    semantic: int32 [N]. latents: float16 [L, D].
     """
 
     id: str
     family: str
     mulan: np.ndarray
+    text: np.ndarray
     semantic: np.ndarray
     latents: np.ndarray
 
@@ -43,7 +46,7 @@ class MelodyTokens(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
     name = "melody_tokens"
-    VERSION = tfds.core.Version(read.VERSION)
+    VERSION = tfds.core.Version(read.TOKENS_VERSION)
 
     def __init__(
         self, *, splits: Mapping[str, Callable[[], Iterable[TokenExample]]], facts: dict, geometry: Geometry, **kwargs
@@ -58,6 +61,7 @@ class MelodyTokens(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "id": tfds.features.Text(),
             "family": tfds.features.Text(),
             "mulan": tfds.features.Tensor(shape=(geometry.mulan_tokens,), dtype=np.int32, encoding=raw),
+            "text": tfds.features.Tensor(shape=(None, geometry.mulan_tokens), dtype=np.int32, encoding=raw),
             "semantic": tfds.features.Tensor(shape=(geometry.clip_tokens,), dtype=np.int32, encoding=raw),
             "latents": tfds.features.Tensor(shape=latents, dtype=np.float16, encoding=raw),
         }

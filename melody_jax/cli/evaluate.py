@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     held_out = list(read.read_clips(audio, "test", args.clips))
     if len(held_out) < 2 * EVAL_BATCH:
         raise UserError(f"{audio}: {len(held_out)} clips in the test split are too few to measure on")
-    models = Representations(bundle.parts)
+    models = Representations(bundle.parts, bundle.tokenizer)
     figures = [*_representations(models, held_out), *_token_models(args, bundle, len(held_out))]
     facts: dict[str, Any] = {"data": read.metadata(audio)["id"][:12], "held-out clips": len(held_out)}
     if args.prompts and all(clip.truth for clip in held_out):
@@ -89,7 +89,8 @@ def _token_models(args: argparse.Namespace, bundle: "Bundle", count: int) -> "li
     from melody_jax.cli.tokenize import ensure
     from melody_jax.evaluate import measures
 
-    directory = ensure(bundle.parts, args.model_dir or args.out, args.data, args.data_dir)
+    folder = args.model_dir or args.out
+    directory = ensure(bundle.parts, folder, args.data, args.data_dir, tokenizer=bundle.tokenizer)
     train, test = (_columns(tokens.read_tokens(directory, split)) for split in ("train", "test"))
     test = {name: column[:count] for name, column in test.items()}
     centres = bundle.geometry.semantic_codes
@@ -187,6 +188,7 @@ def _means(stage, bundle: "Bundle", columns: dict[str, Any]) -> dict[str, float]
 def _columns(examples) -> dict[str, Any]:
     rows = list(examples)
     arrays = {name: np.stack([row[name] for row in rows]) for name in ("mulan", "semantic", "latents")}
+    arrays["text"] = np.stack([row["text"][0] for row in rows])  # of the first caption
     return {**arrays, "family": [row["family"] for row in rows], "id": [row["id"] for row in rows]}
 
 

@@ -1,6 +1,7 @@
-"""`melody tokenize`: audio becomes MuLan tokens, semantic tokens and latents, the training data of LM and DPD."""
+"""`melody tokenize`: audio and captions become MuLan tokens, semantic tokens and latents: training data of LM and DPD."""
 
 import argparse
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--data", required=True, metavar="NAME", help="name of the audio data set")
     parser.add_argument("--data_dir", default="./data", metavar="DIR", help="where audio data sets lie")
     parser.add_argument("--batch_size", type=int, default=16, help="clips at once (default 16)")
+    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json of a MuLan text tower of your own")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,10 +33,18 @@ def run(args: argparse.Namespace) -> None:
     from melody_jax.generate.represent import NEEDED
 
     parts = load_parts(args.model_dir, NEEDED)
-    print(f"tokens in {ensure(parts, args.model_dir, args.data, args.data_dir, args.batch_size)}")
+    options = {"batch_size": args.batch_size, "tokenizer": args.tokenizer}
+    print(f"tokens in {ensure(parts, args.model_dir, args.data, args.data_dir, **options)}")
 
 
-def ensure(parts: Mapping[str, Part], folder: str, data: str, data_dir: str, batch_size: int = 16) -> Path:
+def ensure(
+    parts: Mapping[str, Part],
+    folder: str,
+    data: str,
+    data_dir: str,
+    batch_size: int = 16,
+    tokenizer: str | os.PathLike | None = None,
+) -> Path:
     """The tokens that `parts` make of the data set `data`, below `folder`: they belong to the parts, not to the audio.
 
     Tokens that other parts or other audio made are replaced; an interrupted run goes on where it stopped.
@@ -59,7 +69,7 @@ def ensure(parts: Mapping[str, Part], folder: str, data: str, data_dir: str, bat
         if jax.process_index() == 0:
             print(f"{directory}: made by other parts or from other audio; made anew")
             shutil.rmtree(directory)
-    models = Representations(parts)
+    models = Representations(parts, tokenizer)
     hosts = {"shard": jax.process_index(), "shards": jax.process_count()}
 
     def barrier() -> None:

@@ -157,7 +157,8 @@ def _tokenize(args: argparse.Namespace) -> None:
     from melody_jax.cli import tokenize
     from melody_jax.generate.represent import NEEDED
 
-    tokenize.ensure(tokenize.load_parts(args.model_dir, NEEDED), args.model_dir, args.data, args.data_dir)
+    parts = tokenize.load_parts(args.model_dir, NEEDED)
+    tokenize.ensure(parts, args.model_dir, args.data, args.data_dir, tokenizer=args.tokenizer)
 
 
 def _prepare_jax() -> None:

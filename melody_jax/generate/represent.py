@@ -1,6 +1,7 @@
 """Music and text as the representation models see them: embeddings, codes, latents. What `melody tokenize` writes."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from melody_jax.bundle.part import Part
 from melody_jax.codes import kmeans, rvq
 from melody_jax.config import from_dict
 from melody_jax.errors import UserError
+from melody_jax.generate.models import TEXT_TOKENS
 from melody_jax.mulan import minilm
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.network import MuLan
@@ -28,11 +30,14 @@ NEEDED = ("autoencoder", "mulan", "semantic", "codes")
 class Representations:
     """The four trained representation models, each arrow compiled once per shape.
 
+    Args:
+      tokenizer: a tokenizer.json, where the text tower has one of its own.
+
     Raises:
       UserError: a part is missing, or the parts were not trained together.
     """
 
-    def __init__(self, parts: Mapping[str, Part]):
+    def __init__(self, parts: Mapping[str, Part], tokenizer: str | os.PathLike | None = None):
         missing = [name for name in NEEDED if name not in parts]
         if missing:
             raise UserError(f"these stages are not trained yet: {', '.join(missing)}")
@@ -47,18 +52,31 @@ class Representations:
         if not self.mulan_config.train_text_tower:
             text = minilm.load(self.mulan_config.pretrained_text, self.mulan_config.text)
             self._params["mulan"]["text"] = jax.tree.map(jnp.asarray, text)
+        self._tokenizer = TextTokenizer(tokenizer)
         self._encode_jit = jax.jit(self._encode)
         self._reconstruct_jit = jax.jit(self._reconstruct)
         self._music_jit, self._text_jit = jax.jit(self._music), jax.jit(self._text)
+        self._text_codes_jit = jax.jit(self._text_codes)
 
-    def encode(self, audio: Float[np.ndarray, "B T"]) -> dict[str, np.ndarray]:
-        """Clips as training data of LM and DPD.
+    def encode(self, audio: Float[np.ndarray, "B T"], captions: Sequence[Sequence[str]]) -> dict[str, Any]:
+        """Clips and the captions of each as training data of LM and DPD.
 
         Returns:
-          mulan [B, Q] int32, semantic [B, N] int32, latents [B, L, D] float16 (scaled to [-1, 1]).
+          mulan [B, Q] int32, text B times [C, Q] int32 (C captions of that clip, perhaps none), semantic [B, N] int32,
+          latents [B, L, D] float16 (scaled to [-1, 1]).
         """
         encoded = jax.device_get(self._encode_jit(self._params, jnp.asarray(audio)))
-        return {**encoded, "latents": encoded["latents"].astype(np.float16)}
+        codes = self.text_codes([caption for clip in captions for caption in clip], len(audio))
+        text = np.split(codes, np.cumsum([len(clip) for clip in captions])[:-1])
+        return {**encoded, "text": text, "latents": encoded["latents"].astype(np.float16)}
+
+    def text_codes(self, sentences: Sequence[str], rows: int) -> Int[np.ndarray, "B Q"]:
+        """MuLan codes of sentences, computed `rows` at a time: one compiled shape for any number of them."""
+        filled = [*sentences, *[""] * (-len(sentences) % rows)]
+        tokens = self._tokenized(filled).reshape(-1, rows, self._text_length)
+        codes = [np.asarray(self._text_codes_jit(self._params, jnp.asarray(group))) for group in tokens]
+        nothing = np.zeros((0, self.geometry.mulan_tokens), np.int32)
+        return np.concatenate([nothing, *codes])[: len(sentences)]
 
     def reconstruct(self, audio: Float[np.ndarray, "B T"]) -> Float[np.ndarray, "B T"]:
         """Through the autoencoder and back, scaling and clipping of the latents included."""
@@ -70,8 +88,14 @@ class Representations:
 
     def embed_text(self, sentences: list[str]) -> Float[np.ndarray, "B E"]:
         """MuLan embeddings of sentences, unit norm."""
-        tokens = TextTokenizer().encode(sentences, min(64, self.mulan_config.text.positions))
-        return np.asarray(self._text_jit(self._params, jnp.asarray(tokens)))
+        return np.asarray(self._text_jit(self._params, jnp.asarray(self._tokenized(sentences))))
+
+    @property
+    def _text_length(self) -> int:
+        return min(TEXT_TOKENS, self.mulan_config.text.positions)
+
+    def _tokenized(self, sentences: list[str]) -> Int[np.ndarray, "B W"]:
+        return self._tokenizer.encode(sentences, self._text_length)
 
     def _encode(self, params: Any, audio: Array) -> dict[str, Array]:
         features = self._semantic.apply({"params": params["semantic"]}, audio, method="features")
@@ -90,3 +114,6 @@ class Representations:
 
     def _text(self, params: Any, tokens: Array) -> Array:
         return self._mulan.apply({"params": params["mulan"]}, tokens, method="embed_text")  # pyright: ignore[reportReturnType]
+
+    def _text_codes(self, params: Any, tokens: Array) -> Array:
+        return rvq.encode(params["codes"]["rvq"], self._text(params, tokens))

@@ -1,4 +1,4 @@
-"""Training the semantic language model: MuLan tokens of a clip, then its semantic tokens."""
+"""Training the semantic language model: MuLan tokens of a clip or of its caption, then the clip's semantic tokens."""
 
 import dataclasses
 import pathlib
@@ -34,6 +34,9 @@ class LMStage(Stage):
         that classifier-free guidance needs.
       level_dropout: probability that only the first q MuLan tokens of a clip are kept, q uniform in 1 .. Q-1. Text and
         music agree on the first, coarse levels of the residual VQ more than on the last ones.
+      text_share: probability that a clip's MuLan tokens are its caption's, not its music's. The publication has 0, for its
+        corpus has no captions. Where there are captions, the model can learn from what it will be sampled with: the two
+        towers' codes agree in part only.
       parents_dir: folder with the part "codes" that made the tokens.
     """
 
@@ -44,6 +47,7 @@ class LMStage(Stage):
     prefix_weight: float = 0.0
     condition_dropout: float = 0.1
     level_dropout: float = 0.0
+    text_share: float = 0.0
     parents_dir: str = ""
     name: ClassVar[str] = "lm"
 
@@ -66,8 +70,8 @@ class LMStage(Stage):
 
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         """One update on the weighted cross entropy."""
-        condition_key, dropout_key = jax.random.split(state.step_key)
-        targets = self.vocabulary.sequence(batch["mulan"], batch["semantic"])
+        text_key, condition_key, dropout_key = jax.random.split(state.step_key, 3)
+        targets = self.vocabulary.sequence(self._choose_condition(text_key, batch), batch["semantic"])
         inputs = self._drop_condition(condition_key, targets)
 
         def loss_of(params):
@@ -80,12 +84,13 @@ class LMStage(Stage):
         return state, {"loss": loss, "perplexity": jnp.exp(semantic), **metrics}
 
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
-        """Cross entropy (nats) and perplexity per semantic token: with the clip's own MuLan tokens, with those of the
-        next clip of the batch (`shuffled_*`) and without any (`unconditional_*`)."""
+        """Cross entropy (nats) and perplexity per semantic token: with the clip's own MuLan tokens, with those of its
+        caption (`text_*`), with those of the next clip of the batch (`shuffled_*`), without any (`unconditional_*`)."""
         mulan, semantic = batch["mulan"], batch["semantic"]
         none = jnp.zeros(mulan.shape[0], bool)
         sequences = {
             "": self.vocabulary.sequence(mulan, semantic),
+            "text_": self.vocabulary.sequence(batch["text"], semantic),
             "shuffled_": self.vocabulary.sequence(jnp.roll(mulan, 1, axis=0), semantic),
             "unconditional_": self.vocabulary.sequence(mulan, semantic, none),
         }
@@ -97,8 +102,9 @@ class LMStage(Stage):
         return metrics
 
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """mulan [B, Q] and semantic [B, N] codes, int32."""
-        widths = {"mulan": self.geometry.mulan_tokens, "semantic": self.geometry.clip_tokens}
+        """mulan [B, Q] of the music, text [B, Q] of one of its captions and semantic [B, N] codes, int32."""
+        levels = self.geometry.mulan_tokens
+        widths = {"mulan": levels, "text": levels, "semantic": self.geometry.clip_tokens}
         return {name: jax.ShapeDtypeStruct((self.batch_size, width), jnp.int32) for name, width in widths.items()}
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
@@ -108,6 +114,12 @@ class LMStage(Stage):
     def part(self) -> tuple[LMConfig, Geometry, dict[str, str]]:
         """Config, geometry and the id of the codes it was trained on."""
         return self.config, self.geometry, {"codes": read_info(pathlib.Path(self.parents_dir) / "codes")["id"]}
+
+    def _choose_condition(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> Int[Array, "B Q"]:
+        """Each clip's MuLan codes: its caption's with probability `text_share`, else its music's."""
+        mulan = batch["mulan"]
+        spoken = jax.random.uniform(key, (mulan.shape[0], 1)) < self.text_share
+        return jnp.where(spoken, batch["text"], mulan)
 
     def _drop_condition(self, key: jax.Array, tokens: Int[Array, "B W"]) -> Int[Array, "B W"]:
         """Replaces the MuLan ids of some clips, all or from a level on, by `unknown`."""

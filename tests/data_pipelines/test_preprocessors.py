@@ -14,12 +14,13 @@ def _run(preprocessor, examples, **lengths):
     """The preprocessed `examples`, each with the seed (7, its number)."""
     seeds = [[7, number] for number in range(len(examples))]
     columns = {key: [example[key] for example in examples] for key in examples[0]}
+    uneven = {"captions", "text"} & set(columns)
     ragged = {
-        key: tf.ragged.constant(value) if key == "captions" else np.stack(value) for key, value in columns.items()
+        key: tf.ragged.constant(value, ragged_rank=1) if key in uneven else np.stack(value)
+        for key, value in columns.items()
     }
     dataset = tf.data.Dataset.from_tensor_slices({**ragged, "seed": np.array(seeds, np.int64)})
-    if "captions" in columns:
-        dataset = dataset.map(lambda e: {**e, "captions": tf.convert_to_tensor(e["captions"])})
+    dataset = dataset.map(lambda e: {**e, **{key: tf.convert_to_tensor(e[key]) for key in uneven}})
     dataset = preprocessor(dataset, sequence_length=lengths) if lengths else preprocessor(dataset)
     return list(dataset.as_numpy_iterator())
 
@@ -75,6 +76,12 @@ def test_every_caption_comes_and_only_its_own():
     examples = [{"captions": ["a", "b", "c"]}] * 100 + [{"captions": ["only"]}]
     captions = [example["caption"].decode() for example in _run(preprocessors.choose_caption, examples)]
     assert set(captions[:-1]) == {"a", "b", "c"} and captions[-1] == "only"
+
+
+def test_text_is_the_codes_of_one_caption():
+    examples = [{"text": [[1, 2], [3, 4], [5, 6]]}] * 100 + [{"text": [[7, 8]]}]
+    texts = [tuple(example["text"].tolist()) for example in _run(preprocessors.choose_text, examples)]
+    assert set(texts[:-1]) == {(1, 2), (3, 4), (5, 6)} and texts[-1] == (7, 8)
 
 
 def test_choices_follow_from_the_seed_alone():

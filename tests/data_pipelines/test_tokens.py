@@ -1,3 +1,6 @@
+import collections
+import zlib
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -14,13 +17,22 @@ LINEAGE = {"codes": "c" * 64, "autoencoder": "a" * 64}
 BATCH = 4
 
 
-def encode(audio):
-    """Stands in for the models: everything follows from the clip's first frames."""
+def text_of(captions):
+    """int [C, 3]: stands in for the codes of captions. Clips 0, 3, 6, ... have none, clips 1, 4, 7, ... one, the rest two."""
+    number = int(captions[0].split()[-1]) if captions else 0
+    numbers = [zlib.crc32(caption.encode()) for caption in captions[: number % 3]]
+    return np.array([[number // 50**level % 50 for level in range(3)] for number in numbers]).reshape(-1, 3)
+
+
+def encode(audio, captions):
+    """Stands in for the models: everything follows from the clip's first frames and its captions."""
+    assert len(captions) == BATCH
     assert audio.shape == (BATCH, GEOMETRY.clip_samples) and audio.dtype == np.float32
     frames = audio.reshape(BATCH, GEOMETRY.clip_frames, -1).mean(-1)
     per_token = frames.reshape(BATCH, GEOMETRY.clip_tokens, -1)
     return {
         "mulan": np.argsort(frames[:, :3], axis=1),
+        "text": [text_of(clip) for clip in captions],
         "semantic": np.argmax(per_token, axis=-1) + 4 * np.arange(GEOMETRY.clip_tokens) % 1000,
         "latents": np.stack([frames, -frames], axis=-1),
     }
@@ -35,16 +47,29 @@ def token_set(small_data, tmp_path_factory):
 def test_tokens_are_those_of_the_clips(token_set, small_data):
     assert read.counts(token_set) == read.counts(small_data)
     for split in read.counts(small_data):
-        clips = {clip.id: clip.audio for clip in read.read_clips(small_data, split)}
+        clips = {clip.id: clip for clip in read.read_clips(small_data, split)}
         examples = list(tokens.read_tokens(token_set, split))
         assert {example["id"] for example in examples} == set(clips)
         for example in examples:
-            (expected,) = (e[:1] for e in [np.repeat(clips[example["id"]][None], BATCH, axis=0)])
-            expected = encode(np.repeat(expected, BATCH, axis=0))
+            clip = clips[example["id"]]
+            expected = encode(np.repeat(clip.audio[None], BATCH, axis=0), [clip.captions] * BATCH)
             np.testing.assert_array_equal(example["mulan"], expected["mulan"][0])
             np.testing.assert_array_equal(example["semantic"], expected["semantic"][0])
             np.testing.assert_array_equal(example["latents"], expected["latents"][0].astype(np.float16))
             assert example["family"] == "" and example["latents"].dtype == np.float16
+
+
+def test_text_tokens_are_those_of_the_clips_captions(token_set, small_data):
+    """Any number of captions, in their order; the music's tokens where there is none."""
+    clips = {clip.id: clip for split in read.counts(small_data) for clip in read.read_clips(small_data, split)}
+    counts = set()
+    for split in read.counts(token_set):
+        for example in tokens.read_tokens(token_set, split):
+            expected = text_of(clips[example["id"]].captions)
+            counts.add(len(expected))
+            np.testing.assert_array_equal(example["text"], expected if len(expected) else example["mulan"][None])
+            assert example["text"].dtype == np.int32
+    assert counts == {0, 1, 2}
 
 
 def test_tfds_reads_it(token_set):
@@ -63,7 +88,7 @@ def test_lineage_is_kept_and_checked(token_set, small_data):
 
 
 def test_existing_tokens_are_kept_or_refused(token_set, small_data):
-    def never(audio):
+    def never(audio, captions):
         raise AssertionError("nothing is left to do")
 
     arguments = (small_data, str(token_set.parents[2]), "small")
@@ -84,25 +109,25 @@ def _records(directory):
 def test_an_interrupted_run_goes_on_with_the_same_bytes(token_set, small_data, tmp_path):
     calls = []
 
-    def interrupted(audio):
+    def interrupted(audio, captions):
         calls.append(len(audio))
         if len(calls) == 6:
             raise KeyboardInterrupt
-        return encode(audio)
+        return encode(audio, captions)
 
     with pytest.raises(KeyboardInterrupt):
         precompute.precompute(interrupted, small_data, str(tmp_path), "small", LINEAGE, GEOMETRY, BATCH)
     assert not read.tokens_directory(str(tmp_path), "small").exists()
     calls.clear()
 
-    def counted(audio):
+    def counted(audio, captions):
         calls.append(len(audio))
-        return encode(audio)
+        return encode(audio, captions)
 
     directory = precompute.precompute(counted, small_data, str(tmp_path), "small", LINEAGE, GEOMETRY, BATCH)
     assert _records(directory) == _records(token_set)
     assert len(calls) < sum(-(-count // BATCH) for count in read.counts(small_data).values())
-    assert [path.name for path in directory.parent.iterdir()] == ["1.0.0"]
+    assert [path.name for path in directory.parent.iterdir()] == ["2.0.0"]
 
 
 def test_two_hosts_make_what_one_makes(token_set, small_data, tmp_path):
@@ -121,7 +146,7 @@ def test_two_hosts_make_what_one_makes(token_set, small_data, tmp_path):
 @pytest.mark.parametrize(
     ("stage", "lengths", "shapes"),
     [
-        ("lm", {"mulan": 3, "semantic": 25}, {"mulan": (4, 3), "semantic": (4, 25)}),
+        ("lm", {"mulan": 3, "text": 3, "semantic": 25}, {"mulan": (4, 3), "text": (4, 3), "semantic": (4, 25)}),
         ("dpd", {"semantic": 10, "latents": 40}, {"semantic": (4, 10), "latents": (4, 40, 2)}),
     ],
 )
@@ -129,11 +154,34 @@ def test_batches_of_tokens(token_set, stage, lengths, shapes):
     task = tasks.make_task(f"small_{stage}", stage, token_set, GEOMETRY)
     batch = next(batches.Batches(task, lengths, 4))
     assert {name: array.shape for name, array in batch.items()} == shapes
-    dtypes = {"mulan": np.int32, "semantic": np.int32, "latents": np.float32}
+    dtypes = {"mulan": np.int32, "text": np.int32, "semantic": np.int32, "latents": np.float32}
     assert all(array.dtype == dtypes[name] for name, array in batch.items())
     if stage == "dpd":  # the tokens were made from the frames below them
         frames = batch["latents"][..., 0].reshape(4, 10, 4)
         np.testing.assert_array_equal(np.argmax(frames, axis=-1), batch["semantic"] % 4)
+
+
+def _epochs(token_set, seed):
+    """For two epochs, how often each (mulan, semantic, text) was given."""
+    task = tasks.make_task("small_lm", "lm", token_set, GEOMETRY)
+    stream = batches.Batches(task, {"mulan": 3, "text": 3, "semantic": 25}, 1, seed=seed)
+    count = read.counts(token_set)["train"]
+    given = [next(stream) for _ in range(2 * count)]
+    rows = [tuple(batch[name][0].tobytes() for name in ("mulan", "semantic", "text")) for batch in given]
+    return [collections.Counter(rows[:count]), collections.Counter(rows[count:])]
+
+
+def test_each_epoch_takes_one_caption_of_each_clip_by_the_seed(token_set):
+    stored = list(tokens.read_tokens(token_set, "train"))
+    music = [(example["mulan"].tobytes(), example["semantic"].tobytes()) for example in stored]
+    possible = {(*key, text.tobytes()) for key, example in zip(music, stored) for text in example["text"]}
+    first, second = _epochs(token_set, seed=3)
+    for epoch in (first, second):
+        assert collections.Counter(row[:2] for row in epoch.elements()) == collections.Counter(music)
+        assert set(epoch) <= possible
+    assert first != second  # both have every clip once: only the captions can differ
+    assert _epochs(token_set, seed=3) == [first, second]
+    assert _epochs(token_set, seed=4)[0] != first
 
 
 def test_nothing_to_write_is_refused(tmp_path):

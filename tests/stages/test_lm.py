@@ -26,8 +26,12 @@ STAGE = LMStage(
 def batch_of(seed):
     """Clips whose semantic tokens are all their first MuLan code: nothing but the prefix tells the first of them."""
     rng = np.random.default_rng(seed)
-    mulan = rng.integers(0, 4, (16, 3)).astype(np.int32)
-    return {"mulan": jnp.asarray(mulan), "semantic": jnp.asarray(np.tile(mulan[:, :1], (1, 10)))}
+    mulan, text = rng.integers(0, 4, (2, 16, 3)).astype(np.int32)
+    return {
+        "mulan": jnp.asarray(mulan),
+        "text": jnp.asarray(text),
+        "semantic": jnp.asarray(np.tile(mulan[:, :1], (1, 10))),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,11 @@ def state():
 
 def test_shapes_and_part(tmp_path):
     shapes = STAGE.batch_shapes()
-    assert {name: shape.shape for name, shape in shapes.items()} == {"mulan": (16, 3), "semantic": (16, 10)}
+    assert {name: shape.shape for name, shape in shapes.items()} == {
+        "mulan": (16, 3),
+        "text": (16, 3),
+        "semantic": (16, 10),
+    }
 
 
 def test_loss_counts_semantic_tokens_only(state):
@@ -64,6 +72,36 @@ def test_dropped_prefixes(condition, level):
     shares = np.bincount(kept, minlength=4) / 2000
     partial = (1 - condition) * level / 2
     np.testing.assert_allclose(shares, [condition, partial, partial, (1 - condition) * (1 - level)], atol=0.04)
+
+
+@pytest.mark.parametrize("share, read, unread", [(0.0, "mulan", "text"), (1.0, "text", "mulan")])
+def test_the_condition_is_the_musics_or_the_captions(state, share, read, unread):
+    step = jax.jit(dataclasses.replace(STAGE, text_share=share, condition_dropout=0.0).train_step)
+    batch = batch_of(0)
+    loss = step(state, batch)[1]["loss"]
+    assert step(state, {**batch, unread: (batch[unread] + 1) % 4})[1]["loss"] == loss
+    assert step(state, {**batch, read: (batch[read] + 1) % 4})[1]["loss"] != loss
+
+
+def test_the_share_of_captions_is_kept():
+    stage = dataclasses.replace(STAGE, text_share=0.3)
+    batch = {"mulan": jnp.zeros((2000, 3), jnp.int32), "text": jnp.ones((2000, 3), jnp.int32)}
+    chosen = np.asarray(stage._choose_condition(jax.random.PRNGKey(2), batch))
+    np.testing.assert_array_equal(chosen, np.repeat(chosen[:, :1], 3, axis=1))  # a clip's codes are never mixed
+    np.testing.assert_allclose(chosen.mean(), 0.3, atol=0.04)
+
+
+def test_evaluation_on_captions(state):
+    """`text_*` is what `loss` and `perplexity` are where the music has its caption's codes; the others ignore it."""
+    evaluate, batch = jax.jit(STAGE.eval_step), batch_of(0)
+    metrics, swapped = (
+        evaluate(state, batch),
+        evaluate(state, {**batch, "mulan": batch["text"], "text": batch["mulan"]}),
+    )
+    for name in ("loss", "perplexity"):
+        np.testing.assert_allclose(metrics[f"text_{name}"], swapped[name], rtol=1e-6)
+        np.testing.assert_allclose(metrics[name], swapped[f"text_{name}"], rtol=1e-6)
+        assert metrics[f"text_{name}"] != metrics[name]
 
 
 def test_learns_to_read_the_prefix(state):

@@ -1,0 +1,59 @@
+"""What tokenisation writes: the codes of captions, clip by clip."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from melody_jax.bundle.part import load_part, locate, save_part
+from melody_jax.codes import rvq
+from melody_jax.generate.represent import NEEDED, Representations
+from melody_jax.nn.conformer import ConformerConfig
+from melody_jax.semantic.config import MelStemConfig, SemanticConfig
+from melody_jax.semantic.network import SemanticEncoder
+from tests.generate.conftest import GEOMETRY
+
+SEMANTIC = SemanticConfig(
+    stem="mel",
+    mel=MelStemConfig(channels=8, mels=8, fft=256, frames=2, kernel=2),
+    width=4,
+    conformer=ConformerConfig(layers=1, heads=1, hidden=8, kernel=3, convolution_norm="rms"),
+    feature_layer=1,
+    feature_norm="layer",
+)
+CAPTIONS = [("a slow waltz", "organ", "reel in d minor"), (), ("jig",), ("fast", "polka for two")]
+
+
+@pytest.fixture(scope="module")
+def models(model_dir, tmp_path_factory):
+    encoder, audio = SemanticEncoder(SEMANTIC, GEOMETRY), jnp.zeros((1, GEOMETRY.clip_samples))
+    params = nn.unbox(jax.jit(lambda key: encoder.init(key, audio, method="features"))(jax.random.PRNGKey(0)))["params"]
+    folder = tmp_path_factory.mktemp("semantic")
+    save_part(folder, "semantic", jax.device_get(params), SEMANTIC, GEOMETRY, {}, {})
+    parts = {name: load_part(locate(model_dir / name)) for name in NEEDED if name != "semantic"}
+    return Representations({**parts, "semantic": load_part(folder)}, model_dir / "tokenizer.json")
+
+
+def test_text_codes_are_those_of_each_clips_captions(models):
+    audio = np.random.default_rng(0).normal(0, 0.1, (4, GEOMETRY.clip_samples)).astype(np.float32)
+    encoded = models.encode(audio, CAPTIONS)
+    assert {name: encoded[name].shape for name in ("mulan", "semantic", "latents")} == {
+        "mulan": (4, 3), "semantic": (4, 10), "latents": (4, 40, 4)
+    }  # fmt: skip
+    assert [text.shape for text in encoded["text"]] == [(3, 3), (0, 3), (1, 3), (2, 3)]
+    codebooks = models._params["codes"]["rvq"]
+    for text, captions in zip(encoded["text"], CAPTIONS):
+        assert text.dtype == np.int32
+        for codes, caption in zip(text, captions):
+            np.testing.assert_array_equal(codes, rvq.encode(codebooks, jnp.asarray(models.embed_text([caption])))[0])
+    assert len({tuple(codes) for text in encoded["text"] for codes in text.tolist()}) > 1
+
+
+def test_any_number_of_sentences_in_one_compiled_shape(models):
+    sentences = [caption for captions in CAPTIONS for caption in captions]
+    whole = models.text_codes(sentences, 4)
+    before = models._text_codes_jit._cache_size()
+    np.testing.assert_array_equal(models.text_codes(sentences[:3], 4), whole[:3])
+    assert models.text_codes([], 4).shape == (0, 3)
+    assert models._text_codes_jit._cache_size() == before
