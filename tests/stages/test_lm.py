@@ -102,6 +102,8 @@ def test_evaluation_on_captions(state):
         np.testing.assert_allclose(metrics[f"text_{name}"], swapped[name], rtol=1e-6)
         np.testing.assert_allclose(metrics[name], swapped[f"text_{name}"], rtol=1e-6)
         assert metrics[f"text_{name}"] != metrics[name]
+    other = evaluate(state, {**batch, "text": (batch["text"] + 1) % 4})
+    assert {name for name in metrics if metrics[name] != other[name]} == {"text_loss", "text_perplexity"}
 
 
 def test_learns_to_read_the_prefix(state):
