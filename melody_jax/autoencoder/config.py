@@ -37,6 +37,10 @@ class FramewiseEncoderConfig:
       window: samples of the analysis window, the hop plus an even number.
       linear_hz: bandwidth that is seen with its phase: real and imaginary parts, power-compressed.
       mels: mel bands of the log-magnitude, which is seen over the full bandwidth.
+      envelope_channels: the first so many latent channels are made of each frame's log-mel bands alone. They change as
+        slowly as the music does and are what a diffusion model learns first; the phases, which turn many times between
+        two frames and look like noise to it, are left to the other channels. 0: every channel sees everything.
+      envelope_hidden: inner width of the perceptron that makes them.
     """
 
     channels: int = 256
@@ -46,6 +50,8 @@ class FramewiseEncoderConfig:
     window: int = 1920
     linear_hz: float = 4000.0
     mels: int = 96
+    envelope_channels: int = 0
+    envelope_hidden: int = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,9 +182,19 @@ class AutoencoderConfig:
     dtype: str = "float32"
     param_dtype: str = "float32"
 
+    @property
+    def envelope_channels(self) -> int:
+        """The first latent channels, which know nothing of phases; 0 where the encoder makes no difference."""
+        return self.framewise.envelope_channels if self.encoder == "framewise" else 0
+
     def check(self, geometry: Geometry) -> None:
-        """Raises UserError where the networks' rates do not multiply to the geometry's hop."""
+        """Raises UserError where rates or channels do not fit the geometry."""
         hop = geometry.hop
+        if not 0 <= self.envelope_channels < geometry.latent_channels:
+            raise UserError(
+                f"autoencoder: envelope_channels {self.envelope_channels} leave nothing of "
+                f"{geometry.latent_channels} latent channels"
+            )
         if self.encoder == "convolutional" and math.prod(self.convolutional.strides) != hop:
             raise UserError(
                 f"autoencoder: the encoder's strides {self.convolutional.strides} do not multiply to hop {hop}"

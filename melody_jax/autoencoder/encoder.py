@@ -52,11 +52,19 @@ class FramewiseEncoder(nn.Module):
         shape = self.config.framewise
         types = {"dtype": self.config.dtype, "param_dtype": self.config.param_dtype}
         x = spectral_features(audio, self.geometry, shape.window, shape.linear_hz, shape.mels)
+        mel = x[..., -shape.mels :]
         x = Dense(shape.channels, ("input", "embed"), name="in", **types)(x)
         stack = {"unroll": self.config.unroll, "remat": self.config.remat, **types}
         x = ConvNeXtStack(shape.layers, shape.hidden, shape.kernel, name="blocks", **stack)(x)
         x = LayerNorm(param_dtype=self.config.param_dtype, name="norm")(x)
-        return Dense(2 * self.geometry.latent_channels, ("embed", "conv_out"), name="out", **types)(x)
+        envelopes = shape.envelope_channels
+        out = Dense(2 * (self.geometry.latent_channels - envelopes), ("embed", "conv_out"), name="out", **types)(x)
+        if not envelopes:
+            return out
+        hidden = Dense(shape.envelope_hidden, ("input", "mlp"), name="envelope_in", **types)(mel)
+        envelope = Dense(2 * envelopes, ("mlp", "embed"), name="envelope_out", **types)(jax.nn.gelu(hidden))
+        pairs = zip(jnp.split(envelope, 2, axis=-1), jnp.split(out, 2, axis=-1), strict=True)
+        return jnp.concatenate([part for pair in pairs for part in pair], axis=-1)  # means, then log variances
 
 
 def spectral_features(

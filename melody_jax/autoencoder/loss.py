@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from melody_jax import dsp
 from melody_jax.autoencoder.network import Posterior
-from melody_jax.shapes import Array, Float
+from melody_jax.shapes import Array, Bool, Float
 
 Terms = dict[str, Array]
 
@@ -58,12 +58,16 @@ def kl_divergence(posterior: Posterior) -> Float[Array, ""]:
 
 
 def reconstruction_terms(
-    audio: Float[Array, "B T"], decoded: Float[Array, "B T"], config: LossConfig, sample_rate: int
+    audio: Float[Array, "B T"],
+    decoded: Float[Array, "B T"],
+    config: LossConfig,
+    sample_rate: int,
+    phased: Bool[Array, "B"] | None = None,
 ) -> Terms:
-    """The unweighted reconstruction terms in use, each a scalar."""
+    """The unweighted reconstruction terms in use, each a scalar; rows that are not `phased` have no waveform term."""
     terms: Terms = {}
     if config.waveform:
-        terms["waveform"] = noise_to_signal(audio, decoded)
+        terms["waveform"] = noise_to_signal(audio, decoded, phased)
     spectral = [name for name in ("mel", "stft", "complex") if getattr(config, name)]
     for fft, mels in zip(config.ffts, config.mels, strict=True) if spectral else ():
         pair = jnp.concatenate([audio, decoded])  # one transform for both
@@ -93,11 +97,16 @@ def _compressed_complex(spectrum: Array, magnitude: Array) -> Array:
     return _mean_absolute(parts[0]) + _mean_absolute(parts[1])
 
 
-def noise_to_signal(audio: Float[Array, "B T"], decoded: Float[Array, "B T"]) -> Float[Array, ""]:
-    """log(error power / signal power), mean over the batch: minus SNR in nats. The floor (-60 dB of full scale) keeps
-    silent clips from ruling."""
+def noise_to_signal(
+    audio: Float[Array, "B T"], decoded: Float[Array, "B T"], rows: Bool[Array, "B"] | None = None
+) -> Float[Array, ""]:
+    """log(error power / signal power), mean over (some rows of) the batch: minus SNR in nats.
+
+    The floor (-60 dB of full scale) keeps silent clips from ruling.
+    """
     error, power = jnp.mean(jnp.square(audio - decoded), 1), jnp.mean(jnp.square(audio), 1)
-    return jnp.mean(jnp.log((error + 1e-6) / (power + 1e-6)))
+    ratio = jnp.log((error + 1e-6) / (power + 1e-6))
+    return jnp.mean(ratio) if rows is None else jnp.sum(ratio * rows) / jnp.maximum(jnp.sum(rows), 1)
 
 
 def discriminator_loss(real: Sequence[Array], fake: Sequence[Array], gan: str) -> Float[Array, ""]:

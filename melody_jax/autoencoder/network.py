@@ -10,7 +10,7 @@ from melody_jax.autoencoder.decoder_hifigan import HiFiGANDecoder
 from melody_jax.autoencoder.decoder_istft import ISTFTDecoder
 from melody_jax.autoencoder.encoder import ConvolutionalEncoder, FramewiseEncoder
 from melody_jax.geometry import Geometry
-from melody_jax.shapes import Array, Float, Shaped
+from melody_jax.shapes import Array, Bool, Float, Shaped
 
 # Every encoder maps audio [B, T] to [B, L, 2 D], every decoder latents [B, L, D] to audio [B, T], T = L * hop.
 ENCODERS = {"convolutional": ConvolutionalEncoder, "framewise": FramewiseEncoder}
@@ -51,11 +51,18 @@ class Autoencoder(nn.Module):
         one = nn.with_logical_partitioning(nn.initializers.ones, ())
         self.latent_scale = self.param("latent_scale", one, (), jnp.float32)
 
-    def __call__(self, audio: Float[Array, "B T"], key: Shaped[Array, "..."]) -> AutoencoderOutput:
-        """One training pass: z = mean + exp(logvar / 2) * noise (Kingma and Welling, 2014), decoded."""
+    def __call__(
+        self, audio: Float[Array, "B T"], key: Shaped[Array, "..."], phased: Bool[Array, "B"] | None = None
+    ) -> AutoencoderOutput:
+        """One training pass: z = mean + exp(logvar / 2) * noise (Kingma and Welling, 2014), decoded.
+
+        Rows that are not `phased` are decoded from their envelope channels alone, the others being 0.
+        """
         posterior = self.encode(audio)
         noise = jax.random.normal(key, posterior.mean.shape, jnp.float32)
         latents = posterior.mean + jnp.exp(0.5 * posterior.logvar) * noise
+        if phased is not None:
+            latents = jnp.where(phased[:, None, None], latents, self.envelope(latents))
         return AutoencoderOutput(self.decode(latents), posterior, latents)
 
     def encode(self, audio: Float[Array, "B T"]) -> Posterior:
@@ -69,6 +76,10 @@ class Autoencoder(nn.Module):
         mean, logvar = jnp.split(self.encoder(audio).astype(jnp.float32), 2, axis=-1)
         # Starting with little noise (e^-2 of the prior's deviation) the decoder has something to decode from step one.
         return Posterior(mean, jnp.clip(logvar - 4.0, self.config.min_logvar, self.config.max_logvar))
+
+    def envelope(self, latents: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """The latents without what they say of phases: all but the envelope channels are 0."""
+        return latents * (jnp.arange(latents.shape[-1]) < self.config.envelope_channels)
 
     def decode(self, latents: Float[Array, "B L D"]) -> Float[Array, "B T"]:
         """Unscaled latents to audio, T = L * hop, float32."""

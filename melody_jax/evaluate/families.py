@@ -26,12 +26,20 @@ def timbre(audio: Float[np.ndarray, "n T"], sample_rate: int, batch: int = 32) -
 @functools.partial(jax.jit, static_argnums=1)
 def _timbre(audio: Array, sample_rate: int) -> Array:
     mel = dsp.log_mel(audio, sample_rate, fft=2048, hop=sample_rate // 50, mels=64)
-    # Only what lies within 22 dB (2.5 nats) of a clip's loudest band counts: a wider range tells real renders apart a little
-    # better, but then the judge listens to the noise floor of whatever decoder made the music.
-    mel = jnp.maximum(mel, jnp.max(mel, axis=(1, 2), keepdims=True) - 2.5)
+    # Only what lies within 52 dB (6 nats) of a clip's loudest band counts, so that no noise floor is listened to.
+    mel = jnp.maximum(mel, jnp.max(mel, axis=(1, 2), keepdims=True) - 6.0)
     mel = mel - jnp.mean(mel, axis=(1, 2), keepdims=True)
     rises = jnp.maximum(jnp.diff(mel, axis=1), 0.0)
     return jnp.concatenate([jnp.mean(mel, 1), jnp.std(mel, 1), jnp.mean(rises, 1)], axis=-1)
+
+
+def relative(features: Float[np.ndarray, "n G"]) -> Float[np.ndarray, "n G"]:
+    """Features in units of their own set: mean 0 and deviation 1 over its clips.
+
+    A colouring that all clips of a set share (that of a decoder, of a microphone) says nothing of a clip's family, but
+    moves all clips of the set to one side of a classifier's boundaries. The set must hold many clips of all families.
+    """
+    return (features - features.mean(0)) / (features.std(0) + 1e-6)
 
 
 def histograms(tokens: Int[np.ndarray, "n N"], codes: int) -> Float[np.ndarray, "n C"]:

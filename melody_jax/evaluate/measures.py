@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from melody_jax.autoencoder.loss import log_mel_distance, low_pass, si_sdr
-from melody_jax.evaluate.families import Classifier, Labels, histograms, timbre
+from melody_jax.evaluate.families import Classifier, Labels, histograms, relative, timbre
 from melody_jax.evaluate.figures import Figure
 from melody_jax.lm import baselines
 from melody_jax.mulan.retrieval import retrieval
@@ -97,13 +97,15 @@ def prompt_adherence(
     """Text to music: how often the asked instrument family is recognised in what was made.
 
     The classifier sees real renders only (`real`); its accuracy on other real renders bounds what can be recognised.
+    Each of the three sets is seen in its own units (`families.relative`): what all music of one decoder has in common is
+    no family. Music that ignores its prompts is recognised at chance.
 
     Returns:
       The figure, and the share recognised of each asked family.
     """
-    judge = Classifier(timbre(real, sample_rate), real_families)
-    ceiling = judge.accuracy(timbre(held_out, sample_rate), held_out_families)
-    heard = np.asarray(judge.predict(timbre(made, sample_rate))) == np.asarray(asked)
+    judge = Classifier(relative(timbre(real, sample_rate)), real_families, strength=0.01)
+    ceiling = judge.accuracy(relative(timbre(held_out, sample_rate)), held_out_families)
+    heard = np.asarray(judge.predict(relative(timbre(made, sample_rate)))) == np.asarray(asked)
     chance = 1 / len(set(asked))
     beside = f"chance {chance:.3f}, real renders {ceiling:.3f}"
     name = f"asked family recognised, {len(made)} prompts"

@@ -41,6 +41,8 @@ class AutoencoderStage(Stage):
       adversarial_start: first step at which the discriminators play; negative: never.
       adversarial_samples: the discriminators see a window of this length, drawn anew for every step (HiFi-GAN trains on
         8,192 samples); 0: the whole segment.
+      phase_dropout: probability that a segment is decoded from its envelope channels alone (where the encoder has such)
+        and judged by its spectra alone: those channels must then say all but the phases.
       spike_factor: a step whose gradient norm is not finite or exceeds this many times its running mean changes nothing
         but the counters `skipped` and `skipped_in_a_row`; 0 lets every step through.
       calibration_batches: batches over whose latents the scale is measured at the end.
@@ -56,6 +58,7 @@ class AutoencoderStage(Stage):
     segment_samples: int = 24_000
     adversarial_start: int = 0
     adversarial_samples: int = 0
+    phase_dropout: float = 0.0
     spike_factor: float = 10.0
     calibration_batches: int = 32
     name: ClassVar[str] = "autoencoder"
@@ -101,8 +104,10 @@ class AutoencoderStage(Stage):
         audio = batch["audio"]
         generator, discriminator = state.params["generator"], state.params["discriminator"]
 
+        phased = self._phased(jax.random.fold_in(state.step_key, 2))
+
         def reconstruct(params: PyTree) -> AutoencoderOutput:
-            return self._apply(params, audio, state.step_key)
+            return self._apply(params, audio, state.step_key, phased)
 
         output, pull_back = jax.vjp(reconstruct, generator)
         crop = self._crop(jax.random.fold_in(state.step_key, 1))
@@ -129,7 +134,8 @@ class AutoencoderStage(Stage):
             players = (after[0], after[1])
 
         # 2. The generator moves its waveform along all terms' gradients and its posterior along the KL's.
-        (total, terms), gradient = jax.value_and_grad(self._reconstruction_loss, has_aux=True)(output.audio, audio)
+        reconstruction = jax.value_and_grad(self._reconstruction_loss, has_aux=True)
+        (total, terms), gradient = reconstruction(output.audio, audio, phased)
         balance = loss.gradient_balance(gradient, adversarial_gradient, self.loss)
         kl, kl_gradient = jax.value_and_grad(loss.kl_divergence)(output.posterior)
         cotangent = AutoencoderOutput(
@@ -143,8 +149,8 @@ class AutoencoderStage(Stage):
         return self._updated(state, new, players, metrics)
 
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
-        """Of the averaged weights, decoding the posterior mean: SI-SDR (dB), log-mel distance (nats), that of a 2 kHz
-        low-pass and the ratio of the two, reconstruction terms, KL."""
+        """Of the averaged weights, decoding the posterior mean: SI-SDR (dB), log-mel distance (nats), that of the
+        envelope channels alone, that of a 2 kHz low-pass and its ratio to the first, reconstruction terms, KL."""
         audio, params, rate = batch["audio"], self._averaged(state), self.geometry.sample_rate
         posterior = self._apply(params, audio, method="encode")
         decoded = self._apply(params, posterior.mean, method="decode")
@@ -152,6 +158,10 @@ class AutoencoderStage(Stage):
         low_pass = jnp.mean(loss.log_mel_distance(audio, loss.low_pass(audio, rate), rate))
         kl = loss.kl_divergence(posterior)
         total, terms = self._reconstruction_loss(decoded, audio)
+        if self.config.envelope_channels:
+            envelope = self._apply(params, posterior.mean, method="envelope")
+            audible = self._apply(params, envelope, method="decode")
+            terms["envelope_log_mel"] = jnp.mean(loss.log_mel_distance(audio, audible, rate))
         return terms | {
             "loss": total + self.loss.kl * kl,
             "kl": kl,
@@ -223,8 +233,14 @@ class AutoencoderStage(Stage):
         }
         return loss.weighted(terms, self.loss), terms
 
-    def _reconstruction_loss(self, decoded: jax.Array, audio: jax.Array) -> tuple[jax.Array, Metrics]:
-        terms = loss.reconstruction_terms(audio, decoded, self.loss, self.geometry.sample_rate)
+    def _phased(self, key: jax.Array) -> jax.Array | None:
+        """Which segments of this step are decoded from all channels."""
+        return jax.random.uniform(key, (self.batch_size,)) >= self.phase_dropout if self.phase_dropout else None
+
+    def _reconstruction_loss(
+        self, decoded: jax.Array, audio: jax.Array, phased: jax.Array | None = None
+    ) -> tuple[jax.Array, Metrics]:
+        terms = loss.reconstruction_terms(audio, decoded, self.loss, self.geometry.sample_rate, phased)
         return loss.weighted(terms, self.loss), terms
 
     def _updated(
