@@ -64,9 +64,11 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = RULES) -> PyTree:
       UserError: see `spec_for`; or a dimension that its mesh axes do not divide, named in one sentence.
     """
 
-    def sharding(path: tuple, leaf: Any) -> NamedSharding:
+    def sharding(path: tuple, leaf: Any) -> PyTree:
         if not isinstance(leaf, nn.LogicallyPartitioned):
             return NamedSharding(mesh, PartitionSpec())
+        if not jax.tree.leaves(leaf.value):  # what optax masks out inside the box
+            return leaf.value
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         shape = leaf.value.shape
         if len(leaf.names) != len(shape):

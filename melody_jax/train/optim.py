@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from melody_jax.errors import UserError
 from melody_jax.train.state import TrainState
@@ -16,9 +17,12 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its schedule. Steps are steps of the loop, also where gradients are accumulated.
+    """The optimiser and its schedule. Steps are steps of the loop, also where gradients are accumulated.
 
     Attributes:
+      optimizer: "adamw", or "muon" (Jordan, 2024): the momentum of every weight matrix is orthogonalised before it is
+        applied, scaled to the size of AdamW's updates (Liu et al., "Muon is scalable for LLM training", 2025); NAdam
+        for all else (embeddings, biases, norms). Takes fewer steps where they are few and wide matrices dear.
       learning_rate: peak, after warm-up.
       warmup_steps: linear warm-up from 0.
       total_steps: where the decay ends; the loop's total.
@@ -31,6 +35,7 @@ class OptimConfig:
       accumulate: micro-batches (steps) per update of the parameters.
     """
 
+    optimizer: str = "adamw"
     learning_rate: float = 2e-4
     warmup_steps: int = 1000
     total_steps: int = 200_000
@@ -45,6 +50,8 @@ class OptimConfig:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "muon"):
+            raise UserError(f"optimizer must be adamw or muon, got {self.optimizer!r}")
         if self.schedule not in ("cosine", "linear", "constant"):
             raise UserError(f"schedule {self.schedule!r} is none of cosine, linear, constant")
         if self.accumulate < 1 or self.total_steps < 1 or self.warmup_steps < 0:
@@ -71,24 +78,41 @@ def make_schedule(config: OptimConfig) -> Callable[[Any], jax.Array]:
 
 
 def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-    """Clipping, AdamW on the schedule, accumulation. Works on boxed and unboxed parameters."""
+    """Clipping, AdamW or Muon on the schedule, accumulation. Works on boxed and unboxed parameters."""
     schedule = make_schedule(config)
     steps = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
-    steps.append(
-        optax.adamw(
-            # optax counts updates, the configuration counts steps of the loop.
-            lambda updates: schedule(updates * config.accumulate),
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            mask=_is_weight_matrix,
-        )
-    )
+
+    def learning_rate(updates: Any) -> jax.Array:
+        """optax counts updates, the configuration counts steps of the loop."""
+        return schedule(updates * config.accumulate)
+
+    steps.append((_muon if config.optimizer == "muon" else _adamw)(config, learning_rate))
     optimizer = optax.chain(*steps)
     if config.accumulate > 1:
         optimizer = optax.MultiSteps(optimizer, config.accumulate).gradient_transformation()
     return _with_implicit_promotion(optimizer)
+
+
+def _adamw(config: OptimConfig, learning_rate: Callable[[Any], jax.Array]) -> optax.GradientTransformation:
+    return optax.adamw(
+        learning_rate,
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=_is_weight_matrix,
+    )
+
+
+def _muon(config: OptimConfig, learning_rate: Callable[[Any], jax.Array]) -> optax.GradientTransformation:
+    return optax.contrib.muon(
+        learning_rate,
+        weight_decay=config.weight_decay,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        muon_weight_dimension_numbers=_muon_axes,
+        consistent_rms=0.2,
+    )
 
 
 def update_ema(ema: PyTree, params: PyTree, decay: float, step: jax.Array) -> PyTree:
@@ -127,6 +151,17 @@ def _is_weight_matrix(params: PyTree) -> PyTree:
         return leaf.ndim >= 2 and names[-1] not in ("bias", "scale")
 
     return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def _muon_axes(params: PyTree) -> PyTree:
+    """Input and output axis of every kernel, also of those stacked by `nn.scan`; None elsewhere."""
+
+    def axes(path: tuple, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+        matrix = leaf.ndim >= 2 and names[-1] == "kernel"
+        return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1) if matrix else None
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def _with_implicit_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:

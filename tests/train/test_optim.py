@@ -79,3 +79,33 @@ def test_ema_decay_warms_up():
     np.testing.assert_allclose(ema["a"], 0.9, rtol=1e-6)  # decay 1/10
     ema = update_ema(ema, {"a": jnp.zeros(())}, 0.999, jnp.int32(10**6))
     np.testing.assert_allclose(ema["a"], 0.9 * 0.999, rtol=1e-6)
+
+
+def test_muon_moves_every_direction_of_a_matrix_alike_and_the_rest_as_adam():
+    key = jax.random.PRNGKey(0)
+    # of rank 1 but for a little: AdamW's step and the raw gradient follow the one strong direction
+    strong = jnp.outer(jnp.arange(1.0, 9.0), jnp.ones(6))
+    gradients = {
+        "kernel": jnp.stack([strong, 3.0 * strong]) + 0.1 * jax.random.normal(key, (2, 8, 6)),
+        "bias": jnp.ones((2, 6)),
+        "embedding": jnp.ones((5, 6)),
+    }
+    params = jax.tree.map(jnp.zeros_like, gradients)
+    settings = dict(learning_rate=0.1, warmup_steps=0, schedule="constant", weight_decay=0.0, clip_norm=0.0)
+    muon, adamw = (_updated(OptimConfig(**settings, optimizer=name), params, [gradients]) for name in ("muon", "adamw"))
+    nadam = optax.nadamw(0.1, b1=0.9, b2=0.98, weight_decay=0.0)
+    rest = {name: gradients[name] for name in ("bias", "embedding")}
+    with jax.numpy_dtype_promotion("standard"):
+        expected, _ = nadam.update(rest, nadam.init(rest), rest)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), {n: muon[n] for n in rest}, dict(expected))
+    for layer in range(2):  # each of the layers of a scan is a matrix of its own
+        singular = np.linalg.svd(muon["kernel"][layer], compute_uv=False)
+        scale = 0.1 * 0.2 * np.sqrt(8)
+        assert (singular > 0.25 * scale).all() and (singular < 1.5 * scale).all(), singular / scale
+        spread = np.linalg.svd(adamw["kernel"][layer], compute_uv=False)
+        assert spread[-1] < 0.1 * spread[0]
+
+
+def test_unknown_optimizer_is_refused():
+    with pytest.raises(UserError, match="adamw or muon, got 'sgd'"):
+        OptimConfig(optimizer="sgd")
