@@ -106,7 +106,9 @@ def noise_to_signal(
     """
     error, power = jnp.mean(jnp.square(audio - decoded), 1), jnp.mean(jnp.square(audio), 1)
     ratio = jnp.log((error + 1e-6) / (power + 1e-6))
-    return jnp.mean(ratio) if rows is None else jnp.sum(ratio * rows) / jnp.maximum(jnp.sum(rows), 1)
+    if rows is None:
+        return jnp.mean(ratio)
+    return jnp.sum(jnp.where(rows, ratio, 0.0)) / jnp.maximum(jnp.sum(rows.astype(ratio.dtype)), 1.0)
 
 
 def discriminator_loss(real: Sequence[Array], fake: Sequence[Array], gan: str) -> Float[Array, ""]:

@@ -79,7 +79,8 @@ class Autoencoder(nn.Module):
 
     def envelope(self, latents: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """The latents without what they say of phases: all but the envelope channels are 0."""
-        return latents * (jnp.arange(latents.shape[-1]) < self.config.envelope_channels)
+        known = jnp.arange(latents.shape[-1]) < self.config.envelope_channels
+        return jnp.where(known[None, None], latents, 0.0)
 
     def decode(self, latents: Float[Array, "B L D"]) -> Float[Array, "B T"]:
         """Unscaled latents to audio, T = L * hop, float32."""

@@ -129,8 +129,15 @@ class Models:
             done = jnp.concatenate([done, window[:, overlap:]], axis=1)
         return done
 
-    def audio(self, latents: Float[Array, "B L D"]) -> Float[Array, "B T"]:
-        """Waveforms; long music in overlapping pieces of two training clips, so that memory does not grow."""
+    def audio(self, latents: Float[Array, "B L D"], phases: float = 1.0) -> Float[Array, "B T"]:
+        """Waveforms; long music in overlapping pieces of two training clips, so that memory does not grow.
+
+        `phases` is a factor on the channels other than the autoencoder's envelope channels, where it has such.
+        """
+        envelopes = self._autoencoder.config.envelope_channels
+        if envelopes:
+            factors = jnp.where(jnp.arange(latents.shape[-1]) < envelopes, 1.0, phases)
+            latents = latents * factors[None, None]
         piece, frames = 2 * self.geometry.clip_frames, latents.shape[1]
         if frames <= piece:
             return self._decode(self.params["autoencoder"], latents)

@@ -161,7 +161,7 @@ class Melody:
             float(settings.clip_latents),
         )[:, : count * geometry.frames_per_token]
         clock.lap("diffusion", latents)
-        audio = models.audio(latents)
+        audio = models.audio(latents, float(settings.phases))
         clock.lap("decoder", audio)
         host = jax.device_get({"mulan": mulan, "tokens": tokens[:, :count], "audio": audio})
         return {**host, "latent_frames": latents.shape[1], "times": clock.times}

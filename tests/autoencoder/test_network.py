@@ -1,5 +1,6 @@
 """Contracts of the autoencoder's networks: exact lengths, determinism, axes, and the paper's size."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -52,6 +53,33 @@ def test_lengths_are_exact(built):
         assert output.latents.shape == (2, samples // 96, 4)
         assert output.audio.dtype == output.posterior.mean.dtype == jnp.float32
         assert np.isfinite(output.audio).all()
+
+
+def test_envelope_channels_know_no_phases_and_stand_alone():
+    config = tiny.CONFIGS["envelope-istft"]
+    built, audio = Built(config), tone()
+    count = config.envelope_channels
+    assert count == 1
+    upright, inverted = (built.encode(built.params, x) for x in (audio, -audio))
+    for a, b in ((upright.mean, inverted.mean), (upright.logvar, inverted.logvar)):
+        np.testing.assert_allclose(a[..., :count], b[..., :count], atol=1e-5)
+        assert np.abs(a[..., count:] - b[..., count:]).max() > 1e-3
+    # a frame's envelope is its own: what sounds ten windows away does not move it
+    elsewhere = built.encode(built.params, audio.at[:, 600:].multiply(0.1))
+    np.testing.assert_allclose(elsewhere.mean[:, :4, :count], upright.mean[:, :4, :count], atol=1e-5)
+
+    key, phased = jax.random.key(3), jnp.asarray([True, False])
+    output = built.method("__call__")(built.params, audio, key, phased)
+    assert (output.latents[0, :, count:] != 0).all() and (output.latents[1, :, count:] == 0).all()
+    alone = built.decode(built.params, built.envelope(built.params, output.latents))
+    np.testing.assert_allclose(output.audio[1], alone[1], atol=1e-5)
+    assert np.abs(output.audio[0] - alone[0]).max() > 1e-4
+
+
+def test_envelopes_leave_channels_to_the_phases():
+    config = AutoencoderConfig("framewise", "istft", framewise=dataclasses.replace(tiny.ENVELOPE, envelope_channels=4))
+    with pytest.raises(UserError, match="envelope_channels 4 leave nothing of 4"):
+        config.check(tiny.GEOMETRY)
 
 
 def test_a_ragged_length_is_refused(built):

@@ -12,6 +12,9 @@ from melody_jax.geometry import Geometry
 
 GEOMETRY = Geometry(hop=96, latent_channels=4)
 FRAMEWISE = FramewiseEncoderConfig(channels=16, hidden=32, layers=2, kernel=3, window=192, mels=16)
+ENVELOPE = FramewiseEncoderConfig(
+    channels=16, hidden=32, layers=2, kernel=3, window=192, mels=16, envelope_channels=1, envelope_hidden=8
+)
 CONVOLUTIONAL = ConvolutionalEncoderConfig(channels=32, strides=(8, 12), kernels=(3,), dilations=(1,))
 ISTFT = ISTFTConfig(channels=16, hidden=32, layers=2, kernel=3)
 FINE = ISTFTConfig(channels=16, hidden=32, layers=1, upsample=2, fine_channels=8, fine_hidden=16, fine_layers=2)
@@ -23,6 +26,7 @@ CONFIGS = {
     "framewise-istft-fine": AutoencoderConfig(
         "framewise", "istft", framewise=FRAMEWISE, istft=FINE, remat="full", dtype="bfloat16"
     ),
+    "envelope-istft": AutoencoderConfig("framewise", "istft", framewise=ENVELOPE, istft=ISTFT),
     "convolutional-hifigan": AutoencoderConfig(convolutional=CONVOLUTIONAL, hifigan=HIFIGAN),
 }
 DISCRIMINATORS = DiscriminatorConfig(

@@ -48,7 +48,9 @@ DIFFUSION = DPDConfig(
 AUTOENCODER = AutoencoderConfig(
     encoder="framewise",
     decoder="istft",
-    framewise=FramewiseEncoderConfig(channels=16, hidden=32, layers=1, window=160, linear_hz=1000.0, mels=16),
+    framewise=FramewiseEncoderConfig(
+        channels=16, hidden=32, layers=1, window=160, linear_hz=1000.0, mels=16, envelope_channels=2
+    ),
     istft=ISTFTConfig(channels=16, hidden=32, layers=1, linear_hz=1000.0),
 )
 

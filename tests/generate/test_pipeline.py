@@ -67,6 +67,15 @@ def test_decoding_in_pieces_equals_whole(melody):
     np.testing.assert_allclose(np.asarray(models.audio(latents)), whole, atol=1e-4)
 
 
+def test_without_phases_only_the_envelope_channels_sound(melody):
+    latents = np.random.default_rng(0).uniform(-1, 1, (1, GEOMETRY.clip_frames, GEOMETRY.latent_channels))
+    envelopes = latents * np.array([1, 1, 0, 0])
+    models = melody._models
+    whole, alone = models.audio(jnp.asarray(latents, jnp.float32)), models.audio(jnp.asarray(latents, jnp.float32), 0.0)
+    np.testing.assert_allclose(alone, models.audio(jnp.asarray(envelopes, jnp.float32)), atol=1e-6)
+    assert np.abs(whole - alone).max() > 1e-3
+
+
 def test_music_prompt(melody):
     tone = np.sin(np.arange(1800) * 0.1).astype(np.float32)
     first, again = melody.generate(audio=[tone, tone[:1600]], seconds=0.4)

@@ -168,3 +168,26 @@ def test_the_same_seed_and_step_give_the_same_bits():
             state, _ = step(state, next(data))
         results.append(state.params)
     assert not changed(*results)
+
+
+def test_segments_without_phases_are_judged_by_their_spectra_alone():
+    stage = dataclasses.replace(STAGE, config=tiny.CONFIGS["envelope-istft"], adversarial_start=-1)
+    state, batch = start(stage), next(batches(stage))
+    never, always = (dataclasses.replace(stage, phase_dropout=share) for share in (0.0, 1.0))
+    _, with_phases = jax.jit(never.train_step)(state, batch)
+    after, without = jax.jit(always.train_step)(state, batch)
+    assert float(without["waveform"]) == 0 != float(with_phases["waveform"])
+    assert float(without["mel"]) > 0
+    # the decoder's weights learn from them, the encoder's for phases only by the KL term
+    assert changed(state.params["generator"]["decoder"], after.params["generator"]["decoder"])
+    figures = jax.jit(stage.eval_step)(state, batch)
+    assert float(figures["envelope_log_mel"]) != float(figures["log_mel"])
+
+
+def test_the_waveform_term_counts_only_phased_segments():
+    audio, decoded = (jax.random.normal(jax.random.key(i), (3, 480)) for i in range(2))
+    decoded = decoded.at[1].set(100.0)
+    rows = jnp.asarray([True, False, True])
+    some = loss.noise_to_signal(audio, decoded, rows)
+    np.testing.assert_allclose(some, loss.noise_to_signal(audio[::2], decoded[::2]), rtol=1e-6)
+    assert float(loss.noise_to_signal(audio, decoded, jnp.zeros(3, bool))) == 0
