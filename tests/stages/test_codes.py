@@ -52,19 +52,26 @@ def batch(seed=0):
     return {"audio": (0.2 * tone + 0.05 * rng.normal(size=(8, 3200))).astype(np.float32)}
 
 
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("parents")
+CONFIG = CodesConfig(
+    frames_per_clip=10, frame_memory=200, clip_memory=50, seed_step=3, updates=2, decay=0.5, dead_below=0.1
+)
+
+
+def save_parents(folder):
+    """Parts "semantic" and "mulan" with random weights."""
     key, audio = jax.random.PRNGKey(0), batch()["audio"]
     semantic = jax.jit(functools.partial(SemanticEncoder(SEMANTIC, GEOMETRY).init, method="features"))(key, audio)
     mulan = jax.jit(functools.partial(MuLan(MULAN, GEOMETRY).init, method="embed_music"))(key, audio)
     for name, variables, config in (("semantic", semantic, SEMANTIC), ("mulan", mulan, MULAN)):
         params = jax.device_get(nn.unbox(variables["params"]))
         save_part(folder / name, name, params, config, GEOMETRY, {}, {})
-    config = CodesConfig(
-        frames_per_clip=10, frame_memory=200, clip_memory=50, seed_step=3, updates=2, decay=0.5, dead_below=0.1
-    )
-    return CodesStage(config, GEOMETRY, OptimConfig(), batch_size=8, parents_dir=str(folder))
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parents")
+    save_parents(folder)
+    return CodesStage(CONFIG, GEOMETRY, OptimConfig(), batch_size=8, parents_dir=str(folder))
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ STAGE = DPDStage(
 )
 
 
-def _batch(seed=0):
+def batch(seed=0):
     """Latents that are a function of the token: what the condition is worth."""
     rng = np.random.default_rng(seed)
     table = np.random.default_rng(9).choice([-0.3, 0.3], (5, 3)).astype(np.float32)
@@ -62,7 +62,7 @@ def _initial():
 
 def _train(state, first, last):
     for step in range(first, last):
-        state, metrics = _steps()[0](state, _batch(step))
+        state, metrics = _steps()[0](state, batch(step))
     return state, metrics
 
 
@@ -71,18 +71,18 @@ def test_batch_shapes_are_those_of_a_training_clip():
     assert {name: shape.shape for name, shape in shapes.items()} == {"semantic": (8, 10), "latents": (8, 20, 3)}
     whole = dataclasses.replace(STAGE, clip_seconds=0.0).batch_shapes()
     assert whole["latents"].shape == (8, 60, 3)
-    for name, array in _batch().items():
+    for name, array in batch().items():
         assert shapes[name].shape == array.shape and shapes[name].dtype == array.dtype
 
 
 def test_learns_to_beat_the_wiener_predictor_and_to_use_its_tokens():
     state, metrics = _train(_initial(), 0, 80)
     assert bool(jnp.isfinite(metrics["loss"]))
-    figures = {name: float(value) for name, value in _steps()[1](state, _batch(1000)).items()}
+    figures = {name: float(value) for name, value in _steps()[1](state, batch(1000)).items()}
     assert figures["velocity_error"] < figures["wiener_error"]
     assert figures["velocity_error"] < 0.9 * figures["shuffled_velocity_error"]
     assert figures["velocity_error"] < figures["unconditional_velocity_error"]
-    again = _steps()[1](state, _batch(1000))
+    again = _steps()[1](state, batch(1000))
     assert {name: float(value) for name, value in again.items()} == figures
 
 
@@ -96,7 +96,7 @@ def test_resumed_equals_uninterrupted():
 
 def test_the_part_carries_averages_and_parents(tmp_path):
     state = _initial()
-    params = STAGE.finish(state, itertools.repeat(_batch()))
+    params = STAGE.finish(state, itertools.repeat(batch()))
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(state.ema))
     for name in ("codes", "autoencoder"):
         save_part(tmp_path / name, name, {"w": np.zeros(2, np.float32)}, STAGE.config, STAGE.geometry, {}, {"steps": 1})
@@ -108,7 +108,7 @@ def test_the_part_carries_averages_and_parents(tmp_path):
 def test_eight_devices_give_the_numbers_of_one():
     mesh = make_mesh("data=4,fsdp=2")
     steps = Steps(STAGE, mesh, initial_state(STAGE, 0, mesh))
-    steps.dispatch(_batch())
-    state, _ = _steps()[0](_initial(), _batch())
+    steps.dispatch(batch())
+    state, _ = _steps()[0](_initial(), batch())
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
     jax.tree.map(close, jax.device_get(steps.state.averaged), jax.device_get(state.averaged))

@@ -1,11 +1,7 @@
 """An interrupted run ends with the bits of an uninterrupted one: real processes, real signals."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -17,32 +13,17 @@ from melody_jax.train.arrays import ArrayBatches
 from melody_jax.train.checkpoint import Checkpoints
 from melody_jax.train.metrics import read_lines
 from melody_jax.train.steps import initial_state
-from tests.train import regression
+from tests.train import processes, regression
+from tests.train.processes import finish, logged, wait_until
 
 
 def start(model_dir, delay):
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": "", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "tests.train.regression", str(model_dir), str(delay)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process):
-    _, errors = process.communicate(timeout=300)
-    return process.returncode, errors
-
-
-def wait_for_step(process, model_dir, step):
-    """Until the run has logged this step."""
-    deadline = time.monotonic() + 300
-    while not any(record["step"] >= step for record in read_lines(model_dir / "regression" / "metrics.jsonl")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    return processes.start("tests.train.regression", model_dir, delay)
 
 
 def interrupt(model_dir, number, step):
     process = start(model_dir, delay=0.1)
-    wait_for_step(process, model_dir, step)
+    wait_until(process, lambda: logged(model_dir / "regression", step))
     process.send_signal(number)
     return finish(process)
 
