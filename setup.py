@@ -36,6 +36,7 @@ setup(
         "soundfile>=0.13",
         "soxr>=0.5",
         "matplotlib>=3.9",
+        "absl-py>=2.1",
         "tqdm>=4.66",
         "tensorboardX>=2.6",
     ],

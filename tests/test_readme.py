@@ -51,10 +51,13 @@ def _block(containing: str) -> str:
 def _run(command: str, home: pathlib.Path, folder: pathlib.Path) -> str:
     flags = {"JAX_PLATFORMS": "cpu", "HOME": str(home), "XLA_FLAGS": ""}
     cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax-cli")}
+    user = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     done = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=os.environ | flags | cache, capture_output=True, text=True, timeout=900
+        ["bash", "-c", command], cwd=folder, env=user | flags | cache, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    # TensorFlow's C++ lines name the source file, absl's Python lines the logger
+    assert not re.search(r"\.cc:\d+\]|InitializeLog|^\w+:absl:", done.stderr, re.MULTILINE), done.stderr
     return done.stdout
 
 

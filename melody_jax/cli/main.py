@@ -2,7 +2,13 @@
 
 import argparse
 import importlib
+import importlib.abc
+import os
+import re
 import sys
+import tempfile
+
+import absl.logging
 
 from melody_jax import __version__
 from melody_jax.errors import UserError
@@ -25,8 +31,46 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message} (see {self.prog} --help)")
 
 
+class QuietTensorFlow(importlib.abc.MetaPathFinder):
+    """Finds TensorFlow as Python would, and drops what its libraries say of themselves while they are loaded.
+
+    TensorFlow heeds TF_CPP_MIN_LOG_LEVEL only when it has been loaded; static initialisers report on oneDNN and CUDA
+    before (tensorflow issue 100442).
+    """
+
+    CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} [\d:.]+ +\d+ \S+\.cc:")
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "tensorflow":
+            return None
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((found for found in others if found is not None), None)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: self._load(load, module)
+        return spec
+
+    def _load(self, load, module):
+        sys.stderr.flush()
+        terminal = os.dup(2)
+        with tempfile.TemporaryFile() as said:
+            os.dup2(said.fileno(), 2)
+            try:
+                load(module)
+            finally:
+                sys.stderr.flush()
+                os.dup2(terminal, 2)
+                os.close(terminal)
+                said.seek(0)
+                os.write(2, b"".join(line for line in said if not self.CHATTER.match(line)))
+
+
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:  # who has set it wants to read what TensorFlow says
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        sys.meta_path.insert(0, QuietTensorFlow())
+        absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS warns of what is as it should be
     try:
         return _dispatch(argv)
     except UserError as error:
