@@ -9,6 +9,7 @@ Block i of N works on H in R^{S x K x H_dim}, given E_ST (tokens) and E_delta (a
 """
 
 import functools
+import math
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -72,17 +73,22 @@ class CrossAttention(nn.Module):
         self, x: Float[Array, "B M S H"], tokens: Float[Array, "B N H"], keep: Bool[Array, "B"] | None
     ) -> Float[Array, "B M S H"]:
         config = self.config
-        dense = functools.partial(Dense, use_bias=False, dtype=config.dtype, param_dtype=config.param_dtype)
+        dense = functools.partial(Dense, config.width, dtype=config.dtype, param_dtype=config.param_dtype)
+        # With biases b on queries and keys alike, b R(distance) b is largest at distance 0: every column starts out
+        # looking at the tokens that sound with it, and need not learn first where they are.
+        level = (config.nearness / math.sqrt(config.width // config.heads)) ** 0.5
+        near = nn.initializers.constant(level)
         project = {
-            name: dense(config.width, ("embed", axis), name=name)
-            for name, axis in (("query", "heads"), ("key", "kv"), ("value", "kv"))
+            "query": dense(("embed", "heads"), bias_init=near, name="query"),
+            "key": dense(("embed", "kv"), bias_init=near, name="key"),
+            "value": dense(("embed", "kv"), use_bias=False, name="value"),
         }
         batch, columns, count, width = x.shape
         heads = (config.heads, width // config.heads)
         half = config.segment // 2
         middle = jnp.arange(columns, dtype=jnp.int32) * self.factor + self.factor // 2
         start = (jnp.arange(count, dtype=jnp.int32) - 1) * half
-        frame = middle[:, None] + start[None, :]
+        frame = (middle[:, None] + start[None, :]) * config.patch + config.patch // 2
         token_frame = jnp.arange(tokens.shape[1], dtype=jnp.int32) * self.frames_per_token + self.frames_per_token // 2
 
         def turn(y: Array, positions: Int[Array, "#B W"]) -> Array:
@@ -98,7 +104,7 @@ class CrossAttention(nn.Module):
             own_value = project["value"](x).reshape(rows)
             own = attend(query.reshape(rows), own_key, own_value).reshape(x.shape)
             y = jnp.where(keep[:, None, None, None], y, own)
-        return dense(width, ("heads", "embed"), name="out")(y)
+        return dense(("heads", "embed"), use_bias=False, name="out")(y)
 
 
 class RoFormerLayer(nn.Module):

@@ -18,6 +18,11 @@ class DPDConfig:
       width: H, the hidden width.
       blocks: N, the dual-path blocks.
       segment: K, frames per segment, even; about sqrt(2 L) balances the two paths.
+      patch: P, latent frames that enter and leave the network side by side, as one frame of P D channels (the patches
+        of a diffusion transformer; Peebles & Xie, 2023). 1, the paper's, takes latents as they are. Latents whose
+        neighbours are much alike are denoised better by far fewer steps of training, and a clip costs P times less.
+      precondition: "none", the paper's, or "linear": the network adds to the best linear predictor of a patch
+        (`dpd/precondition.py`), whose moments the autoencoder's part carries.
       heads: attention heads; `width` is a multiple of it.
       coarse_layers: RoFormer layers in the coarse path of a block.
       feed_forward: inner width of the RoFormer's feed-forward.
@@ -30,6 +35,8 @@ class DPDConfig:
         the input embedding).
       angle_width: width of e_start and e_end.
       rope_base: base of the rotary positions.
+      nearness: what the logit of a column's own token in the cross-attention starts at; it falls with the distance from
+        there (RoFormer's biases on queries and keys, started so). 0 starts with all tokens alike.
       chunks: M, chunks of a clip with their own angle in training.
       condition_dropout: probability that a clip's semantic tokens are dropped in training.
       data_std: the diffusion runs on z = latents / data_std, so that signal and noise are balanced at delta = pi/4.
@@ -43,6 +50,8 @@ class DPDConfig:
     width: int = 768
     blocks: int = 8
     segment: int = 64
+    patch: int = 1
+    precondition: str = "none"
     heads: int = 12
     coarse_layers: int = 2
     feed_forward: int = 3328
@@ -52,6 +61,7 @@ class DPDConfig:
     film: str = "frame"
     angle_width: int = 256
     rope_base: float = 10_000.0
+    nearness: float = 0.0
     chunks: int = 4
     condition_dropout: float = 0.1
     data_std: float = 1.0
@@ -62,11 +72,14 @@ class DPDConfig:
     def __post_init__(self):
         if self.segment % 2 or self.segment < 2:
             raise UserError(f"dpd: segment {self.segment} is not even: segments overlap by half")
+        if self.patch < 1:
+            raise UserError(f"dpd: patch must be at least 1, got {self.patch}")
         if self.width % (2 * self.heads):
             raise UserError(f"dpd: width {self.width} is not a multiple of 2 x {self.heads} heads (rotary pairs)")
         for name, value, known in (
             ("recurrence", self.recurrence, ("associative", "sequential")),
             ("film", self.film, ("frame", "segment")),
+            ("precondition", self.precondition, ("none", "linear")),
             ("remat", self.remat, ("none", "dots", "full")),
         ):
             if value not in known:

@@ -8,6 +8,7 @@ from melody_jax.dpd import segments
 from melody_jax.dpd.blocks import DualPathBlock, merge_factor
 from melody_jax.dpd.conditioning import AngleEmbedding, TokenEmbedding
 from melody_jax.dpd.config import DPDConfig
+from melody_jax.dpd.precondition import LinearPredictor
 from melody_jax.geometry import Geometry
 from melody_jax.nn.dense import Dense
 from melody_jax.nn.norm import RMSNorm
@@ -54,12 +55,17 @@ class DPD(nn.Module):
         """
         config, geometry = self.config, self.geometry
         dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
-        frames = noisy.shape[1]
+        count, frames = noisy.shape[1], -(-noisy.shape[1] // config.patch)
+        # Frames that share a patch share their mean angle; all but the patches across a chunk's end agree anyway.
+        angles = jnp.mean(_patches(angles[..., None], config.patch, mode="edge"), axis=(2, 3))
         angle_embedding = AngleEmbedding(config.angle_width, config.width, name="angle", **dtypes)(angles)
         token_embedding = TokenEmbedding(geometry.semantic_codes, config.width, name="tokens", **dtypes)(tokens)
         condition = self._condition(angle_embedding, token_embedding, keep)
 
-        x = Dense(config.width, ("input", "embed"), use_bias=False, name="in", **dtypes)(noisy) + angle_embedding
+        x, velocity = _patches(noisy, config.patch).reshape(noisy.shape[0], frames, -1), _identity
+        if config.precondition == "linear":
+            x, velocity = LinearPredictor(name="linear")(x, angles)
+        x = Dense(config.width, ("input", "embed"), use_bias=False, name="in", **dtypes)(x) + angle_embedding
         x = segments.cut(x, config.segment)
         block_class = DualPathBlock
         if config.remat != "none":
@@ -69,8 +75,10 @@ class DPD(nn.Module):
             block = block_class(config, geometry.frames_per_token, factor, name=f"block_{i}")
             x = block(x, token_embedding, condition, keep)
         x = RMSNorm(param_dtype=config.param_dtype, name="norm")(segments.overlap_add(x, frames))
-        out = Dense(geometry.latent_channels, ("embed", "conv_out"), use_bias=False, name="out", **dtypes)(x)
-        return out.astype(jnp.float32)
+        width = config.patch * geometry.latent_channels
+        out = Dense(width, ("embed", "conv_out"), use_bias=False, name="out", **dtypes)(x)
+        out = velocity(out.astype(jnp.float32))
+        return out.reshape(noisy.shape[0], frames * config.patch, -1)[:, :count]
 
     def _condition(
         self, angle_embedding: Float[Array, "B L H"], token_embedding: Float[Array, "B N H"], keep: Array | None
@@ -85,3 +93,14 @@ class DPD(nn.Module):
         inside = segments.cut(jnp.ones_like(angle_embedding[:1, :, :1]), size)
         total = jnp.sum(segments.cut(angle_embedding, size), axis=2, keepdims=True)
         return total / jnp.sum(inside, axis=2, keepdims=True) + mean[:, None, None]
+
+
+def _identity(out: Array) -> Array:
+    return out
+
+
+def _patches(x: Float[Array, "B L C"], patch: int, mode: str = "constant") -> Float[Array, "B F P C"]:
+    """F = ceil(L / P) patches of P frames, the last one filled up with zeros, or with the last frame (mode "edge")."""
+    batch, frames, channels = x.shape
+    padded = jnp.pad(x, ((0, 0), (0, -frames % patch), (0, 0)), mode=mode)
+    return padded.reshape(batch, -1, patch, channels)

@@ -1,6 +1,7 @@
 """From sentences, or from music, to music."""
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -170,7 +171,9 @@ class Melody:
         """(of the diffusion, of the language model), in tokens; the latter reach at least as far as the former."""
         geometry = self.bundle.geometry
         size = geometry.tokens_in(settings.window_seconds) or geometry.clip_tokens
-        diffusion = cover(count, max(size, 2), max(size, 2) // 2)
+        size, patch = max(size, 2), self._models.dpd_config.patch
+        whole = patch // math.gcd(patch, geometry.frames_per_token)  # tokens after which a patch of frames ends, too
+        diffusion = cover(count, size, size // 2 // whole * whole)
         return diffusion, cover(diffusion.total, geometry.clip_tokens, geometry.clip_tokens // 2)
 
     def _result(self, batch: dict[str, Any], row: int, prompt: str, seed: int, settings: Settings, rows: int) -> Result:

@@ -85,6 +85,7 @@ class Dense(nn.Module):
       dtype: compute and result dtype.
       param_dtype: dtype of the parameters.
       kernel_init: initialiser of W.
+      bias_init: initialiser of b.
     """
 
     features: int
@@ -93,6 +94,7 @@ class Dense(nn.Module):
     dtype: str = "float32"
     param_dtype: str = "float32"
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
@@ -101,8 +103,8 @@ class Dense(nn.Module):
         kernel = self.param("kernel", init, shape, jnp.dtype(self.param_dtype))
         y = matmul(x.astype(self.dtype), kernel)
         if self.use_bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
-            bias = self.param("bias", zeros, (self.features,), jnp.dtype(self.param_dtype))
+            bias_init = nn.with_logical_partitioning(self.bias_init, self.axes[1:])
+            bias = self.param("bias", bias_init, (self.features,), jnp.dtype(self.param_dtype))
             y = y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
         return y
 

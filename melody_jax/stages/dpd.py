@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from melody_jax.bundle.part import read_info
+from melody_jax.bundle.part import load_part, read_info
 from melody_jax.dpd import loss, wiener
 from melody_jax.dpd.config import DPDConfig
 from melody_jax.dpd.network import DPD
+from melody_jax.dpd.precondition import patch_moments
+from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
 from melody_jax.train.stage import HostBatch, Metrics, Stage
@@ -59,8 +61,28 @@ class DPDStage(Stage):
         init_key, run_key = jax.random.split(key)
         frames = 2 * self.geometry.frames_per_token
         noisy = jnp.zeros((1, frames, self.geometry.latent_channels), jnp.float32)
-        variables = self.model.init(init_key, noisy, noisy[..., 0], jnp.zeros((1, 2), jnp.int32))
-        return TrainState.create(run_key, variables["params"], make_optimizer(self.optim), ema=self.optim.ema_decay > 0)
+        params = dict(self.model.init(init_key, noisy, noisy[..., 0], jnp.zeros((1, 2), jnp.int32))["params"])
+        frozen = {"linear": params.pop("linear")} if self.config.precondition == "linear" else {}
+        optimizer = make_optimizer(self.optim)
+        return TrainState.create(run_key, params, optimizer, ema=self.optim.ema_decay > 0, frozen=frozen)
+
+    def load(self, state: TrainState) -> TrainState:
+        """Measured moments of the latents, where the network is preconditioned with them.
+
+        Raises:
+          UserError: the autoencoder's part is missing, damaged, or without moments of that many frames.
+        """
+        if not state.frozen:
+            return state
+        folder = pathlib.Path(self.parents_dir) / "autoencoder"
+        found = load_part(folder).params.get("latent_moments")
+        if found is None or len(found["autocovariance"]) < self.config.patch:
+            raise UserError(
+                f"{folder} does not say how its latents vary over {self.config.patch} frames, which a preconditioned "
+                "diffusion model needs: train the autoencoder anew, or set dpd.DPDConfig.precondition='none'"
+            )
+        moments = patch_moments(found["mean"], found["autocovariance"], self.config.patch, self.config.data_std)
+        return state.replace(frozen={"linear": moments})
 
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         """One update on the multi-chunk velocity loss."""
@@ -68,7 +90,8 @@ class DPDStage(Stage):
 
         def loss_of(params):
             def denoise(noisy, angles, keep):
-                return self.model.apply({"params": params}, noisy, angles, batch["semantic"], keep)
+                variables = {"params": {**params, **state.frozen}}
+                return self.model.apply(variables, noisy, angles, batch["semantic"], keep)
 
             return loss.velocity_loss(denoise, clean, state.step_key, self.config.chunks, self.config.condition_dropout)
 
@@ -85,6 +108,7 @@ class DPDStage(Stage):
         """
         clean, tokens = self._normalised(batch), batch["semantic"]
         grid = loss.angle_grid(self.grid_points)
+        variables = {"params": {**state.averaged, **state.frozen}}
         drop = jnp.zeros(tokens.shape[0], bool)
         conditions = {
             "velocity_error": (tokens, None),
@@ -95,7 +119,7 @@ class DPDStage(Stage):
         for label, (ids, keep) in conditions.items():
 
             def denoise(noisy, angles, ids=ids, keep=keep):
-                return self.model.apply({"params": state.averaged}, noisy, angles, ids, keep)
+                return self.model.apply(variables, noisy, angles, ids, keep)
 
             metrics[label] = jnp.mean(loss.grid_errors(denoise, clean, jax.random.key(EVAL_SEED), grid))
         metrics["wiener_error"] = wiener.batch_error(clean, jnp.asarray(grid, jnp.float32))
@@ -110,8 +134,8 @@ class DPDStage(Stage):
         }
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
-        """The averaged parameters on the host."""
-        return jax.device_get(state.averaged)
+        """The averaged parameters and what they were trained around."""
+        return {**state.averaged, **state.frozen}
 
     def part(self) -> tuple[DPDConfig, Geometry, dict[str, str]]:
         """Config, geometry and the ids of the parts that made tokens and latents."""

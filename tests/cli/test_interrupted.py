@@ -1,0 +1,87 @@
+"""`melody train lm` itself, killed and started again, on a tokenised data set."""
+
+import json
+import os
+import re
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from data_pipelines import read, tokens
+from melody_jax.bundle.part import load_part, save_part
+from melody_jax.cli import configuration
+from melody_jax.generate.represent import NEEDED
+from melody_jax.train.metrics import read_lines
+from tests.train import processes
+
+TOTAL, SAVE_EVERY = 150, 25
+SMALL = ("lm.LMConfig.layers=1", "lm.LMConfig.width=32", "lm.LMConfig.heads=2", "lm.LMConfig.hidden=32", "BATCH_SIZE=4")
+OFTEN = (f"loop.train.checkpoint_every={SAVE_EVERY}", "loop.train.log_every=1", "loop.train.eval_steps=0")
+
+
+@pytest.fixture(scope="module")
+def tokenised(tmp_path_factory):
+    """A folder with what `melody tokenize` leaves: parts, and tokens that name them; (model folder, data folder)."""
+    models, data = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("data")
+    stage = configuration.compose(configuration.gin_files("lm", "tiny", "cpu")).stage
+    geometry = stage.geometry
+    weight = {"w": np.zeros(2, np.float32)}
+    lineage = {name: save_part(models / name, name, weight, stage.config, geometry, {}, {}).id for name in NEEDED}
+    audio = read.audio_directory(str(data), "music")
+    audio.mkdir(parents=True)
+    (audio / "metadata.json").write_text(json.dumps({"id": "of the music"}))
+
+    def examples(split, count):
+        rng = np.random.default_rng(count)
+        for index in range(count):
+            mulan, text = rng.integers(0, geometry.mulan_codes, (2, geometry.mulan_tokens)).astype(np.int32)
+            yield tokens.TokenExample(
+                id=f"{split}{index}",
+                family="",
+                mulan=mulan,
+                text=text[None],
+                semantic=rng.integers(0, geometry.semantic_codes, geometry.clip_tokens).astype(np.int32),
+                latents=np.zeros((geometry.clip_frames, geometry.latent_channels), np.float16),
+            )
+
+    splits = {"train": lambda: examples("train", 23), "validation": lambda: examples("validation", 5)}
+    tokens.write_tokens(str(models), "music", splits, lineage, geometry, source="of the music")
+    return models, data
+
+
+def start(model_dir, data_dir):
+    cache = os.environ.get("MELODY_TEST_CACHE", ".cache/jax")
+    settings = [word for binding in (*SMALL, *OFTEN) for word in ("--set", binding)]
+    where = ["--data", "music", "--data_dir", data_dir, "--model_dir", model_dir]
+    command = ["train", "lm", "--size", "tiny", *where, "--hardware", "cpu", "--total_steps", TOTAL, *settings]
+    return processes.start("melody_jax.cli.main", *command, JAX_COMPILATION_CACHE_DIR=cache)
+
+
+def test_a_killed_command_goes_on_with_the_same_bits(tokenised, tmp_path, monkeypatch):
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    models, data = tokenised
+    whole, cut = (shutil.copytree(models, tmp_path / name) for name in ("whole", "cut"))
+    code, errors = processes.finish(start(whole, data))
+    assert code == 0, errors
+    assert not re.search(r"\.cc:\d+\]|InitializeLog|^\w+:absl:", errors, re.MULTILINE), errors
+
+    process, saved = start(cut, data), cut / "lm" / "checkpoints" / str(SAVE_EVERY)
+    processes.wait_until(process, lambda: processes.logged(cut / "lm", SAVE_EVERY + 2) and saved.is_dir())
+    process.send_signal(signal.SIGKILL)
+    assert processes.finish(process)[0] == -signal.SIGKILL
+    before = read_lines(cut / "lm" / "metrics.jsonl")[:SAVE_EVERY]
+    assert not (cut / "lm" / "part").exists()
+    code, errors = processes.finish(start(cut, data))
+    assert code == 0, errors
+
+    lines, lines_cut = (read_lines(folder / "lm" / "metrics.jsonl") for folder in (whole, cut))
+    assert lines_cut[:SAVE_EVERY] == before  # it went on from a checkpoint and did not begin anew
+    assert [(line["step"], line["loss"]) for line in lines_cut] == [(line["step"], line["loss"]) for line in lines]
+    position, position_cut = (
+        json.loads((folder / "lm" / "checkpoints" / str(TOTAL) / "batches" / "0" / "position.json").read_text())
+        for folder in (whole, cut)
+    )
+    assert position == position_cut and position["examples"] == 4 * TOTAL
+    assert load_part(whole / "lm").id == load_part(cut / "lm").id
