@@ -127,3 +127,15 @@ def test_own_music_from_folder_to_bundle(home):
     _run(export, home, home)
     _run(".venv/bin/melody generate 'three steady tones' --bundle bundles/mine --steps 2 --out y.wav", home, home)
     assert (home / "y.wav").exists()
+
+
+def test_bindings_named_in_the_text_are_bindings():
+    from melody_jax.cli import configuration
+
+    bindings = re.findall(r"`--set ([^`]+)`", README)
+    assert bindings
+    for binding in bindings:
+        stage = binding.split(".")[0]
+        configuration.compose(
+            configuration.gin_files(stage, "tiny", "cpu"), bindings=[configuration.binding_of(binding)]
+        )

@@ -7,11 +7,13 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
 from melody_jax.bundle.part import save_part
 from melody_jax.config import from_dict, to_dict
 from melody_jax.dpd.config import DPDConfig
+from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.parallel.mesh import make_mesh
 from melody_jax.stages.dpd import DPDStage
@@ -103,6 +105,49 @@ def test_the_part_carries_averages_and_parents(tmp_path):
     config, geometry, parents = dataclasses.replace(STAGE, parents_dir=str(tmp_path)).part()
     assert from_dict(DPDConfig, to_dict(config)) == STAGE.config and geometry == STAGE.geometry
     assert sorted(parents) == ["autoencoder", "codes"] and all(parents.values())
+
+
+PRECONDITIONED = dataclasses.replace(
+    STAGE, config=dataclasses.replace(STAGE.config, patch=4, precondition="linear", nearness=4.0)
+)
+
+
+def save_autoencoder(folder, lags=4):
+    """A part "autoencoder" that says how `batch`'s latents vary: alike within a token, and with a mean."""
+    covariance = np.stack([0.09 * np.eye(3) * max(0.0, 1 - lag / 10) for lag in range(lags)]).astype(np.float32)
+    weights = {"latent_moments": {"mean": np.full(3, 0.05, np.float32), "autocovariance": covariance}}
+    save_part(folder / "autoencoder", "autoencoder", weights, STAGE.config, STAGE.geometry, {}, {"steps": 1})
+
+
+def test_moments_of_the_autoencoder_frame_the_network(tmp_path):
+    save_autoencoder(tmp_path)
+    stage = dataclasses.replace(PRECONDITIONED, parents_dir=str(tmp_path))
+    empty = nn.unbox(jax.jit(stage.init)(jax.random.PRNGKey(0)))
+    state = jax.tree.map(jnp.asarray, stage.load(empty))
+    assert "linear" not in state.params and float(state.frozen["linear"]["variance"].max()) > 2.0
+    step = jax.jit(stage.train_step)
+    for number in range(80):
+        state, metrics = step(state, batch(number))
+    assert bool(jnp.isfinite(metrics["loss"]))
+    figures = {name: float(value) for name, value in jax.jit(stage.eval_step)(state, batch(1000)).items()}
+    assert figures["velocity_error"] < 0.5 * figures["wiener_error"]
+    params = jax.device_get(stage.finish(state, itertools.repeat(batch())))
+    np.testing.assert_array_equal(params["linear"]["axes"], state.frozen["linear"]["axes"])
+    latents = jnp.zeros((1, 20, 3))
+    whole = {"params": jax.tree.map(jnp.asarray, params)}
+    velocity = jax.jit(stage.model.apply)(whole, latents, latents[..., 0], jnp.zeros((1, 10), jnp.int32))
+    assert bool(jnp.all(jnp.isfinite(velocity)))
+
+
+def test_an_autoencoder_without_moments_is_refused(tmp_path):
+    stage = dataclasses.replace(PRECONDITIONED, parents_dir=str(tmp_path))
+    state = jax.eval_shape(stage.init, jax.random.PRNGKey(0))
+    save_autoencoder(tmp_path, lags=2)
+    with pytest.raises(UserError, match="vary over 4 frames"):
+        stage.load(state)
+    save_part(tmp_path / "autoencoder", "autoencoder", {"w": np.zeros(2)}, STAGE.config, STAGE.geometry, {}, {})
+    with pytest.raises(UserError, match="precondition='none'"):
+        stage.load(state)
 
 
 def test_eight_devices_give_the_numbers_of_one():

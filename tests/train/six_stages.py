@@ -25,10 +25,11 @@ SEED_STEP = 12  # of the codes: between two checkpoints
 
 
 def save_parents(folder: Path) -> None:
-    """The parts that codes, lm and dpd are trained with. Of "codes" and "autoencoder" they only read the id."""
+    """The parts that codes, lm and dpd are trained with. Of "codes" they only read the id."""
     test_codes.save_parents(folder)
-    for name in ("codes", "autoencoder"):
-        save_part(folder / name, name, {"w": np.zeros(2, np.float32)}, test_codes.CONFIG, test_codes.GEOMETRY, {}, {})
+    test_dpd.save_autoencoder(folder)
+    weights = {"w": np.zeros(2, np.float32)}
+    save_part(folder / "codes", "codes", weights, test_codes.CONFIG, test_codes.GEOMETRY, {}, {})
 
 
 def make_stage(name: str, parents_dir: Path):
@@ -53,7 +54,7 @@ def make_stage(name: str, parents_dir: Path):
         dropouts = {"text_share": 0.5, "condition_dropout": 0.3, "level_dropout": 0.5}
         return dataclasses.replace(test_lm.STAGE, config=config, optim=optim, parents_dir=parents, **dropouts)
     optim = dataclasses.replace(test_dpd.STAGE.optim, optimizer="muon")
-    return dataclasses.replace(test_dpd.STAGE, optim=optim, parents_dir=parents)
+    return dataclasses.replace(test_dpd.PRECONDITIONED, optim=optim, parents_dir=parents)
 
 
 class HeldBatches(ArrayBatches):
