@@ -15,6 +15,7 @@ from melody_jax.autoencoder import loss
 from melody_jax.autoencoder.config import AutoencoderConfig, DiscriminatorConfig
 from melody_jax.autoencoder.discriminators import Discriminators, Judgement
 from melody_jax.autoencoder.loss import LossConfig
+from melody_jax.autoencoder.moments import moments, sums
 from melody_jax.autoencoder.network import Autoencoder, AutoencoderOutput
 from melody_jax.geometry import Geometry
 from melody_jax.train.optim import OptimConfig, make_optimizer, update_ema
