@@ -23,6 +23,7 @@ class DPDConfig:
         neighbours are much alike are denoised better by far fewer steps of training, and a clip costs P times less.
       precondition: "none", the paper's, or "linear": the network adds to the best linear predictor of a patch
         (`dpd/precondition.py`), whose moments the autoencoder's part carries.
+      rank: how many components of a patch a preconditioned network sees and predicts; 0 for all.
       heads: attention heads; `width` is a multiple of it.
       coarse_layers: RoFormer layers in the coarse path of a block.
       feed_forward: inner width of the RoFormer's feed-forward.
@@ -52,6 +53,7 @@ class DPDConfig:
     segment: int = 64
     patch: int = 1
     precondition: str = "none"
+    rank: int = 0
     heads: int = 12
     coarse_layers: int = 2
     feed_forward: int = 3328
@@ -74,6 +76,8 @@ class DPDConfig:
             raise UserError(f"dpd: segment {self.segment} is not even: segments overlap by half")
         if self.patch < 1:
             raise UserError(f"dpd: patch must be at least 1, got {self.patch}")
+        if self.rank < 0 or (self.rank and self.precondition == "none"):
+            raise UserError(f"dpd: rank {self.rank} asks for precondition='linear' and a number of at least 0")
         if self.width % (2 * self.heads):
             raise UserError(f"dpd: width {self.width} is not a multiple of 2 x {self.heads} heads (rotary pairs)")
         for name, value, known in (

@@ -64,7 +64,10 @@ class DPD(nn.Module):
 
         x, velocity = _patches(noisy, config.patch).reshape(noisy.shape[0], frames, -1), _identity
         if config.precondition == "linear":
-            x, velocity = LinearPredictor(name="linear")(x, angles)
+            x, velocity = LinearPredictor(config.rank, name="linear")(x, angles)
+        seen, kernel_init = x.shape[-1], nn.initializers.lecun_normal()
+        if config.precondition == "linear":  # training starts from the linear predictor
+            kernel_init = nn.initializers.zeros
         x = Dense(config.width, ("input", "embed"), use_bias=False, name="in", **dtypes)(x) + angle_embedding
         x = segments.cut(x, config.segment)
         block_class = DualPathBlock
@@ -75,8 +78,7 @@ class DPD(nn.Module):
             block = block_class(config, geometry.frames_per_token, factor, name=f"block_{i}")
             x = block(x, token_embedding, condition, keep)
         x = RMSNorm(param_dtype=config.param_dtype, name="norm")(segments.overlap_add(x, frames))
-        width = config.patch * geometry.latent_channels
-        out = Dense(width, ("embed", "conv_out"), use_bias=False, name="out", **dtypes)(x)
+        out = Dense(seen, ("embed", "conv_out"), use_bias=False, kernel_init=kernel_init, name="out", **dtypes)(x)
         out = velocity(out.astype(jnp.float32))
         return out.reshape(noisy.shape[0], frames * config.patch, -1)[:, :count]
 

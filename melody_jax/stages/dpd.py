@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from melody_jax.autoencoder.config import AutoencoderConfig
 from melody_jax.bundle.part import load_part, read_info
+from melody_jax.config import from_dict
 from melody_jax.dpd import loss, wiener
 from melody_jax.dpd.config import DPDConfig
 from melody_jax.dpd.network import DPD
@@ -75,13 +77,17 @@ class DPDStage(Stage):
         if not state.frozen:
             return state
         folder = pathlib.Path(self.parents_dir) / "autoencoder"
-        found = load_part(folder).params.get("latent_moments")
+        part = load_part(folder)
+        found = part.params.get("latent_moments")
         if found is None or len(found["autocovariance"]) < self.config.patch:
             raise UserError(
                 f"{folder} does not say how its latents vary over {self.config.patch} frames, which a preconditioned "
                 "diffusion model needs: train the autoencoder anew, or set dpd.DPDConfig.precondition='none'"
             )
-        moments = patch_moments(found["mean"], found["autocovariance"], self.config.patch, self.config.data_std)
+        envelopes = from_dict(AutoencoderConfig, part.config).envelope_channels
+        moments = patch_moments(
+            **found, patch=self.config.patch, scale=self.config.data_std, envelope_channels=envelopes
+        )
         return state.replace(frozen={"linear": moments})
 
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:

@@ -74,6 +74,8 @@ def test_unit_moments_change_nothing():
     plain = dataclasses.replace(CONFIG, precondition="none")
     inputs = _inputs(frames=24)
     variables = nn.unbox(jax.jit(DPD(CONFIG, GEOMETRY).init)(jax.random.key(1), *inputs))
+    kernel = jax.random.normal(jax.random.key(2), variables["params"]["out"]["kernel"].shape)
+    variables = {"params": {**variables["params"], "out": {"kernel": kernel}}}
     without = {"params": {name: leaf for name, leaf in variables["params"].items() if name != "linear"}}
     ours = jax.jit(DPD(CONFIG, GEOMETRY).apply)(variables, *inputs)
     theirs = jax.jit(DPD(plain, GEOMETRY).apply)(without, *inputs)
@@ -116,7 +118,36 @@ def test_sampling_with_an_idle_network_has_the_moments_of_the_latents(measured):
     assert np.abs(ours - theirs).max() < 0.1 * np.abs(theirs).max()
 
 
+def test_envelopes_come_first_and_by_falling_variance():
+    found = moments(sums(_latents(0), PATCH), 1.0)
+    moved = patch_moments(found["mean"], found["autocovariance"], PATCH, SCALE, envelope_channels=2)
+    channels = np.tile(np.arange(CHANNELS), PATCH)
+    assert np.all(moved["axes"][channels == 2, : 2 * PATCH] == 0) and np.all(
+        moved["axes"][channels < 2, 2 * PATCH :] == 0
+    )
+    for part in (moved["variance"][: 2 * PATCH], moved["variance"][2 * PATCH :]):
+        assert np.all(np.diff(part) <= 0)
+    np.testing.assert_allclose(moved["axes"].T @ moved["axes"], np.eye(PATCH * CHANNELS), atol=1e-5)
+
+
+def test_beyond_the_rank_the_linear_predictor_stands_alone(measured):
+    rank = 5
+    inputs = _inputs(frames=24)
+    module = DPD(dataclasses.replace(CONFIG, rank=rank), GEOMETRY)
+    variables = nn.unbox(jax.jit(module.init)(jax.random.key(1), *inputs))
+    params = {**variables["params"], "linear": jax.tree.map(jnp.asarray, dict(measured))}
+    assert params["in"]["kernel"].shape[0] == params["out"]["kernel"].shape[1] == rank
+    idle = jax.jit(module.apply)({"params": params}, *inputs)  # the last map starts at zero
+    kernel = jax.random.normal(jax.random.key(2), params["out"]["kernel"].shape)
+    awake = jax.jit(module.apply)({"params": params | {"out": {"kernel": kernel}}}, *inputs)
+    change = (awake - idle).reshape(2, -1, PATCH * CHANNELS) @ params["linear"]["axes"]
+    assert float(jnp.abs(change[..., :rank]).min(axis=(0, 1)).max()) > 1e-3
+    np.testing.assert_allclose(change[..., rank:], 0.0, atol=1e-4)
+
+
 def test_bad_settings_are_refused():
+    with pytest.raises(UserError, match="rank 3 asks for"):
+        dataclasses.replace(TINY, rank=3)
     with pytest.raises(UserError, match="patch must be at least 1"):
         dataclasses.replace(TINY, patch=0)
     with pytest.raises(UserError, match="precondition 'affine'"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from melody_jax.autoencoder.config import AutoencoderConfig
 from melody_jax.bundle.part import save_part
 from melody_jax.config import from_dict, to_dict
 from melody_jax.dpd.config import DPDConfig
@@ -116,7 +117,7 @@ def save_autoencoder(folder, lags=4):
     """A part "autoencoder" that says how `batch`'s latents vary: alike within a token, and with a mean."""
     covariance = np.stack([0.09 * np.eye(3) * max(0.0, 1 - lag / 10) for lag in range(lags)]).astype(np.float32)
     weights = {"latent_moments": {"mean": np.full(3, 0.05, np.float32), "autocovariance": covariance}}
-    save_part(folder / "autoencoder", "autoencoder", weights, STAGE.config, STAGE.geometry, {}, {"steps": 1})
+    save_part(folder / "autoencoder", "autoencoder", weights, AutoencoderConfig(), STAGE.geometry, {}, {"steps": 1})
 
 
 def test_moments_of_the_autoencoder_frame_the_network(tmp_path):
