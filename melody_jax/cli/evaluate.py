@@ -1,6 +1,8 @@
 """`melody evaluate`: every model of a bundle on held-out music, each figure beside its baseline."""
 
 import argparse
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 EVAL_BATCH = 8
 DIFFUSION_CLIPS = 64  # each is denoised at eight angles under three conditions
+JUDGE_CLIPS = 2000  # real renders that the classifier of instrument families is fitted on
+TIMBRE_BATCH = 32
 
 
 def add_parser(subparsers) -> None:
@@ -110,21 +114,31 @@ def _text_to_music(args: argparse.Namespace, held_out: "list[Clip]", audio: Path
     """Music for held-out captions, judged by a classifier of real renders."""
     from data_pipelines import read
     from melody_jax.evaluate import measures
+    from melody_jax.evaluate.families import timbre
     from melody_jax.generate import Melody
 
     prompts, asked = zip(*_prompts(held_out, args.prompts), strict=True)
     melody = Melody.load(args.bundle)
     made = melody.generate(list(prompts), seed=list(range(args.seed, args.seed + len(prompts))))
-    real = [clip for clip in read.read_clips(audio, "train", 700) if clip.truth]
+    rate = melody.bundle.geometry.sample_rate
     return measures.prompt_adherence(
-        np.stack([clip.audio for clip in real]),
-        [clip.truth.family for clip in real if clip.truth],
-        np.stack([clip.audio for clip in held_out]),
-        [clip.truth.family for clip in held_out if clip.truth],
-        np.stack([piece.audio for piece in made]),
+        *_timbres(read.read_clips(audio, "train", JUDGE_CLIPS), rate),
+        *_timbres(held_out, rate),
+        timbre(np.stack([piece.audio for piece in made]), rate),
         asked,
-        melody.bundle.geometry.sample_rate,
     )
+
+
+def _timbres(clips: "Iterable[Clip]", sample_rate: int) -> tuple[np.ndarray, list[str]]:
+    """Timbre and instrument family of clips, a batch at a time."""
+    from melody_jax.evaluate.families import timbre
+
+    rows, families = [], []
+    clips = (clip for clip in clips if clip.truth)
+    while batch := list(itertools.islice(clips, TIMBRE_BATCH)):
+        rows.append(timbre(np.stack([clip.audio for clip in batch]), sample_rate))
+        families += [clip.truth.family for clip in batch if clip.truth]
+    return np.concatenate(rows), families
 
 
 def _prompts(clips: "list[Clip]", count: int) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from melody_jax.autoencoder.loss import log_mel_distance, low_pass, si_sdr
-from melody_jax.evaluate.families import Classifier, Labels, histograms, relative, timbre
+from melody_jax.evaluate.families import Classifier, Labels, histograms, relative
 from melody_jax.evaluate.figures import Figure
 from melody_jax.lm import baselines
 from melody_jax.mulan.retrieval import retrieval
@@ -86,13 +86,12 @@ def diffusion(error: float, shuffled: float, wiener: float) -> list[Figure]:
 
 
 def prompt_adherence(
-    real: Float[np.ndarray, "m T"],
+    real: Float[np.ndarray, "m G"],
     real_families: Labels,
-    held_out: Float[np.ndarray, "n T"],
+    held_out: Float[np.ndarray, "n G"],
     held_out_families: Labels,
-    made: Float[np.ndarray, "p T"],
+    made: Float[np.ndarray, "p G"],
     asked: Labels,
-    sample_rate: int,
 ) -> tuple[list[Figure], dict[str, float]]:
     """Text to music: how often the asked instrument family is recognised in what was made.
 
@@ -100,12 +99,15 @@ def prompt_adherence(
     Each of the three sets is seen in its own units (`families.relative`): what all music of one decoder has in common is
     no family. Music that ignores its prompts is recognised at chance.
 
+    Args:
+      real, held_out, made: `families.timbre` of training clips, of held-out clips and of the music made.
+
     Returns:
       The figure, and the share recognised of each asked family.
     """
-    judge = Classifier(relative(timbre(real, sample_rate)), real_families, strength=0.01)
-    ceiling = judge.accuracy(relative(timbre(held_out, sample_rate)), held_out_families)
-    heard = np.asarray(judge.predict(relative(timbre(made, sample_rate)))) == np.asarray(asked)
+    judge = Classifier(relative(real), real_families, kind="kernel")
+    ceiling = judge.accuracy(relative(held_out), held_out_families)
+    heard = np.asarray(judge.predict(relative(made))) == np.asarray(asked)
     chance = 1 / len(set(asked))
     beside = f"chance {chance:.3f}, real renders {ceiling:.3f}"
     name = f"asked family recognised, {len(made)} prompts"

@@ -46,10 +46,11 @@ def test_the_judge_hears_what_was_asked_and_only_that():
     real = np.concatenate([_tones(40, partials, i) for i, partials in enumerate(kinds.values())])
     other = np.concatenate([_tones(6, partials, 10 + i) for i, partials in enumerate(kinds.values())])
     labels, other_labels = np.repeat(list(kinds), 40), np.repeat(list(kinds), 6)
-    judged = (real, labels, other, other_labels)
-    (right,), shares = measures.prompt_adherence(*judged, other, other_labels, RATE)
+    other = families.timbre(other, RATE)
+    judged = (families.timbre(real, RATE), labels, other, other_labels)
+    (right,), shares = measures.prompt_adherence(*judged, other, other_labels)
     assert right.value > 0.9 and right.reached and set(shares) == set(kinds)
-    (wrong,), _ = measures.prompt_adherence(*judged, other, np.roll(other_labels, 6), RATE)
+    (wrong,), _ = measures.prompt_adherence(*judged, other, np.roll(other_labels, 6))
     assert wrong.value < 0.1 and not wrong.reached
 
 
