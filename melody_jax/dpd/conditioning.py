@@ -63,6 +63,8 @@ class AngleEmbedding(nn.Module):
 class TokenEmbedding(nn.Module):
     """E_ST = MLP(lookup(tokens)).
 
+    The lookup starts small: the norm inside the MLP makes its scale free, and so the optimiser's steps are large beside it.
+
     Attributes:
       codes: size of the semantic vocabulary.
       features: width of E_ST.
@@ -78,6 +80,6 @@ class TokenEmbedding(nn.Module):
     @nn.compact
     def __call__(self, tokens: Int[Array, "B N"]) -> Float[Array, "B N H"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        init = nn.initializers.normal(1.0)
+        init = nn.initializers.normal(0.05)
         x = Embed(self.codes, self.features, ("codes", "embed"), embedding_init=init, name="lookup", **dtypes)(tokens)
         return MLP(self.features, self.features, self.dtype, self.param_dtype, name="mlp")(x)

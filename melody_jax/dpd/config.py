@@ -22,7 +22,7 @@ class DPDConfig:
         of a diffusion transformer; Peebles & Xie, 2023). 1, the paper's, takes latents as they are. Latents whose
         neighbours are much alike are denoised better by far fewer steps of training, and a clip costs P times less.
       precondition: "none", the paper's, or "linear": the network adds to the best linear predictor of a patch
-        (`dpd/precondition.py`), whose moments the autoencoder's part carries.
+        given its noisy self and the tokens (`dpd/precondition.py`), measured on training clips before the first step.
       rank: how many components of a patch a preconditioned network sees and predicts; 0 for all.
       heads: attention heads; `width` is a multiple of it.
       coarse_layers: RoFormer layers in the coarse path of a block.

@@ -64,7 +64,9 @@ class DPD(nn.Module):
 
         x, velocity = _patches(noisy, config.patch).reshape(noisy.shape[0], frames, -1), _identity
         if config.precondition == "linear":
-            x, velocity = LinearPredictor(config.rank, name="linear")(x, angles)
+            codes, rate = geometry.semantic_codes, geometry.frames_per_token
+            predictor = LinearPredictor(codes, rate, config.patch, config.rank, name="linear")
+            x, velocity = predictor(x, angles, tokens, keep)
         seen, kernel_init = x.shape[-1], nn.initializers.lecun_normal()
         if config.precondition == "linear":  # training starts from the linear predictor
             kernel_init = nn.initializers.zeros

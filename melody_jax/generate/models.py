@@ -109,7 +109,8 @@ class Models:
         Where a window overlaps earlier ones their latents are known: clean frames at delta = 0.
         """
         per_token, channels = self.geometry.frames_per_token, self.geometry.latent_channels
-        size = windows.size * per_token
+        wanted, patch = windows.size * per_token, self.dpd_config.patch
+        size = -(-wanted // patch) * patch  # whole patches
         done = jnp.zeros((tokens.shape[0], 0, channels), jnp.float32)
         for index, start in enumerate(windows.starts):
             known = done[:, start * per_token :]
@@ -126,7 +127,7 @@ class Models:
                 scale=scale,
                 clip=clip,
             )
-            done = jnp.concatenate([done, window[:, overlap:]], axis=1)
+            done = jnp.concatenate([done, window[:, overlap:wanted]], axis=1)
         return done
 
     def audio(self, latents: Float[Array, "B L D"], phases: float = 1.0) -> Float[Array, "B T"]:

@@ -15,7 +15,6 @@ from melody_jax.autoencoder import loss
 from melody_jax.autoencoder.config import AutoencoderConfig, DiscriminatorConfig
 from melody_jax.autoencoder.discriminators import Discriminators, Judgement
 from melody_jax.autoencoder.loss import LossConfig
-from melody_jax.autoencoder.moments import moments, sums
 from melody_jax.autoencoder.network import Autoencoder, AutoencoderOutput
 from melody_jax.geometry import Geometry
 from melody_jax.train.optim import OptimConfig, make_optimizer, update_ema
@@ -46,9 +45,7 @@ class AutoencoderStage(Stage):
         and judged by its spectra alone: those channels must then say all but the phases.
       spike_factor: a step whose gradient norm is not finite or exceeds this many times its running mean changes nothing
         but the counters `skipped` and `skipped_in_a_row`; 0 lets every step through.
-      calibration_batches: batches over whose latents the scale and the moments are measured at the end.
-      latent_lags: J, how many frames far the latents' covariance over time is measured: the longest patch of a
-        preconditioned diffusion model.
+      calibration_batches: batches over whose latents the scale is measured at the end.
     """
 
     config: AutoencoderConfig
@@ -64,7 +61,6 @@ class AutoencoderStage(Stage):
     phase_dropout: float = 0.0
     spike_factor: float = 10.0
     calibration_batches: int = 32
-    latent_lags: int = 8
     name: ClassVar[str] = "autoencoder"
 
     @property
@@ -180,27 +176,23 @@ class AutoencoderStage(Stage):
         return {"audio": jax.ShapeDtypeStruct((self.batch_size, self.segment_samples), jnp.float32)}
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
-        """{encoder, decoder, latent_scale, latent_moments} with averaged weights.
+        """{encoder, decoder, latent_scale} with averaged weights.
 
         The scale is one over the 99.98 % quantile of the absolute latents, so that fewer than 0.1 % of the values of
-        other music are clipped at [-1, 1]: extremes come in clumps (one loud clip), hence the margin. The moments are
-        those of the scaled latents over `latent_lags` frames (`autoencoder.moments`).
+        other music are clipped at [-1, 1]: extremes come in clumps (one loud clip), hence the margin.
         """
         params = self._averaged(state)
         several = jax.process_count() > 1
         local = multihost_utils.process_allgather(params, tiled=True) if several else params
-        encode = jax.jit(lambda p, audio: self._apply(p, audio, method="encode").mean)
+        encode = jax.jit(lambda p, audio: jnp.abs(self._apply(p, audio, method="encode").mean))
         taken = itertools.islice(batches, self.calibration_batches)
-        latents = np.concatenate([np.asarray(encode(local, batch["audio"])) for batch in taken])
-        scale = np.float32(1.0 / max(np.quantile(np.abs(latents), 0.9998), 1e-6))
-        totals = sums(latents, min(self.latent_lags, latents.shape[1]))
+        latents = [np.asarray(encode(local, batch["audio"])).ravel() for batch in taken]
+        scale = np.float32(1.0 / max(np.quantile(np.concatenate(latents), 0.9998), 1e-6))
         if several:
             scale = np.min(multihost_utils.process_allgather(scale))
-            totals = jax.tree.map(lambda x: np.sum(multihost_utils.process_allgather(x), axis=0), totals)
-        measured = {"latent_scale": scale, "latent_moments": moments(totals, float(scale))}
-        # Through jit with a global array, so that they lie on all hosts' devices as the other parameters do.
-        place = jax.jit(lambda tree, step: jax.tree.map(lambda x: x + jnp.float32(0) * step.astype(jnp.float32), tree))
-        return {**params, **place(measured, state.step)}
+        # Through jit with a global array, so that the scale lies on all hosts' devices as the other parameters do.
+        placed = jax.jit(lambda scale, step: scale + jnp.float32(0) * step.astype(jnp.float32))(scale, state.step)
+        return {**params, "latent_scale": placed}
 
     def part(self) -> tuple[AutoencoderConfig, Geometry, dict[str, str]]:
         """Config and geometry; no parents."""

@@ -1,20 +1,23 @@
 """Training the dual-path diffusion model: latents of the autoencoder from noise, given semantic tokens."""
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 
 from melody_jax.autoencoder.config import AutoencoderConfig
-from melody_jax.bundle.part import load_part, read_info
+from melody_jax.bundle.part import read_info
 from melody_jax.config import from_dict
 from melody_jax.dpd import loss, wiener
 from melody_jax.dpd.config import DPDConfig
 from melody_jax.dpd.network import DPD
-from melody_jax.dpd.precondition import patch_moments
+from melody_jax.dpd.precondition import measure
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
@@ -35,6 +38,7 @@ class DPDStage(Stage):
       batch_size: clips per step, over all hosts.
       clip_seconds: length of a clip in a batch; 0 for the geometry's. The network takes any length: shorter clips make
         more and cheaper steps.
+      calibration_batches: batches that a preconditioned network's moments are measured on, before the first step.
       grid_points: angles in (0, pi/2) over which evaluation averages.
       parents_dir: folder with the parts "codes" and "autoencoder" that made tokens and latents.
     """
@@ -44,6 +48,7 @@ class DPDStage(Stage):
     optim: OptimConfig
     batch_size: int
     clip_seconds: float = 0.0
+    calibration_batches: int = 64
     grid_points: int = 8
     parents_dir: str = ""
     name: ClassVar[str] = "dpd"
@@ -64,31 +69,29 @@ class DPDStage(Stage):
         frames = 2 * self.geometry.frames_per_token
         noisy = jnp.zeros((1, frames, self.geometry.latent_channels), jnp.float32)
         params = dict(self.model.init(init_key, noisy, noisy[..., 0], jnp.zeros((1, 2), jnp.int32))["params"])
-        frozen = {"linear": params.pop("linear")} if self.config.precondition == "linear" else {}
+        extra = {"linear": params.pop("linear")} if self.config.precondition == "linear" else {}
         optimizer = make_optimizer(self.optim)
-        return TrainState.create(run_key, params, optimizer, ema=self.optim.ema_decay > 0, frozen=frozen)
+        return TrainState.create(run_key, params, optimizer, ema=self.optim.ema_decay > 0, extra=extra)
 
-    def load(self, state: TrainState) -> TrainState:
-        """Measured moments of the latents, where the network is preconditioned with them.
+    def calibrate(self, state: TrainState, batches: Iterator[HostBatch]) -> TrainState:
+        """What a preconditioned network is trained around, measured on the first batches.
 
         Raises:
-          UserError: the autoencoder's part is missing, damaged, or without moments of that many frames.
+          UserError: clips shorter than a patch, or the autoencoder's part is missing or damaged.
         """
-        if not state.frozen:
+        if self.config.precondition == "none":
             return state
-        folder = pathlib.Path(self.parents_dir) / "autoencoder"
-        part = load_part(folder)
-        found = part.params.get("latent_moments")
-        if found is None or len(found["autocovariance"]) < self.config.patch:
-            raise UserError(
-                f"{folder} does not say how its latents vary over {self.config.patch} frames, which a preconditioned "
-                "diffusion model needs: train the autoencoder anew, or set dpd.DPDConfig.precondition='none'"
-            )
-        envelopes = from_dict(AutoencoderConfig, part.config).envelope_channels
-        moments = patch_moments(
-            **found, patch=self.config.patch, scale=self.config.data_std, envelope_channels=envelopes
-        )
-        return state.replace(frozen={"linear": moments})
+        taken = list(itertools.islice(batches, self.calibration_batches))
+        latents, tokens = (np.concatenate([batch[name] for batch in taken]) for name in ("latents", "semantic"))
+        if jax.process_count() > 1:
+            latents, tokens = multihost_utils.process_allgather((latents, tokens), tiled=True)
+        if latents.shape[1] < self.config.patch:
+            raise UserError(f"dpd: clips of {latents.shape[1]} frames are shorter than a patch of {self.config.patch}")
+        autoencoder = read_info(pathlib.Path(self.parents_dir) / "autoencoder")["config"]
+        envelopes = from_dict(AutoencoderConfig, autoencoder).envelope_channels
+        scaled = latents.astype(np.float32) / self.config.data_std
+        codes = self.geometry.semantic_codes
+        return state.replace(extra={"linear": measure(scaled, tokens, codes, self.config.patch, envelopes)})
 
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         """One update on the multi-chunk velocity loss."""
@@ -96,7 +99,7 @@ class DPDStage(Stage):
 
         def loss_of(params):
             def denoise(noisy, angles, keep):
-                variables = {"params": {**params, **state.frozen}}
+                variables = {"params": {**params, **state.extra}}
                 return self.model.apply(variables, noisy, angles, batch["semantic"], keep)
 
             return loss.velocity_loss(denoise, clean, state.step_key, self.config.chunks, self.config.condition_dropout)
@@ -114,7 +117,7 @@ class DPDStage(Stage):
         """
         clean, tokens = self._normalised(batch), batch["semantic"]
         grid = loss.angle_grid(self.grid_points)
-        variables = {"params": {**state.averaged, **state.frozen}}
+        variables = {"params": {**state.averaged, **state.extra}}
         drop = jnp.zeros(tokens.shape[0], bool)
         conditions = {
             "velocity_error": (tokens, None),
@@ -141,7 +144,7 @@ class DPDStage(Stage):
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
         """The averaged parameters and what they were trained around."""
-        return {**state.averaged, **state.frozen}
+        return {**state.averaged, **state.extra}
 
     def part(self) -> tuple[DPDConfig, Geometry, dict[str, str]]:
         """Config, geometry and the ids of the parts that made tokens and latents."""

@@ -19,7 +19,7 @@ from melody_jax.train.hooks import StoppedError, StopSignals, sole_user
 from melody_jax.train.metrics import MetricWriter, plot_curves, progress_bar, show
 from melody_jax.train.stage import Batches, HostBatch, Stage
 from melody_jax.train.state import TrainState
-from melody_jax.train.steps import Steps, initial_state
+from melody_jax.train.steps import Steps, calibrated, initial_state
 
 PART = "part"
 
@@ -72,6 +72,8 @@ def train(
         if restored is not None:
             _check_same_run(restored.record["part"], record["part"], directory)
             state, record = restored.state, restored.record | {"part": record["part"]}
+        else:
+            state = calibrated(stage, state, _endless(batches))
         writer = MetricWriter(directory, int(state.step))
         steps = Steps(stage, grid, state)
         del state, restored  # the first step takes over their memory
@@ -142,6 +144,10 @@ def _first(batches: Iterator[HostBatch] | Batches, count: int) -> list[HostBatch
     return [batch for batch in taken if batch is not None]
 
 
+def _endless(batches: Batches) -> Iterator[HostBatch]:
+    return iter(lambda: next(batches), None)
+
+
 def _part_record(stage: Stage) -> dict[str, Any]:
     config, geometry, parents = stage.part()
     return {"config": config_lib.to_dict(config), "geometry": config_lib.to_dict(geometry), "parents": dict(parents)}
@@ -161,7 +167,7 @@ def _check_same_run(saved: dict[str, Any], now: dict[str, Any], directory: Path)
 def _write_part(
     stage: Stage, state: TrainState, batches: Batches, directory: Path, training: dict[str, Any]
 ) -> Part | None:
-    params = stage.finish(state, iter(lambda: next(batches), None))
+    params = stage.finish(state, _endless(batches))
     if jax.process_count() > 1:
         params = multihost_utils.process_allgather(params, tiled=True)
     if jax.process_index() != 0:

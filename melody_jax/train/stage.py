@@ -72,6 +72,14 @@ class Stage(Protocol):
         """
         return state
 
+    def calibrate(self, state: TrainState, batches: Iterator[HostBatch]) -> TrainState:
+        """Host side, once per run before its first step: what is measured on training data goes into `state.extra`.
+
+        A restart finds it in the checkpoint. On every host, with the host's batches; numpy arrays are welcome, the loop
+        places them.
+        """
+        return state
+
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         """One update; metrics are scalars, means over the global batch. Increments `state.step`."""
         ...

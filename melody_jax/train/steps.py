@@ -1,7 +1,7 @@
 """The compiled steps of a run, and their metrics on the way from the device to the log."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -30,6 +30,12 @@ def initial_state(stage: Stage, seed: int, mesh: Mesh) -> TrainState:
     whole = NamedSharding(mesh, PartitionSpec())
     placed = jax.tree.map(place, loaded.replace(frozen={}), layout)
     return placed.replace(frozen=jax.tree.map(lambda leaf: place(leaf, whole), loaded.frozen))
+
+
+def calibrated(stage: Stage, state: TrainState, batches: Iterator[HostBatch]) -> TrainState:
+    """The state before step 0 with what the stage measures on its first batches, placed as the rules put it."""
+    layout = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.tree.map(place, stage.calibrate(state, batches), layout)
 
 
 class Steps:

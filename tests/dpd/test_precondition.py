@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from melody_jax.autoencoder.moments import moments, sums
 from melody_jax.dpd import DPD, angles, wiener
-from melody_jax.dpd.precondition import LinearPredictor, patch_moments
+from melody_jax.dpd.precondition import LinearPredictor, measure
 from melody_jax.errors import UserError
 from tests.dpd.test_network import GEOMETRY, TINY, _inputs
 
@@ -30,22 +29,66 @@ def _latents(seed, batch=64, frames=400):
     return (SCALE * (np.stack(states, axis=1) @ mixing + [0.5, 0.0, -1.0])).astype(np.float32)
 
 
+CODES, RATE = GEOMETRY.semantic_codes, GEOMETRY.frames_per_token
+TOKENS = np.zeros((64, 200), np.int32)  # all alike: they say nothing
+
+
+def _predictor(rank=0):
+    return LinearPredictor(CODES, RATE, PATCH, rank)
+
+
 @pytest.fixture(scope="module")
 def measured():
-    found = moments(sums(_latents(0), PATCH), 1.0)
-    return patch_moments(found["mean"], found["autocovariance"], PATCH, SCALE)
+    return jax.tree.map(jnp.asarray, measure(_latents(0) / SCALE, TOKENS, CODES, PATCH))
 
 
 def _patches(latents):
     return latents.reshape(len(latents), -1, PATCH * CHANNELS) / SCALE
 
 
-def test_patch_moments_are_those_of_the_patches(measured):
+@pytest.mark.parametrize("told", ["", "told_"])
+def test_what_is_measured_are_the_moments_of_the_patches(measured, told):
     patches = _patches(_latents(0)).reshape(-1, PATCH * CHANNELS)
-    covariance = measured["axes"] @ np.diag(measured["variance"]) @ measured["axes"].T
+    axes = measured[told + "axes"]
+    covariance = axes @ np.diag(measured[told + "variance"]) @ axes.T
     np.testing.assert_allclose(covariance, np.cov(patches.T), atol=0.03)
-    np.testing.assert_allclose(measured["mean"], patches.mean(0), atol=0.02)
-    np.testing.assert_allclose(measured["axes"] @ measured["axes"].T, np.eye(PATCH * CHANNELS), atol=1e-5)
+    np.testing.assert_allclose(np.tile(measured["mean"], PATCH), patches.mean(0), atol=0.02)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(PATCH * CHANNELS), atol=1e-5)
+
+
+def _spoken(seed):
+    """Latents that are a table's row of their token, plus a row of another for the clip's tokens, plus noise."""
+    own, clip = np.random.default_rng(99).normal(size=(2, CODES, CHANNELS))
+    rng = np.random.default_rng(seed)
+    shares = rng.dirichlet(np.ones(CODES), size=200)
+    tokens = np.stack([rng.choice(CODES, 40, p=share) for share in shares]).astype(np.int32)
+    rows = own[tokens] + clip[tokens].mean(1, keepdims=True)
+    latents = np.repeat(rows, RATE, axis=1) + 0.3 * rng.normal(size=(200, 40 * RATE, CHANNELS)) + [0.5, 0.0, -1.0]
+    return latents.astype(np.float32), tokens
+
+
+def test_tokens_say_what_they_can():
+    """With the tables of training clips, the noise alone is left of other clips; dropped conditions say nothing."""
+    found = jax.tree.map(jnp.asarray, measure(*_spoken(0), CODES, PATCH))
+    latents, tokens = _spoken(1)
+    clean = latents.reshape(len(latents), -1, PATCH * CHANNELS)
+    noise = np.random.default_rng(2).normal(size=clean.shape).astype(np.float32)
+    delta = 1.5
+    noisy, velocity = np.cos(delta) * clean + np.sin(delta) * noise, np.cos(delta) * noise - np.sin(delta) * clean
+    grid = jnp.full(clean.shape[:2], delta)
+
+    def error(keep):
+        inputs = (jnp.asarray(noisy), grid, jnp.asarray(tokens), keep)
+        seen, complete = _predictor().apply({"params": found}, *inputs)
+        left = np.asarray(complete(jnp.zeros_like(seen))) - velocity
+        return np.mean(left**2), np.asarray(seen).var()
+
+    told, told_input = error(None)
+    assert 0.08 < told < 0.12 and abs(told_input - 1) < 0.1  # 0.3 squared is the noise
+    kept, _ = error(jnp.ones(len(clean), bool))
+    np.testing.assert_allclose(kept, told, rtol=1e-4)
+    untold, untold_input = error(jnp.zeros(len(clean), bool))
+    assert untold > 5 * told and abs(untold_input - 1) < 0.1
 
 
 @pytest.mark.parametrize("delta", [0.1, 0.6, 1.1])
@@ -55,7 +98,7 @@ def test_an_idle_network_is_the_least_squares_predictor(measured, delta):
     noise = np.random.default_rng(2).normal(size=clean.shape).astype(np.float32)
     noisy, velocity = np.cos(delta) * clean + np.sin(delta) * noise, np.cos(delta) * noise - np.sin(delta) * clean
     grid = jnp.full(clean.shape[:2], delta)
-    seen, complete = LinearPredictor().apply({"params": measured}, jnp.asarray(noisy), grid)
+    seen, complete = _predictor().apply({"params": measured}, jnp.asarray(noisy), grid, jnp.asarray(TOKENS))
     error = np.mean((np.asarray(complete(jnp.zeros_like(seen))) - velocity) ** 2)
     rows = np.concatenate([noisy.reshape(-1, noisy.shape[-1]), np.ones((noisy[..., 0].size, 1))], axis=1)
     fitted = np.linalg.lstsq(rows, velocity.reshape(len(rows), -1), rcond=None)[0]
@@ -109,7 +152,7 @@ def test_sampling_with_an_idle_network_has_the_moments_of_the_latents(measured):
 
     def denoise(noisy, deltas):
         rows = noisy.reshape(noisy.shape[0], -1, PATCH * CHANNELS)
-        seen, complete = LinearPredictor().apply({"params": measured}, rows, deltas[:, ::PATCH])
+        seen, complete = _predictor().apply({"params": measured}, rows, deltas[:, ::PATCH], jnp.asarray(TOKENS))
         return complete(jnp.zeros_like(seen)).reshape(noisy.shape)
 
     noise = jax.random.normal(jax.random.key(0), (64, 400, CHANNELS))
@@ -119,8 +162,7 @@ def test_sampling_with_an_idle_network_has_the_moments_of_the_latents(measured):
 
 
 def test_envelopes_come_first_and_by_falling_variance():
-    found = moments(sums(_latents(0), PATCH), 1.0)
-    moved = patch_moments(found["mean"], found["autocovariance"], PATCH, SCALE, envelope_channels=2)
+    moved = measure(_latents(0) / SCALE, TOKENS, CODES, PATCH, envelope_channels=2)
     channels = np.tile(np.arange(CHANNELS), PATCH)
     assert np.all(moved["axes"][channels == 2, : 2 * PATCH] == 0) and np.all(
         moved["axes"][channels < 2, 2 * PATCH :] == 0
@@ -140,7 +182,7 @@ def test_beyond_the_rank_the_linear_predictor_stands_alone(measured):
     idle = jax.jit(module.apply)({"params": params}, *inputs)  # the last map starts at zero
     kernel = jax.random.normal(jax.random.key(2), params["out"]["kernel"].shape)
     awake = jax.jit(module.apply)({"params": params | {"out": {"kernel": kernel}}}, *inputs)
-    change = (awake - idle).reshape(2, -1, PATCH * CHANNELS) @ params["linear"]["axes"]
+    change = (awake - idle).reshape(2, -1, PATCH * CHANNELS) @ params["linear"]["told_axes"]
     assert float(jnp.abs(change[..., :rank]).min(axis=(0, 1)).max()) > 1e-3
     np.testing.assert_allclose(change[..., rank:], 0.0, atol=1e-4)
 

@@ -113,42 +113,47 @@ PRECONDITIONED = dataclasses.replace(
 )
 
 
-def save_autoencoder(folder, lags=4):
-    """A part "autoencoder" that says how `batch`'s latents vary: alike within a token, and with a mean."""
-    covariance = np.stack([0.09 * np.eye(3) * max(0.0, 1 - lag / 10) for lag in range(lags)]).astype(np.float32)
-    weights = {"latent_moments": {"mean": np.full(3, 0.05, np.float32), "autocovariance": covariance}}
+def save_autoencoder(folder):
+    """A part "autoencoder", of which calibration reads the number of envelope channels."""
+    weights = {"w": np.zeros(2, np.float32)}
     save_part(folder / "autoencoder", "autoencoder", weights, AutoencoderConfig(), STAGE.geometry, {}, {"steps": 1})
 
 
-def test_moments_of_the_autoencoder_frame_the_network(tmp_path):
+def test_what_is_measured_frames_the_network(tmp_path):
     save_autoencoder(tmp_path)
-    stage = dataclasses.replace(PRECONDITIONED, parents_dir=str(tmp_path))
+    stage = dataclasses.replace(PRECONDITIONED, parents_dir=str(tmp_path), calibration_batches=20)
     empty = nn.unbox(jax.jit(stage.init)(jax.random.PRNGKey(0)))
-    state = jax.tree.map(jnp.asarray, stage.load(empty))
-    assert "linear" not in state.params and float(state.frozen["linear"]["variance"].max()) > 2.0
+    data = map(batch, itertools.count())
+    state = jax.tree.map(jnp.asarray, stage.calibrate(empty, data))
+    assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, empty)
+    assert "linear" not in state.params and float(state.extra["linear"]["variance"].max()) > 2.0
+    assert float(state.extra["linear"]["told_variance"].max()) < 0.5  # the tokens say all but the noise
+    evaluate = jax.jit(stage.eval_step)
+    figures = {name: float(value) for name, value in evaluate(state, batch(1000)).items()}
+    assert figures["velocity_error"] < 0.3 * figures["wiener_error"]  # before the first step
+    assert figures["velocity_error"] < 0.3 * figures["unconditional_velocity_error"]
+    assert figures["unconditional_velocity_error"] < 0.9 * figures["wiener_error"]
     step = jax.jit(stage.train_step)
-    for number in range(80):
-        state, metrics = step(state, batch(number))
+    for _ in range(20):
+        state, metrics = step(state, next(data))
     assert bool(jnp.isfinite(metrics["loss"]))
-    figures = {name: float(value) for name, value in jax.jit(stage.eval_step)(state, batch(1000)).items()}
-    assert figures["velocity_error"] < 0.5 * figures["wiener_error"]
-    params = jax.device_get(stage.finish(state, itertools.repeat(batch())))
-    np.testing.assert_array_equal(params["linear"]["axes"], state.frozen["linear"]["axes"])
+    params = jax.device_get(stage.finish(state, data))
+    np.testing.assert_array_equal(params["linear"]["axes"], state.extra["linear"]["axes"])
     latents = jnp.zeros((1, 20, 3))
     whole = {"params": jax.tree.map(jnp.asarray, params)}
     velocity = jax.jit(stage.model.apply)(whole, latents, latents[..., 0], jnp.zeros((1, 10), jnp.int32))
     assert bool(jnp.all(jnp.isfinite(velocity)))
 
 
-def test_an_autoencoder_without_moments_is_refused(tmp_path):
-    stage = dataclasses.replace(PRECONDITIONED, parents_dir=str(tmp_path))
+def test_calibration_needs_whole_patches_and_the_autoencoder(tmp_path):
+    stage = dataclasses.replace(PRECONDITIONED, parents_dir=str(tmp_path), calibration_batches=2)
     state = jax.eval_shape(stage.init, jax.random.PRNGKey(0))
-    save_autoencoder(tmp_path, lags=2)
-    with pytest.raises(UserError, match="vary over 4 frames"):
-        stage.load(state)
-    save_part(tmp_path / "autoencoder", "autoencoder", {"w": np.zeros(2)}, STAGE.config, STAGE.geometry, {}, {})
-    with pytest.raises(UserError, match="precondition='none'"):
-        stage.load(state)
+    with pytest.raises(UserError, match="autoencoder"):
+        stage.calibrate(state, map(batch, itertools.count()))
+    save_autoencoder(tmp_path)
+    short = dataclasses.replace(stage, config=dataclasses.replace(stage.config, patch=32))
+    with pytest.raises(UserError, match="20 frames are shorter than a patch of 32"):
+        short.calibrate(state, map(batch, itertools.count()))
 
 
 def test_eight_devices_give_the_numbers_of_one():

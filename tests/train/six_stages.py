@@ -54,7 +54,7 @@ def make_stage(name: str, parents_dir: Path):
         dropouts = {"text_share": 0.5, "condition_dropout": 0.3, "level_dropout": 0.5}
         return dataclasses.replace(test_lm.STAGE, config=config, optim=optim, parents_dir=parents, **dropouts)
     optim = dataclasses.replace(test_dpd.STAGE.optim, optimizer="muon")
-    return dataclasses.replace(test_dpd.PRECONDITIONED, optim=optim, parents_dir=parents)
+    return dataclasses.replace(test_dpd.PRECONDITIONED, optim=optim, parents_dir=parents, calibration_batches=3)
 
 
 class HeldBatches(ArrayBatches):

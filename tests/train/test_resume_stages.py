@@ -24,7 +24,7 @@ CONTENTS = {
     "semantic": (*ONE_OPTIMISER, "params.conformer.layers.convolution.depthwise_norm.mean"),
     "codes": ("step", "key", "params.kmeans", "params.rvq", "opt_state.frames", "opt_state.clips", "opt_state.rvq."),
     "lm": (*ONE_OPTIMISER, "opt_state.acc_grads", "opt_state.mini_step"),
-    "dpd": (*ONE_OPTIMISER, "opt_state.1.inner_states.muon."),
+    "dpd": (*ONE_OPTIMISER, "opt_state.1.inner_states.muon.", "extra.linear.told_axes", "extra.linear.own"),
 }
 
 
