@@ -63,13 +63,13 @@ class DPD(nn.Module):
         condition = self._condition(angle_embedding, token_embedding, keep)
 
         x, velocity = _patches(noisy, config.patch).reshape(noisy.shape[0], frames, -1), _identity
+        kernel_init = nn.initializers.lecun_normal()
         if config.precondition == "linear":
             codes, rate = geometry.semantic_codes, geometry.frames_per_token
             predictor = LinearPredictor(codes, rate, config.patch, config.rank, name="linear")
             x, velocity = predictor(x, angles, tokens, keep)
-        seen, kernel_init = x.shape[-1], nn.initializers.lecun_normal()
-        if config.precondition == "linear":  # training starts from the linear predictor
-            kernel_init = nn.initializers.zeros
+            kernel_init = nn.initializers.zeros  # training starts from the linear predictor
+        seen = x.shape[-1]
         x = Dense(config.width, ("input", "embed"), use_bias=False, name="in", **dtypes)(x) + angle_embedding
         x = segments.cut(x, config.segment)
         block_class = DualPathBlock
