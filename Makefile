@@ -9,6 +9,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 DATA_DIR ?= data
 MODEL_DIR ?= runs/tiny
+# Test processes beside one another; each wants 2 GiB.
+WORKERS ?= 2
 
 .PHONY: demo test test-slow train lint clean
 
@@ -19,12 +21,13 @@ demo: $(VENV)/.base
 train: $(VENV)/.data
 	$(BIN)/melody data corpus --name corpus --data_dir $(DATA_DIR) --clips 2400 --seed 0 --validation 0.04 --test 0.13
 	$(BIN)/melody train all --size tiny --data corpus --data_dir $(DATA_DIR) --model_dir $(MODEL_DIR)
-	$(BIN)/melody export --model_dir $(MODEL_DIR) --out $(MODEL_DIR)/bundle --set lm_guidance=4 --set temperature=0.9
+	$(BIN)/melody export --model_dir $(MODEL_DIR) --out $(MODEL_DIR)/bundle --set lm_guidance=4 --set temperature=0.9 \
+	    --set griffin_lim=32
 	$(BIN)/melody evaluate --bundle $(MODEL_DIR)/bundle --model_dir $(MODEL_DIR) --data corpus --data_dir $(DATA_DIR) \
 	    --out $(MODEL_DIR)/report
 
 test: $(VENV)/.dev lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.dev
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow

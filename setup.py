@@ -58,6 +58,7 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "beartype>=0.19",
             "ruff==0.14.*",
             "pyright==1.1.*",

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -65,6 +66,48 @@ def istft(spectrum: Complex[Array, "*b F bins"], hop: int, length: int, win: int
     power = _window_power(spectrum.shape[-2], fft, hop, win)
     signal = signal / jnp.asarray(power).reshape((1,) * (signal.ndim - 1) + power.shape)
     return signal[..., fft // 2 : fft // 2 + length]
+
+
+def centred_stft(x: Float[Array, "*b T"], fft: int, hop: int) -> Complex[Array, "*b F bins"]:
+    """Spectra of periodic Hann windows centred on every hop of x, zeros around it: exactly F = T // hop frames."""
+    pad = (fft - hop) // 2
+    padded = jnp.pad(x.astype(jnp.float32), [(0, 0)] * (x.ndim - 1) + [(pad, pad)])
+    frames = frame(padded, fft, hop)
+    return jnp.fft.rfft(frames * jnp.asarray(hann(fft)).reshape((1,) * (frames.ndim - 1) + (fft,)))
+
+
+def centred_istft(spectrum: Complex[Array, "*b F bins"], hop: int) -> Float[Array, "*b T"]:
+    """Least-squares inverse of `centred_stft`, T = F * hop."""
+    count, fft = spectrum.shape[-2], 2 * (spectrum.shape[-1] - 1)
+    frames = jnp.fft.irfft(spectrum, n=fft)
+    signal = overlap_add(frames * jnp.asarray(hann(fft)).reshape((1,) * (frames.ndim - 1) + (fft,)), hop)
+    power, pad = _window_power(count, fft, hop, None), (fft - hop) // 2
+    signal = signal / jnp.asarray(power).reshape((1,) * (signal.ndim - 1) + power.shape)
+    return signal[..., pad : pad + count * hop]
+
+
+def griffin_lim(
+    magnitude: Float[Array, "*b F bins"], start: Float[Array, "*b T"], iterations: int, momentum: float = 0.99
+) -> Float[Array, "*b T"]:
+    """A signal whose `centred_stft` has these magnitudes as nearly as may be, T a multiple of F.
+
+    Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013): alternating projections on the spectra of
+    these magnitudes and on those of signals, c_n, with t_n = c_n + momentum (c_n - c_(n-1)). The phases are `start`'s in
+    the beginning.
+    """
+    hop, fft = start.shape[-1] // magnitude.shape[-2], 2 * (magnitude.shape[-1] - 1)
+
+    def with_magnitude(spectrum: Array) -> Array:
+        return spectrum * (magnitude / jnp.maximum(jnp.abs(spectrum), 1e-9)).astype(spectrum.dtype)
+
+    def iteration(_, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        accelerated, before = carry
+        consistent = centred_stft(centred_istft(with_magnitude(accelerated), hop), fft, hop)
+        return consistent + jnp.asarray(momentum, consistent.dtype) * (consistent - before), consistent
+
+    first = centred_stft(start, fft, hop)
+    spectrum, _ = jax.lax.fori_loop(0, iterations, iteration, (first, first))
+    return centred_istft(with_magnitude(spectrum), hop)
 
 
 @functools.lru_cache

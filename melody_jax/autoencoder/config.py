@@ -112,6 +112,26 @@ class ISTFTConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MagnitudeConfig:
+    """The magnitude decoder: ConvNeXt blocks from envelope channels (all, where the encoder has none) to the magnitudes
+    of a short-time Fourier transform with a window per latent frame, for which Griffin-Lim iterations find phases.
+
+    Attributes:
+      channels: width.
+      hidden: inner width of a block.
+      layers: number of blocks; 0: there is no such decoder.
+      kernel: taps of the depthwise convolutions, in latent frames.
+      window: samples of the Hann window, an even multiple of the hop.
+    """
+
+    channels: int = 256
+    hidden: int = 768
+    layers: int = 0
+    kernel: int = 7
+    window: int = 1920
+
+
+@dataclasses.dataclass(frozen=True)
 class DiscriminatorConfig:
     """Multi-period (HiFi-GAN) and multi-resolution spectrogram (UnivNet, Encodec) discriminators.
 
@@ -162,6 +182,7 @@ class AutoencoderConfig:
       decoder: which decoder is built.
       convolutional, framewise: shapes of the two encoders; only the chosen one is read.
       hifigan, istft: shapes of the two decoders; only the chosen one is read.
+      magnitude: shape of the magnitude decoder; by default there is none.
       min_logvar, max_logvar: bounds of the posterior's log variance.
       unroll: ConvNeXt blocks per iteration of the scan over them (a CPU likes all, compile time likes 1).
       remat: recompute residual blocks in the backward pass ("full") or not ("none").
@@ -175,6 +196,7 @@ class AutoencoderConfig:
     framewise: FramewiseEncoderConfig = FramewiseEncoderConfig()
     hifigan: HiFiGANConfig = HiFiGANConfig()
     istft: ISTFTConfig = ISTFTConfig()
+    magnitude: MagnitudeConfig = MagnitudeConfig()
     min_logvar: float = -14.0
     max_logvar: float = 4.0
     unroll: int = 1
@@ -202,6 +224,11 @@ class AutoencoderConfig:
         if self.encoder == "framewise" and ((self.framewise.window - hop) % 2 or self.framewise.window < hop):
             raise UserError(
                 f"autoencoder: the encoder's window {self.framewise.window} must be hop {hop} + an even number"
+            )
+        window = self.magnitude.window
+        if self.magnitude.layers and (window % (2 * hop) or window <= 0):
+            raise UserError(
+                f"autoencoder: the magnitude decoder's window {window} must be an even multiple of hop {hop}"
             )
         if self.decoder == "hifigan" and math.prod(self.hifigan.strides) != hop:
             raise UserError(f"autoencoder: the decoder's strides {self.hifigan.strides} do not multiply to hop {hop}")

@@ -71,9 +71,7 @@ def spectral_features(
     audio: Float[Array, "B T"], geometry: Geometry, window: int, linear_hz: float, mels: int
 ) -> Float[Array, "B L P"]:
     """Features of windows centred on every hop, float32, order one: compressed complex low band, full log-mel band."""
-    pad = (window - geometry.hop) // 2
-    frames = dsp.frame(jnp.pad(audio.astype(jnp.float32), ((0, 0), (pad, pad))), window, geometry.hop)
-    spectrum = jnp.fft.rfft(frames * jnp.asarray(dsp.hann(window))[None, None])
+    spectrum = dsp.centred_stft(audio, window, geometry.hop)
     real, imaginary = jnp.real(spectrum), jnp.imag(spectrum)
     power = jnp.square(real) + jnp.square(imaginary)
     mel = jnp.sqrt(power) @ jnp.asarray(dsp.mel_filterbank(geometry.sample_rate, window, mels))

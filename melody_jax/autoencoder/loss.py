@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from melody_jax import dsp
+from melody_jax.autoencoder.decoder_magnitude import log_magnitude, magnitude
 from melody_jax.autoencoder.network import Posterior
-from melody_jax.shapes import Array, Bool, Float
+from melody_jax.shapes import Array, Float
 
 Terms = dict[str, Array]
 
@@ -25,6 +26,10 @@ class LossConfig:
       stft: weight of the multi-resolution log-magnitude distance over all bins.
       complex: weight of the complex-spectrum distance (magnitude and phase at once).
       waveform: weight of the log noise-to-signal ratio of the waveform.
+      magnitude: weight of the magnitude decoder's log-magnitude distance, bin by bin, where there is such a decoder.
+      magnitude_mel: weight of the same over mel bands: where the bins of a partial are uncertain their logarithms' median
+        is quiet, which would take the partial's energy away.
+      magnitude_bands: number of these mel bands.
       kl: weight of the Kullback-Leibler term, nats a latent channel and frame.
       adversarial: weight of the generator's adversarial term.
       features: weight of the feature-matching term.
@@ -41,6 +46,9 @@ class LossConfig:
     stft: float = 0.0
     complex: float = 0.0
     waveform: float = 0.0
+    magnitude: float = 1.0
+    magnitude_mel: float = 4.0
+    magnitude_bands: int = 96
     kl: float = 1e-2
     adversarial: float = 1.0
     features: float = 2.0
@@ -62,12 +70,11 @@ def reconstruction_terms(
     decoded: Float[Array, "B T"],
     config: LossConfig,
     sample_rate: int,
-    phased: Bool[Array, "B"] | None = None,
 ) -> Terms:
-    """The unweighted reconstruction terms in use, each a scalar; rows that are not `phased` have no waveform term."""
+    """The unweighted reconstruction terms in use, each a scalar."""
     terms: Terms = {}
     if config.waveform:
-        terms["waveform"] = noise_to_signal(audio, decoded, phased)
+        terms["waveform"] = noise_to_signal(audio, decoded)
     spectral = [name for name in ("mel", "stft", "complex") if getattr(config, name)]
     for fft, mels in zip(config.ffts, config.mels, strict=True) if spectral else ():
         pair = jnp.concatenate([audio, decoded])  # one transform for both
@@ -97,18 +104,24 @@ def _compressed_complex(spectrum: Array, magnitude: Array) -> Array:
     return _mean_absolute(parts[0]) + _mean_absolute(parts[1])
 
 
-def noise_to_signal(
-    audio: Float[Array, "B T"], decoded: Float[Array, "B T"], rows: Bool[Array, "B"] | None = None
-) -> Float[Array, ""]:
-    """log(error power / signal power), mean over (some rows of) the batch: minus SNR in nats.
+def noise_to_signal(audio: Float[Array, "B T"], decoded: Float[Array, "B T"]) -> Float[Array, ""]:
+    """log(error power / signal power), mean over the batch: minus SNR in nats.
 
     The floor (-60 dB of full scale) keeps silent clips from ruling.
     """
     error, power = jnp.mean(jnp.square(audio - decoded), 1), jnp.mean(jnp.square(audio), 1)
-    ratio = jnp.log((error + 1e-6) / (power + 1e-6))
-    if rows is None:
-        return jnp.mean(ratio)
-    return jnp.sum(jnp.where(rows, ratio, 0.0)) / jnp.maximum(jnp.sum(rows.astype(ratio.dtype)), 1.0)
+    return jnp.mean(jnp.log((error + 1e-6) / (power + 1e-6)))
+
+
+def magnitude_terms(
+    audio: Float[Array, "B T"], predicted: Float[Array, "B L bins"], config: LossConfig, sample_rate: int
+) -> Terms:
+    """Mean absolute errors of the magnitude decoder's log magnitudes, nats: of bins and of mel bands."""
+    window, hop = 2 * (predicted.shape[-1] - 1), audio.shape[1] // predicted.shape[1]
+    target = log_magnitude(audio, window, hop)
+    bank = jnp.asarray(dsp.mel_filterbank(sample_rate, window, config.magnitude_bands))
+    bands = jnp.log(magnitude(jnp.concatenate([target, predicted])) @ bank + 1e-4)
+    return {"magnitude": jnp.mean(jnp.abs(target - predicted)), "magnitude_mel": _mean_absolute(bands)}
 
 
 def discriminator_loss(real: Sequence[Array], fake: Sequence[Array], gan: str) -> Float[Array, ""]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from melody_jax.autoencoder.config import AutoencoderConfig
+from melody_jax.autoencoder.decoder_magnitude import retrieve_phases
 from melody_jax.autoencoder.network import Autoencoder
 from melody_jax.bundle.bundle import Bundle
 from melody_jax.codes import rvq
@@ -60,6 +61,13 @@ class Models:
         self._continue = jax.jit(self._continue_tokens, static_argnames=("length", "sampling"))
         self._diffuse = jax.jit(self._diffuse_window, static_argnames=("steps", "schedule", "scale", "clip"))
         self._decode = jax.jit(self._decode_latents)
+        self._magnitude = jax.jit(self._decode_magnitude)
+        self._retrieve = jax.jit(self._retrieve_phases, static_argnames="iterations")
+
+    @property
+    def has_magnitudes(self) -> bool:
+        """Whether the autoencoder has a magnitude decoder, of which `audio` can retrieve phases."""
+        return self._autoencoder.config.magnitude.layers > 0
 
     def text_codes(self, prompts: list[str]) -> Int[Array, "B Q"]:
         """MuLan codes of sentences."""
@@ -130,24 +138,24 @@ class Models:
             done = jnp.concatenate([done, window[:, overlap:wanted]], axis=1)
         return done
 
-    def audio(self, latents: Float[Array, "B L D"], phases: float = 1.0) -> Float[Array, "B T"]:
-        """Waveforms; long music in overlapping pieces of two training clips, so that memory does not grow.
+    def audio(self, latents: Float[Array, "B L D"], griffin_lim: int = 0) -> Float[Array, "B T"]:
+        """Waveforms, with phases retrieved in so many iterations; 0: the decoder's."""
+        audio = self._in_pieces(self._decode, latents, self.geometry.hop)
+        if not griffin_lim:
+            return audio
+        return self._retrieve(self._in_pieces(self._magnitude, latents, 1), audio, iterations=griffin_lim)
 
-        `phases` is a factor on the channels other than the autoencoder's envelope channels, where it has such.
-        """
-        envelopes = self._autoencoder.config.envelope_channels
-        if envelopes:
-            factors = jnp.where(jnp.arange(latents.shape[-1]) < envelopes, 1.0, phases)
-            latents = latents * factors[None, None]
+    def _in_pieces(self, decode: Any, latents: Array, hop: int) -> Array:
+        """Long music in overlapping pieces of two training clips, so that memory does not grow; `hop` values a frame."""
         piece, frames = 2 * self.geometry.clip_frames, latents.shape[1]
         if frames <= piece:
-            return self._decode(self.params["autoencoder"], latents)
-        margin, hop = piece // 4, self.geometry.hop
+            return decode(self.params["autoencoder"], latents)
+        margin = piece // 4
         parts = []
         for begin in range(0, frames, piece - 2 * margin):
             end = min(begin + piece - 2 * margin, frames)
             at = min(max(begin - margin, 0), frames - piece)
-            decoded = self._decode(self.params["autoencoder"], latents[:, at : at + piece])
+            decoded = decode(self.params["autoencoder"], latents[:, at : at + piece])
             parts.append(decoded[:, (begin - at) * hop : (end - at) * hop])
         return jnp.concatenate(parts, axis=1)
 
@@ -213,6 +221,15 @@ class Models:
 
     def _decode_latents(self, params: Any, latents: Array) -> Array:
         return self._autoencoder.apply({"params": params}, latents, method="from_latents")  # pyright: ignore[reportReturnType]
+
+    def _decode_magnitude(self, params: Any, latents: Array) -> Array:
+        return self._autoencoder.apply({"params": params}, latents, method="log_magnitude_from_latents")  # pyright: ignore[reportReturnType]
+
+    def _retrieve_phases(self, log_magnitude: Array, start: Array, iterations: int) -> Array:
+        def row(pair: tuple[Array, Array]) -> Array:
+            return retrieve_phases(pair[0][None], pair[1][None], iterations)[0]
+
+        return jax.lax.map(row, (log_magnitude, start))  # row by row: a spectrum is eight times its waveform
 
 
 def _fold(keys: UInt32[Array, "B 2"], index: int) -> UInt32[Array, "B 2"]:

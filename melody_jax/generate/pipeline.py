@@ -97,6 +97,8 @@ class Melody:
           UserError: no prompt, an empty one, or a bad setting.
         """
         chosen = with_settings(self.defaults, settings)
+        if chosen.griffin_lim and not self._models.has_magnitudes:
+            raise UserError("griffin_lim needs an autoencoder with a magnitude decoder, which this bundle has not")
         names, source = self._sources(prompts, audio)
         seeds = [int(seed)] * len(names) if isinstance(seed, (int, np.integer)) else [int(s) for s in seed]
         if len(seeds) != len(names):
@@ -162,7 +164,7 @@ class Melody:
             float(settings.clip_latents),
         )[:, : count * geometry.frames_per_token]
         clock.lap("diffusion", latents)
-        audio = models.audio(latents, float(settings.phases))
+        audio = models.audio(latents, settings.griffin_lim)
         clock.lap("decoder", audio)
         host = jax.device_get({"mulan": mulan, "tokens": tokens[:, :count], "audio": audio})
         return {**host, "latent_frames": latents.shape[1], "times": clock.times}

@@ -25,8 +25,9 @@ class Settings:
       top_p: language model draws from the most likely tokens of this total probability.
       mulan_levels: how many of the MuLan tokens, coarse to fine, condition the language model; 0 for all.
       clip_latents: bound of predicted latents at every step, which lie in [-1, 1]; 0 for none.
-      phases: factor on the latent channels other than the autoencoder's envelope channels, where it has such: 0 leaves
-        the phases to the decoder, which is better than phases of a diffusion model that has not learnt them.
+      griffin_lim: iterations that find phases for the magnitudes that the autoencoder's magnitude decoder predicts, where
+        it has such a decoder; 0 takes the decoder's own waveform. To be chosen while the diffusion model is too young to
+        know phases.
       window_seconds: length that the diffusion makes at once, longer music in overlapping windows; 0 for the training
         clip.
     """
@@ -41,7 +42,7 @@ class Settings:
     top_p: float = 1.0
     mulan_levels: int = 0
     clip_latents: float = 1.0
-    phases: float = 1.0
+    griffin_lim: int = 0
     window_seconds: float = 0.0
 
     def __post_init__(self):
@@ -57,8 +58,8 @@ class Settings:
             raise UserError(f"mulan_levels must be at least 0, got {self.mulan_levels}")
         if not self.clip_latents >= 0:
             raise UserError(f"clip_latents must be at least 0, got {self.clip_latents:g}")
-        if not 0 <= self.phases <= 1:
-            raise UserError(f"phases must be from 0 to 1, got {self.phases:g}")
+        if self.griffin_lim < 0:
+            raise UserError(f"griffin_lim must be at least 0, got {self.griffin_lim}")
         if not self.window_seconds >= 0:
             raise UserError(f"window_seconds must be at least 0, got {self.window_seconds:g}")
         _ = self.sampling  # checks the rest

@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 
 from melody_jax.autoencoder import loss
 from melody_jax.autoencoder.config import AutoencoderConfig, DiscriminatorConfig
+from melody_jax.autoencoder.decoder_magnitude import retrieve_phases
 from melody_jax.autoencoder.discriminators import Discriminators, Judgement
 from melody_jax.autoencoder.loss import LossConfig
 from melody_jax.autoencoder.network import Autoencoder, AutoencoderOutput
@@ -23,6 +24,8 @@ from melody_jax.train.state import TrainState
 
 PyTree = Any
 Crop = Callable[[jax.Array], jax.Array]
+
+EVAL_ITERATIONS = 32  # of Griffin-Lim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +44,6 @@ class AutoencoderStage(Stage):
       adversarial_start: first step at which the discriminators play; negative: never.
       adversarial_samples: the discriminators see a window of this length, drawn anew for every step (HiFi-GAN trains on
         8,192 samples); 0: the whole segment.
-      phase_dropout: probability that a segment is decoded from its envelope channels alone (where the encoder has such)
-        and judged by its spectra alone: those channels must then say all but the phases.
       spike_factor: a step whose gradient norm is not finite or exceeds this many times its running mean changes nothing
         but the counters `skipped` and `skipped_in_a_row`; 0 lets every step through.
       calibration_batches: batches over whose latents the scale is measured at the end.
@@ -58,7 +59,6 @@ class AutoencoderStage(Stage):
     segment_samples: int = 24_000
     adversarial_start: int = 0
     adversarial_samples: int = 0
-    phase_dropout: float = 0.0
     spike_factor: float = 10.0
     calibration_batches: int = 32
     name: ClassVar[str] = "autoencoder"
@@ -104,10 +104,8 @@ class AutoencoderStage(Stage):
         audio = batch["audio"]
         generator, discriminator = state.params["generator"], state.params["discriminator"]
 
-        phased = self._phased(jax.random.fold_in(state.step_key, 2))
-
         def reconstruct(params: PyTree) -> AutoencoderOutput:
-            return self._apply(params, audio, state.step_key, phased)
+            return self._apply(params, audio, state.step_key)
 
         output, pull_back = jax.vjp(reconstruct, generator)
         crop = self._crop(jax.random.fold_in(state.step_key, 1))
@@ -134,14 +132,15 @@ class AutoencoderStage(Stage):
             players = (after[0], after[1])
 
         # 2. The generator moves its waveform along all terms' gradients and its posterior along the KL's.
-        reconstruction = jax.value_and_grad(self._reconstruction_loss, has_aux=True)
-        (total, terms), gradient = reconstruction(output.audio, audio, phased)
+        reconstruction = jax.value_and_grad(self._reconstruction_loss, argnums=(0, 1), has_aux=True)
+        (total, terms), (gradient, magnitude_gradient) = reconstruction(output.audio, output.log_magnitude, audio)
         balance = loss.gradient_balance(gradient, adversarial_gradient, self.loss)
         kl, kl_gradient = jax.value_and_grad(loss.kl_divergence)(output.posterior)
         cotangent = AutoencoderOutput(
             audio=gradient + balance * adversarial_gradient,
             posterior=jax.tree.map(lambda g: self.loss.kl * g, kl_gradient),
             latents=jnp.zeros_like(output.latents),
+            log_magnitude=magnitude_gradient,
         )
         (gradients,) = pull_back(cotangent)
         metrics |= terms | {"loss": total + self.loss.kl * kl, "kl": kl}
@@ -149,19 +148,21 @@ class AutoencoderStage(Stage):
         return self._updated(state, new, players, metrics)
 
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
-        """Of the averaged weights, decoding the posterior mean: SI-SDR (dB), log-mel distance (nats), that of the
-        envelope channels alone, that of a 2 kHz low-pass and its ratio to the first, reconstruction terms, KL."""
+        """Of the averaged weights, decoding the posterior mean: SI-SDR (dB), log-mel distance (nats), that of a 2 kHz
+        low-pass and its ratio to the first, that of retrieved phases, reconstruction terms, KL."""
         audio, params, rate = batch["audio"], self._averaged(state), self.geometry.sample_rate
         posterior = self._apply(params, audio, method="encode")
         decoded = self._apply(params, posterior.mean, method="decode")
         log_mel = jnp.mean(loss.log_mel_distance(audio, decoded, rate))
         low_pass = jnp.mean(loss.log_mel_distance(audio, loss.low_pass(audio, rate), rate))
         kl = loss.kl_divergence(posterior)
-        total, terms = self._reconstruction_loss(decoded, audio)
-        if self.config.envelope_channels:
-            envelope = self._apply(params, posterior.mean, method="envelope")
-            audible = self._apply(params, envelope, method="decode")
-            terms["envelope_log_mel"] = jnp.mean(loss.log_mel_distance(audio, audible, rate))
+        magnitude = None
+        if self.config.magnitude.layers:
+            magnitude = self._apply(params, posterior.mean, method="log_magnitude")
+        total, terms = self._reconstruction_loss(decoded, magnitude, audio)
+        if magnitude is not None:
+            retrieved = retrieve_phases(magnitude, decoded, EVAL_ITERATIONS)
+            terms["retrieved_log_mel"] = jnp.mean(loss.log_mel_distance(audio, retrieved, rate))
         return terms | {
             "loss": total + self.loss.kl * kl,
             "kl": kl,
@@ -176,7 +177,7 @@ class AutoencoderStage(Stage):
         return {"audio": jax.ShapeDtypeStruct((self.batch_size, self.segment_samples), jnp.float32)}
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
-        """{encoder, decoder, latent_scale} with averaged weights.
+        """{encoder, decoder(s), latent_scale} with averaged weights.
 
         The scale is one over the 99.98 % quantile of the absolute latents, so that fewer than 0.1 % of the values of
         other music are clipped at [-1, 1]: extremes come in clumps (one loud clip), hence the margin.
@@ -233,14 +234,12 @@ class AutoencoderStage(Stage):
         }
         return loss.weighted(terms, self.loss), terms
 
-    def _phased(self, key: jax.Array) -> jax.Array | None:
-        """Which segments of this step are decoded from all channels."""
-        return jax.random.uniform(key, (self.batch_size,)) >= self.phase_dropout if self.phase_dropout else None
-
     def _reconstruction_loss(
-        self, decoded: jax.Array, audio: jax.Array, phased: jax.Array | None = None
+        self, decoded: jax.Array, log_magnitude: jax.Array | None, audio: jax.Array
     ) -> tuple[jax.Array, Metrics]:
-        terms = loss.reconstruction_terms(audio, decoded, self.loss, self.geometry.sample_rate, phased)
+        terms = loss.reconstruction_terms(audio, decoded, self.loss, self.geometry.sample_rate)
+        if log_magnitude is not None:
+            terms |= loss.magnitude_terms(audio, log_magnitude, self.loss, self.geometry.sample_rate)
         return loss.weighted(terms, self.loss), terms
 
     def _updated(

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from melody_jax import dsp
-from melody_jax.autoencoder.config import AutoencoderConfig, ConvolutionalEncoderConfig, HiFiGANConfig
+from melody_jax.autoencoder.config import AutoencoderConfig, ConvolutionalEncoderConfig, HiFiGANConfig, MagnitudeConfig
 from melody_jax.autoencoder.decoder_istft import synthesise
+from melody_jax.autoencoder.decoder_magnitude import log_magnitude, retrieve_phases
 from melody_jax.autoencoder.discriminators import Discriminators
 from melody_jax.autoencoder.network import Autoencoder
 from melody_jax.errors import UserError
@@ -55,7 +56,7 @@ def test_lengths_are_exact(built):
         assert np.isfinite(output.audio).all()
 
 
-def test_envelope_channels_know_no_phases_and_stand_alone():
+def test_envelope_channels_know_no_phases_and_magnitudes_no_other_channels():
     config = tiny.CONFIGS["envelope-istft"]
     built, audio = Built(config), tone()
     count = config.envelope_channels
@@ -68,18 +69,35 @@ def test_envelope_channels_know_no_phases_and_stand_alone():
     elsewhere = built.encode(built.params, audio.at[:, 600:].multiply(0.1))
     np.testing.assert_allclose(elsewhere.mean[:, :4, :count], upright.mean[:, :4, :count], atol=1e-5)
 
-    key, phased = jax.random.key(3), jnp.asarray([True, False])
-    output = built.method("__call__")(built.params, audio, key, phased)
-    assert (output.latents[0, :, count:] != 0).all() and (output.latents[1, :, count:] == 0).all()
-    alone = built.decode(built.params, built.envelope(built.params, output.latents))
-    np.testing.assert_allclose(output.audio[1], alone[1], atol=1e-5)
-    assert np.abs(output.audio[0] - alone[0]).max() > 1e-4
+    output = built.method("__call__")(built.params, audio, jax.random.key(3))
+    assert output.log_magnitude.shape == (2, 10, config.magnitude.window // 2 + 1)
+    alone = output.latents.at[..., count:].set(0.0)
+    np.testing.assert_allclose(built.log_magnitude(built.params, alone), output.log_magnitude, atol=1e-5)
+    assert np.abs(built.decode(built.params, alone) - output.audio).max() > 1e-4
+    params = built.params | {"latent_scale": jnp.float32(0.5)}
+    scaled = built.log_magnitude_from_latents(params, 0.5 * output.latents)
+    np.testing.assert_allclose(scaled, output.log_magnitude, atol=1e-5)
+
+
+def test_phases_are_retrieved_from_true_magnitudes():
+    audio = tone(samples=9600)
+    magnitude = log_magnitude(audio, 384, 96)
+    assert magnitude.shape == (2, 100, 193)
+    noise = 0.1 * jax.random.normal(jax.random.key(0), audio.shape, jnp.float32)
+    found = jax.jit(retrieve_phases, static_argnums=2)(magnitude, noise, 32)
+    errors = [jnp.mean(jnp.abs(log_magnitude(x, 384, 96) - magnitude)) for x in (found, noise)]
+    assert float(errors[0]) < 0.2 * float(errors[1])
 
 
 def test_envelopes_leave_channels_to_the_phases():
     config = AutoencoderConfig("framewise", "istft", framewise=dataclasses.replace(tiny.ENVELOPE, envelope_channels=4))
     with pytest.raises(UserError, match="envelope_channels 4 leave nothing of 4"):
         config.check(tiny.GEOMETRY)
+    for window in (0, 96, 500):
+        with pytest.raises(UserError, match=f"window {window} must be an even multiple of hop 96"):
+            AutoencoderConfig("framewise", "istft", magnitude=MagnitudeConfig(layers=1, window=window)).check(
+                Geometry()
+            )
 
 
 def test_a_ragged_length_is_refused(built):

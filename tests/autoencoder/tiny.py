@@ -7,6 +7,7 @@ from melody_jax.autoencoder.config import (
     FramewiseEncoderConfig,
     HiFiGANConfig,
     ISTFTConfig,
+    MagnitudeConfig,
 )
 from melody_jax.geometry import Geometry
 
@@ -21,12 +22,13 @@ FINE = ISTFTConfig(channels=16, hidden=32, layers=1, upsample=2, fine_channels=8
 HIFIGAN = HiFiGANConfig(
     channels=32, strides=(12, 8), upsample_kernels=(24, 16), kernels=(3, 5), dilations=(1,), trunk_kernels=(3,)
 )
+MAGNITUDE = MagnitudeConfig(channels=16, hidden=32, layers=1, kernel=3, window=384)
 CONFIGS = {
     "framewise-istft": AutoencoderConfig("framewise", "istft", framewise=FRAMEWISE, istft=ISTFT),
     "framewise-istft-fine": AutoencoderConfig(
         "framewise", "istft", framewise=FRAMEWISE, istft=FINE, remat="full", dtype="bfloat16"
     ),
-    "envelope-istft": AutoencoderConfig("framewise", "istft", framewise=ENVELOPE, istft=ISTFT),
+    "envelope-istft": AutoencoderConfig("framewise", "istft", framewise=ENVELOPE, istft=ISTFT, magnitude=MAGNITUDE),
     "convolutional-hifigan": AutoencoderConfig(convolutional=CONVOLUTIONAL, hifigan=HIFIGAN),
 }
 DISCRIMINATORS = DiscriminatorConfig(

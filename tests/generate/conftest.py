@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from flax import linen as nn
 
-from melody_jax.autoencoder.config import AutoencoderConfig, FramewiseEncoderConfig, ISTFTConfig
+from melody_jax.autoencoder.config import AutoencoderConfig, FramewiseEncoderConfig, ISTFTConfig, MagnitudeConfig
 from melody_jax.autoencoder.network import Autoencoder
 from melody_jax.bundle import export, save_part
 from melody_jax.codes.vocabulary import Vocabulary
@@ -52,6 +52,7 @@ AUTOENCODER = AutoencoderConfig(
         channels=16, hidden=32, layers=1, window=160, linear_hz=1000.0, mels=16, envelope_channels=2
     ),
     istft=ISTFTConfig(channels=16, hidden=32, layers=1, linear_hz=1000.0),
+    magnitude=MagnitudeConfig(channels=16, hidden=32, layers=1, window=160),
 )
 
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from melody_jax.autoencoder.decoder_magnitude import log_magnitude
 from melody_jax.errors import UserError
 from melody_jax.generate.pipeline import with_settings
 from melody_jax.generate.windows import cover
@@ -67,13 +68,29 @@ def test_decoding_in_pieces_equals_whole(melody):
     np.testing.assert_allclose(np.asarray(models.audio(latents)), whole, atol=1e-4)
 
 
-def test_without_phases_only_the_envelope_channels_sound(melody):
-    latents = np.random.default_rng(0).uniform(-1, 1, (1, GEOMETRY.clip_frames, GEOMETRY.latent_channels))
-    envelopes = latents * np.array([1, 1, 0, 0])
+def test_retrieved_phases_fit_the_magnitudes_of_long_music_too(melody):
+    """Decoded in pieces, retrieved in one: the whole has the spectrum that the magnitude decoder asks for."""
     models = melody._models
-    whole, alone = models.audio(jnp.asarray(latents, jnp.float32)), models.audio(jnp.asarray(latents, jnp.float32), 0.0)
-    np.testing.assert_allclose(alone, models.audio(jnp.asarray(envelopes, jnp.float32)), atol=1e-6)
-    assert np.abs(whole - alone).max() > 1e-3
+    latents = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 190, 4)), jnp.float32)
+    wanted = models._magnitude(models.params["autoencoder"], latents)
+    plain, retrieved = models.audio(latents), models.audio(latents, 16)
+    assert retrieved.shape == plain.shape == (2, 190 * GEOMETRY.hop)
+    misfits = [float(jnp.mean(jnp.abs(log_magnitude(x, 160, GEOMETRY.hop) - wanted))) for x in (retrieved, plain)]
+    assert misfits[0] < 0.5 * misfits[1]
+    (alone,) = models.audio(latents[1:], 16)
+    np.testing.assert_allclose(alone, retrieved[1], atol=1e-3)
+
+
+def test_phases_are_retrieved_on_demand(melody):
+    plain, retrieved = (melody.generate([PROMPT], seconds=0.4, griffin_lim=n)[0] for n in (0, 4))
+    np.testing.assert_array_equal(plain.tokens, retrieved.tokens)
+    assert np.abs(plain.audio - retrieved.audio).max() > 1e-3
+
+
+def test_phases_need_magnitudes(melody, monkeypatch):
+    monkeypatch.setattr(type(melody._models), "has_magnitudes", False)
+    with pytest.raises(UserError, match="griffin_lim needs an autoencoder with a magnitude decoder"):
+        melody.generate([PROMPT], seconds=0.4, griffin_lim=4)
 
 
 def test_music_prompt(melody):

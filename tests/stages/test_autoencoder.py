@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from melody_jax.autoencoder import loss
+from melody_jax.autoencoder.decoder_magnitude import FLOOR, log_magnitude, magnitude
 from melody_jax.autoencoder.loss import LossConfig
 from melody_jax.stages.autoencoder import AutoencoderStage
 from melody_jax.train.optim import OptimConfig
@@ -91,13 +93,19 @@ def test_the_players_pull_in_opposite_directions():
 
 
 def test_the_manual_pull_back_is_the_gradient_of_the_total_loss():
-    stage = dataclasses.replace(STAGE, adversarial_start=-1, optim=dataclasses.replace(OPTIM, clip_norm=0.0))
+    stage = dataclasses.replace(
+        STAGE,
+        config=tiny.CONFIGS["envelope-istft"],
+        adversarial_start=-1,
+        optim=dataclasses.replace(OPTIM, clip_norm=0.0),
+    )
     state, batch = start(stage), next(batches())
     assert state.params["discriminator"] == {}
 
     def total(generator):
         output = stage._apply(generator, jnp.asarray(batch["audio"]), state.step_key)
         terms = loss.reconstruction_terms(jnp.asarray(batch["audio"]), output.audio, LOSS, 24_000)
+        terms |= loss.magnitude_terms(jnp.asarray(batch["audio"]), output.log_magnitude, LOSS, 24_000)
         return loss.weighted(terms, LOSS) + LOSS.kl * loss.kl_divergence(output.posterior)
 
     value, gradients = jax.jit(jax.value_and_grad(total))(state.params["generator"])
@@ -170,24 +178,38 @@ def test_the_same_seed_and_step_give_the_same_bits():
     assert not changed(*results)
 
 
-def test_segments_without_phases_are_judged_by_their_spectra_alone():
+def test_the_magnitude_decoder_learns_beside_the_waveform():
     stage = dataclasses.replace(STAGE, config=tiny.CONFIGS["envelope-istft"], adversarial_start=-1)
+    step, evaluate = compiled(stage)
     state, batch = start(stage), next(batches(stage))
-    never, always = (dataclasses.replace(stage, phase_dropout=share) for share in (0.0, 1.0))
-    _, with_phases = jax.jit(never.train_step)(state, batch)
-    after, without = jax.jit(always.train_step)(state, batch)
-    assert float(without["waveform"]) == 0 != float(with_phases["waveform"])
-    assert float(without["mel"]) > 0
-    # the decoder's weights learn from them, the encoder's for phases only by the KL term
-    assert changed(state.params["generator"]["decoder"], after.params["generator"]["decoder"])
-    figures = jax.jit(stage.eval_step)(state, batch)
-    assert float(figures["envelope_log_mel"]) != float(figures["log_mel"])
+    before = evaluate(state, batch)
+    for _ in range(30):
+        state, metrics = step(state, batch)
+    after = evaluate(state, batch)
+    assert float(metrics["magnitude"]) > 0
+    assert float(after["magnitude"]) < 0.8 * float(before["magnitude"])
+    assert float(after["retrieved_log_mel"]) < 0.85 * float(before["retrieved_log_mel"])
+    assert "magnitude_decoder" in stage.finish(state, batches(stage))
 
 
-def test_the_waveform_term_counts_only_phased_segments():
-    audio, decoded = (jax.random.normal(jax.random.key(i), (3, 480)) for i in range(2))
-    decoded = decoded.at[1].set(100.0)
-    rows = jnp.asarray([True, False, True])
-    some = loss.noise_to_signal(audio, decoded, rows)
-    np.testing.assert_allclose(some, loss.noise_to_signal(audio[::2], decoded[::2]), rtol=1e-6)
-    assert float(loss.noise_to_signal(audio, decoded, jnp.zeros(3, bool))) == 0
+def test_envelopes_listen_to_the_magnitude_decoder_and_phases_do_not():
+    silent = dataclasses.replace(LOSS, mel=0.0, waveform=0.0, kl=0.0)
+    still = dataclasses.replace(OPTIM, weight_decay=0.0)
+    stage = dataclasses.replace(
+        STAGE, config=tiny.CONFIGS["envelope-istft"], adversarial_start=-1, loss=silent, optim=still
+    )
+    state = start(stage)
+    new, _ = jax.jit(stage.train_step)(state, next(batches(stage)))
+    before, after = (s.params["generator"]["encoder"] for s in (state, new))
+    assert changed(before["envelope_out"], after["envelope_out"])
+    assert not changed(before["out"], after["out"])
+
+
+def test_true_magnitudes_have_no_distance():
+    audio = jnp.asarray(next(batches())["audio"])
+    truth = log_magnitude(audio, 384, 96)
+    same = loss.magnitude_terms(audio, truth, LOSS, 24_000)
+    assert set(same) == {"magnitude", "magnitude_mel"} and all(float(value) == 0 for value in same.values())
+    louder = jnp.log(2.0 * magnitude(truth) + FLOOR)
+    twice = loss.magnitude_terms(audio, louder, LOSS, 24_000)
+    assert all(0 < float(value) < math.log(2.0) + 1e-3 for value in twice.values())
