@@ -1,11 +1,13 @@
 """Checkpoints: the state (without the parents' weights), every host's data position and the run's record, in one.
 
 Orbax writes a checkpoint into a temporary folder in the background and renames it when every host is done; the data
-position and the record are items of the same checkpoint, so a checkpoint either is complete or does not exist.
+position and the record are items of the same checkpoint, so a checkpoint either is complete or does not exist. The sizes of
+all of its files are written last: one that was cut short afterwards is known before anything of it is read.
 """
 
 import dataclasses
 import gc
+import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,6 +26,7 @@ from melody_jax.train.stage import Batches
 from melody_jax.train.state import TrainState
 
 Record = dict[str, Any]
+SIZES = "sizes.json"
 _LOG = logging.getLogger(__name__)
 
 
@@ -71,7 +74,12 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int):
         self._directory = directory.absolute()
         directory.mkdir(parents=True, exist_ok=True)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self._saving = -1
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sizes),
+        )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, state: TrainState, batches: Batches, record: Record) -> None:
@@ -90,6 +98,8 @@ class Checkpoints:
                     batches=SavePosition(batches),
                     record=ocp.args.JsonSave(record),
                 )
+                self._manager.wait_until_finished()
+                self._saving = step
                 self._manager.save(step, args=items, force=True)
 
     def wait(self) -> None:
@@ -136,6 +146,7 @@ class Checkpoints:
         found, error = None, None
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # orbax abandons its other reads, loudly
         try:
+            _check_sizes(self._directory / str(step))
             record = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
             _check_signature(record["arrays"], _signature(arrays), self._directory / str(step))
             items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), batches=RestorePosition(batches))
@@ -151,6 +162,14 @@ class Checkpoints:
             return found
         _LOG.warning("checkpoint %s/%d cannot be read, trying the one before: %s", self._directory, step, error)
         return None
+
+    def _write_sizes(self) -> None:
+        """Called by orbax when every item is on disk, before the checkpoint's folder gets its name."""
+        if jax.process_index():
+            return
+        for folder in self._directory.iterdir():
+            if folder.name.partition(".")[0] == str(self._saving):
+                (folder / SIZES).write_text(json.dumps(_sizes(folder)))
 
     def last_good(self) -> str:
         """Where the newest complete checkpoint is, for a message; waits for the one being written."""
@@ -193,6 +212,21 @@ def _check_signature(saved: Mapping[str, str], wanted: Mapping[str, str], path: 
             f"checkpoint {path} is of another configuration: {name} is {saved.get(name, 'absent')} there and "
             f"{wanted.get(name, 'absent')} in this run; use its configuration or another --model_dir"
         )
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of every file of every item."""
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.glob("*/**/*") if path.is_file()}
+
+
+def _check_sizes(folder: Path) -> None:
+    """Raises OSError where a file is not what it was; readers of arrays leave threads behind when they fail."""
+    if not (folder / SIZES).exists():
+        return
+    found = _sizes(folder)
+    for name, size in json.loads((folder / SIZES).read_text()).items():
+        if found.get(name) != size:
+            raise OSError(f"{name} has {found.get(name, 'none')} of {size} bytes")
 
 
 def _everywhere(done: bool) -> bool:

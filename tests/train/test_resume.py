@@ -1,5 +1,6 @@
 """An interrupted run ends with the bits of an uninterrupted one: real processes, real signals."""
 
+import re
 import shutil
 import signal
 
@@ -80,6 +81,15 @@ def restore(folder):
         checkpoints.close()
 
 
+def test_a_checkpoint_with_broken_contents_gives_way_too(finished, tmp_path, caplog):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(finished / "checkpoints", folder)
+    record = folder / "8" / "record" / "metadata"
+    record.write_bytes(b"?" * record.stat().st_size)
+    assert int(restore(folder).state.step) == 4
+    assert "8 cannot be read, trying the one before" in caplog.text and "bytes" not in caplog.text
+
+
 def damage(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -93,6 +103,7 @@ def test_a_checkpoint_cut_short_gives_way_to_the_one_before(finished, tmp_path, 
     restored = restore(folder)
     assert int(restored.state.step) == 4
     assert "8 cannot be read, trying the one before" in caplog.text
+    assert re.search(r"has \d+ of \d+ bytes", caplog.text)
     assert not (folder / "8").exists()
     damage(next((folder / "4").glob(pattern)))
     with pytest.raises(regression.loop.UserError, match="none of the checkpoints .* can be read"):
