@@ -1,5 +1,6 @@
 """The models of a bundle, ready to run: one method per arrow of the system's figure, compiled once per shape."""
 
+import math
 from typing import Any
 
 import jax
@@ -59,7 +60,7 @@ class Models:
         self._text = jax.jit(self._text_codes)
         self._music = jax.jit(self._music_codes)
         self._continue = jax.jit(self._continue_tokens, static_argnames=("length", "sampling"))
-        self._diffuse = jax.jit(self._diffuse_window, static_argnames=("steps", "schedule", "scale", "clip"))
+        self._diffuse = jax.jit(self._diffuse_window, static_argnames=("steps", "schedule", "scale", "clip", "noise"))
         self._decode = jax.jit(self._decode_latents)
         self._magnitude = jax.jit(self._decode_magnitude)
         self._retrieve = jax.jit(self._retrieve_phases, static_argnames="iterations")
@@ -111,14 +112,15 @@ class Models:
         schedule: str,
         scale: float,
         clip: float,
+        noise: float = 1.0,
     ) -> Float[Array, "B L D"]:
         """Latents of the windows (in tokens).
 
         Where a window overlaps earlier ones their latents are known: clean frames at delta = 0.
         """
         per_token, channels = self.geometry.frames_per_token, self.geometry.latent_channels
-        wanted, patch = windows.size * per_token, self.dpd_config.patch
-        size = -(-wanted // patch) * patch  # whole patches
+        wanted, whole = windows.size * per_token, math.lcm(self.dpd_config.patch, per_token)
+        size = -(-wanted // whole) * whole  # whole patches and tokens
         done = jnp.zeros((tokens.shape[0], 0, channels), jnp.float32)
         for index, start in enumerate(windows.starts):
             known = done[:, start * per_token :]
@@ -126,7 +128,7 @@ class Models:
             known = jnp.pad(known, ((0, 0), (0, size - overlap), (0, 0)))
             window = self._diffuse(
                 self.params["dpd"],
-                tokens[:, start : start + windows.size],
+                _lengthened(tokens[:, start : start + windows.size], size // per_token),
                 _fold(keys, index),
                 known,
                 jnp.arange(size)[None, :] < overlap,
@@ -134,6 +136,7 @@ class Models:
                 schedule=schedule,
                 scale=scale,
                 clip=clip,
+                noise=noise,
             )
             done = jnp.concatenate([done, window[:, overlap:wanted]], axis=1)
         return done
@@ -204,19 +207,28 @@ class Models:
         schedule: str,
         scale: float,
         clip: float,
+        noise: float,
     ) -> Array:
         def network(*arguments: Array) -> Array:
             return self._dpd.apply({"params": params}, *arguments)  # pyright: ignore[reportReturnType]
 
-        noise = jax.vmap(lambda key: jax.random.normal(key, known.shape[1:], jnp.float32))(keys)
+        def guided(tokens: Array) -> guidance.Denoiser:
+            return guidance.guide_batched(network, tokens, scale)
+
+        per_token = self.geometry.frames_per_token
+        shifts = range(
+            self.dpd_config.patch // per_token
+        )  # in tokens; a patch no longer than one has no boundaries in it
+        start = jax.vmap(lambda key: jax.random.normal(key, known.shape[1:], jnp.float32))(keys)
         return sampler.sample(
-            guidance.guide_batched(network, tokens, scale),
-            noise,
+            sampler.shifted(guided, tokens, per_token) if shifts else guided(tokens),
+            noise * start,
             angles.schedule(schedule, steps),
             known,
             mask,
             clip=clip or None,
             data_std=self.dpd_config.data_std,
+            shifts=shifts,
         )
 
     def _decode_latents(self, params: Any, latents: Array) -> Array:
@@ -234,6 +246,11 @@ class Models:
 
 def _fold(keys: UInt32[Array, "B 2"], index: int) -> UInt32[Array, "B 2"]:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
+
+
+def _lengthened(tokens: Array, length: int) -> Array:
+    """Tokens [B, N] with the last one repeated up to `length`."""
+    return jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1])), mode="edge")
 
 
 def _to_device(leaf: np.ndarray) -> Array:

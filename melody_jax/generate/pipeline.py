@@ -162,6 +162,7 @@ class Melody:
             settings.schedule,
             float(settings.guidance),
             float(settings.clip_latents),
+            float(settings.noise),
         )[:, : count * geometry.frames_per_token]
         clock.lap("diffusion", latents)
         audio = models.audio(latents, settings.griffin_lim)
