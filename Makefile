@@ -21,8 +21,7 @@ demo: $(VENV)/.base
 train: $(VENV)/.data
 	$(BIN)/melody data corpus --name corpus --data_dir $(DATA_DIR) --clips 2400 --seed 0 --validation 0.04 --test 0.13
 	$(BIN)/melody train all --size tiny --data corpus --data_dir $(DATA_DIR) --model_dir $(MODEL_DIR)
-	$(BIN)/melody export --model_dir $(MODEL_DIR) --out $(MODEL_DIR)/bundle --set lm_guidance=4 --set temperature=0.9 \
-	    --set guidance=1.5 --set noise=0.6 --set griffin_lim=32
+	$(BIN)/melody export --size tiny --model_dir $(MODEL_DIR) --out $(MODEL_DIR)/bundle
 	$(BIN)/melody evaluate --bundle $(MODEL_DIR)/bundle --model_dir $(MODEL_DIR) --data corpus --data_dir $(DATA_DIR) \
 	    --out $(MODEL_DIR)/report
 

@@ -16,6 +16,7 @@ from gin import config as gin_config
 
 import melody_jax
 from melody_jax.errors import UserError
+from melody_jax.generate.settings import Settings
 from melody_jax.train import loop
 from melody_jax.train.stage import Stage
 
@@ -94,6 +95,22 @@ def gin_files(stage: str, size: str, hardware: str, data: str = "") -> list[Path
         raise UserError(f"stage {stage} has no configuration for size {size} ({files[2]} is missing)")
     data_file = root / "data" / f"{data}.gin"
     return [*files, data_file] if data_file.exists() else files
+
+
+def sampling_defaults(size: str) -> dict[str, Any]:
+    """The fields of `Settings` that configs/sizes/SIZE/sampling.gin binds; none without such a file.
+
+    Raises:
+      UserError: no such size, or a wrong file.
+    """
+    if size not in sizes():
+        raise UserError(f"unknown size {size!r}; choose one of {', '.join(sizes())}")
+    file = configs_directory() / "sizes" / size / "sampling.gin"
+    if not file.exists():
+        return {}
+    gin.clear_config()
+    _explained(lambda: gin.parse_config_file(str(file)))
+    return dict(_explained(lambda: gin.get_bindings(Settings)))
 
 
 def compose(

@@ -23,6 +23,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--section", action="append", default=[], metavar="FILE", help="Markdown to append to the model card (a table)"
     )
+    parser.add_argument("--size", help="take the sampling defaults of configs/sizes/SIZE/sampling.gin")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="default for sampling, as in --set steps=10"
     )
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         args.out,
         dtype=args.dtype,
         card=Card(**fields),
-        sampling=_sampling(args.set),
+        sampling=_sampling(args.size, args.set),
         max_file_bytes=int(args.max_file_mib * 2**20) or None,
         tokenizer=args.tokenizer,
     )
@@ -79,12 +80,13 @@ def _read(path: str) -> str:
         raise UserError(f"cannot read {path}: {error}") from None
 
 
-def _sampling(items: list[str]) -> dict[str, Any]:
-    """NAME=VALUE items as settings, checked."""
+def _sampling(size: str | None, items: list[str]) -> dict[str, Any]:
+    """The size's defaults and NAME=VALUE items as settings, checked."""
+    from melody_jax.cli.configuration import sampling_defaults
     from melody_jax.generate.pipeline import with_settings
     from melody_jax.generate.settings import Settings
 
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, Any] = sampling_defaults(size) if size else {}
     for item in items:
         name, separator, value = item.partition("=")
         if not separator:

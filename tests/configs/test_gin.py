@@ -10,6 +10,7 @@ from melody_jax import config as config_lib
 from melody_jax import stages
 from melody_jax.bundle import part as part_lib
 from melody_jax.cli import configuration
+from melody_jax.generate.settings import Settings
 from melody_jax.parallel.init import abstract_state
 from melody_jax.parallel.mesh import make_mesh
 
@@ -39,6 +40,13 @@ def with_parents(stage, size, folder):
         (folder / parent).mkdir()
         (folder / parent / part_lib.INFO_FILE).write_text(json.dumps(info))
     return dataclasses.replace(stage, parents_dir=str(folder)) if stage.name in stages.PARENTS else stage
+
+
+@pytest.mark.parametrize("size", configuration.sizes())
+def test_sampling_defaults_are_settings(size):
+    chosen = configuration.sampling_defaults(size)
+    assert bool(chosen) == (ROOT / "sizes" / size / "sampling.gin").exists()
+    Settings(**chosen)
 
 
 @pytest.mark.parametrize(("stage", "size"), RUNS)

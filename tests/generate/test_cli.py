@@ -52,6 +52,8 @@ def test_prompt_file_and_folder(bundle_dir, tmp_path):
         (["a", "--guidance", "-1"], "guidance"),
         (["a", "--schedule", "cubic"], "schedule"),
         (["a", "--temperature", "-1"], "temperature"),
+        (["a", "--noise", "2"], "noise must be"),
+        (["a", "--griffin_lim", "-1"], "griffin_lim must be"),
         (["a", "--seed", "-1"], "seed"),
         (["a", "--batch_size", "0"], "batch_size"),
         (["a", "--bundle", "/nowhere"], "not a bundle"),
@@ -93,9 +95,28 @@ def test_export(model_dir, tmp_path, capsys):
     assert "lm/weights.safetensors" in capsys.readouterr().out
 
 
+def test_export_takes_the_defaults_of_a_size(model_dir, tmp_path):
+    command = [
+        "export",
+        "--model_dir",
+        model_dir,
+        "--out",
+        tmp_path / "bundle",
+        "--size",
+        "tiny",
+        "--set",
+        "guidance=3",
+    ]
+    assert main([str(word) for word in command]) == 0
+    sampling = Bundle.load(tmp_path / "bundle").sampling
+    assert sampling["guidance"] == 3 and sampling["griffin_lim"] == 32
+    assert "steps" not in sampling
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
+        (["--size", "huge"], "unknown size 'huge'"),
         (["--dtype", "int8"], "unknown dtype"),
         (["--set", "steps"], "NAME=VALUE"),
         (["--set", "steps=0"], "steps must be"),
