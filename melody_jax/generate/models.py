@@ -216,9 +216,7 @@ class Models:
             return guidance.guide_batched(network, tokens, scale)
 
         per_token = self.geometry.frames_per_token
-        shifts = range(
-            self.dpd_config.patch // per_token
-        )  # in tokens; a patch no longer than one has no boundaries in it
+        shifts = range(self.dpd_config.patch // per_token)  # in tokens; none where a patch is shorter than one
         start = jax.vmap(lambda key: jax.random.normal(key, known.shape[1:], jnp.float32))(keys)
         return sampler.sample(
             sampler.shifted(guided, tokens, per_token) if shifts else guided(tokens),
