@@ -119,7 +119,8 @@ def _text_to_music(args: argparse.Namespace, held_out: "list[Clip]", audio: Path
 
     prompts, asked = zip(*_prompts(held_out, args.prompts), strict=True)
     melody = Melody.load(args.bundle)
-    made = melody.generate(list(prompts), seed=list(range(args.seed, args.seed + len(prompts))))
+    seeds = list(range(args.seed, args.seed + len(prompts)))
+    made = melody.generate(list(prompts), seed=seeds, progress=True)
     rate = melody.bundle.geometry.sample_rate
     return measures.prompt_adherence(
         *_timbres(read.read_clips(audio, "train", JUDGE_CLIPS), rate),

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
         source = {"audio": [read_music(path, melody.bundle.geometry.sample_rate) for path in args.music]}
     else:
         source = {"prompts": prompts}
-    results = melody.generate(**source, seed=args.seed, batch_size=args.batch_size, **chosen)
+    results = melody.generate(**source, seed=args.seed, batch_size=args.batch_size, progress=True, **chosen)
     for result, wav in zip(results, outputs, strict=True):
         try:
             write_result(result, wav, melody.bundle)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 
 from melody_jax.bundle.bundle import Bundle
 from melody_jax.errors import UserError
@@ -18,6 +19,8 @@ from melody_jax.generate.settings import Settings
 from melody_jax.generate.windows import Windows, cover
 from melody_jax.shapes import Array, Float, Int
 
+STEPS = ("prompt", "language model", "diffusion", "decoder")
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -25,7 +28,7 @@ class Result:
 
     Attributes:
       prompt: the sentence, or "" where music was the prompt.
-      audio: [T] float32 in [-1, 1], T = seconds * sample_rate.
+      audio: [T] float32 in [-1, 1], T = seconds * sample_rate; scaled down where it would be louder.
       sample_rate: Hz.
       mulan: [Q] MuLan codes of the prompt.
       tokens: [N] semantic codes.
@@ -78,6 +81,7 @@ class Melody:
         audio: Sequence[np.ndarray] | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int = 16,
+        progress: bool = False,
         **settings: Any,
     ) -> list[Result]:
         """Music for each prompt, in their order.
@@ -91,6 +95,7 @@ class Melody:
             length counts; shorter ones are repeated to that length.
           seed: one for all prompts, or one per prompt.
           batch_size: how many prompts are worked on at once.
+          progress: whether a bar on stderr shows the work done and the time left.
           **settings: any field of `Settings`: seconds, steps, guidance, temperature, ...
 
         Raises:
@@ -108,13 +113,15 @@ class Melody:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
         results: list[Result] = []
-        for start in range(0, len(names), batch_size):
-            rows = list(range(start, min(start + batch_size, len(names))))
-            # the last batch of several is filled up, so that it needs no program of its own
-            filled = rows + rows[-1:] * (min(batch_size, len(names)) - len(rows))
-            batch = self._batch([source[i] for i in filled], [seeds[i] for i in filled], chosen)
-            for row, i in enumerate(rows):
-                results.append(self._result(batch, row, names[i], seeds[i], chosen, len(filled)))
+        starts = range(0, len(names), batch_size)
+        with tqdm.tqdm(total=len(STEPS) * len(starts), desc="sampling", unit="step", disable=not progress) as bar:
+            for start in starts:
+                rows = list(range(start, min(start + batch_size, len(names))))
+                # the last batch of several is filled up, so that it needs no program of its own
+                filled = rows + rows[-1:] * (min(batch_size, len(names)) - len(rows))
+                batch = self._batch([source[i] for i in filled], [seeds[i] for i in filled], chosen, bar)
+                for row, i in enumerate(rows):
+                    results.append(self._result(batch, row, names[i], seeds[i], chosen, len(filled)))
         return results
 
     def _sources(
@@ -142,14 +149,14 @@ class Melody:
             raise UserError(f"music prompt {index + 1} is not a non-empty mono array of finite numbers")
         return np.resize(clip.astype(np.float32), self.bundle.geometry.clip_samples)
 
-    def _batch(self, source: list[Any], seeds: list[int], settings: Settings) -> dict[str, Any]:
+    def _batch(self, source: list[Any], seeds: list[int], settings: Settings, bar: tqdm.tqdm) -> dict[str, Any]:
         """Arrays of a whole batch on the host, and the times."""
         geometry, models = self.bundle.geometry, self._models
         count = geometry.tokens_in(settings.seconds)
         diffusion, language = self._windows(count, settings)
         keys = jnp.stack([jax.random.PRNGKey(seed) for seed in seeds])
         lm_keys, noise_keys = (jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, use) for use in (0, 1))
-        clock = _Clock()
+        clock = _Clock(bar)
         mulan = models.text_codes(source) if isinstance(source[0], str) else models.music_codes(np.stack(source))
         clock.lap("prompt", mulan)
         tokens = models.tokens(mulan, lm_keys, language, settings.sampling, settings.mulan_levels)
@@ -184,7 +191,7 @@ class Melody:
         audio = batch["audio"][row, : max(1, round(settings.seconds * sample_rate))]
         return Result(
             prompt=prompt,
-            audio=np.clip(audio, -1.0, 1.0).astype(np.float32),
+            audio=(audio / max(1.0, float(np.abs(audio).max()))).astype(np.float32),
             sample_rate=sample_rate,
             mulan=batch["mulan"][row],
             tokens=batch["tokens"][row],
@@ -215,7 +222,8 @@ def with_settings(settings: Settings, changes: dict[str, Any]) -> Settings:
 class _Clock:
     """Seconds from lap to lap, each lap ending when its array is there."""
 
-    def __init__(self):
+    def __init__(self, bar: tqdm.tqdm):
+        self._bar = bar
         self.times: dict[str, float] = {}
         self._last = time.perf_counter()
 
@@ -224,3 +232,4 @@ class _Clock:
         now = time.perf_counter()
         self.times[name] = now - self._last
         self._last = now
+        self._bar.update()

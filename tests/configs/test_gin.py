@@ -92,4 +92,4 @@ def test_every_gin_file_is_covered_by_these_tests():
     known = {"stages", "sizes", "hardware", "data", "runs", "sweeps", "t5x"}
     assert {path.relative_to(ROOT).parts[0] for path in ROOT.rglob("*.gin")} <= known
     assert {path.stem for path in (ROOT / "stages").glob("*.gin")} == set(stages.ORDER)
-    assert {path.stem for path in (ROOT / "sizes").glob("*/*.gin")} <= {*stages.ORDER, "geometry"}
+    assert {path.stem for path in (ROOT / "sizes").glob("*/*.gin")} <= {*stages.ORDER, "geometry", "sampling"}

@@ -24,7 +24,9 @@ def test_one_prompt(bundle_dir, tmp_path, capsys):
     command = ["generate", "a slow waltz", "--bundle", bundle_dir, "--seconds", 0.4, "--steps", 3, "--guidance", 2.5]
     assert main([str(word) for word in [*command, "--seed", 1, "--out", out]]) == 0
     assert sorted(path.name for path in out.parent.iterdir()) == ["x.json", "x.png", "x.wav"]
-    assert str(out) in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert str(out) in said.out
+    assert "sampling: 100%" in said.err
     assert json.loads(out.with_suffix(".json").read_text())["settings"]["steps"] == 3
 
 
