@@ -21,6 +21,7 @@ COMMANDS = {
     "export": "collect trained parts into a bundle for sampling",
     "generate": "make music from sentences with a bundle",
     "evaluate": "measure trained stages or a bundle on held-out music",
+    "describe": "parameters and FLOPs of every model of a size",
 }
 
 

@@ -1,0 +1,45 @@
+"""`melody describe`: the published sizes, and FLOPs that follow from them."""
+
+import json
+
+import pytest
+
+from melody_jax.cli.main import main
+
+PUBLISHED = {"mulan": 195.3e6, "semantic": 199.5e6, "lm": 429.5e6, "dpd": 296.6e6, "autoencoder": 100.1e6}
+
+
+@pytest.fixture(scope="module")
+def paper():
+    from melody_jax.cli.describe import MODELS, describe
+
+    return {name: describe(name, "paper") for name in MODELS}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_paper_size_has_the_published_parameters(paper, name):
+    assert paper[name]["parameters"] == pytest.approx(PUBLISHED[name], rel=0.02)
+
+
+def test_flops_follow_from_the_parameters(paper):
+    """A transformer costs two FLOPs per parameter and token, attention and the untied tables aside."""
+    lm = paper["lm"]
+    assert lm["forward_flops"] == pytest.approx(2 * lm["parameters"] * 263, rel=0.05)
+    assert lm["training_flops"] == pytest.approx(3 * lm["forward_flops"], rel=0.02)
+    for name in ("mulan", "dpd"):
+        assert paper[name]["training_flops"] == pytest.approx(3 * paper[name]["forward_flops"], rel=0.1)
+
+
+def test_table_and_json_say_the_same(capsys):
+    assert main(["describe", "--size", "tiny"]) == 0
+    table = capsys.readouterr().out
+    assert main(["describe", "--size", "tiny", "--json"]) == 0
+    models = json.loads(capsys.readouterr().out)["models"]
+    assert set(models) == set(PUBLISHED)
+    for name, row in models.items():
+        assert f"| {name} | {row['parameters'] / 1e6:.2f} M |" in table
+
+
+def test_an_unknown_size_is_refused(capsys):
+    assert main(["describe", "--size", "huge"]) == 2
+    assert "unknown size 'huge'" in capsys.readouterr().err
