@@ -52,38 +52,40 @@ def stft(x: Float[Array, "*b T"], fft: int, hop: int, win: int | None = None) ->
     """Short-time Fourier transform, periodic Hann, centred with reflection; F = 1 + T // hop, bins = fft // 2 + 1."""
     lead = [(0, 0)] * (x.ndim - 1)
     padded = jnp.pad(x.astype(jnp.float32), [*lead, (fft // 2, fft // 2)], mode="reflect")
-    frames = frame(padded, fft, hop)
-    return jnp.fft.rfft(frames * jnp.asarray(hann(fft, win)).reshape((1,) * (frames.ndim - 1) + (fft,)))
+    return jnp.fft.rfft(_windowed(frame(padded, fft, hop), win))
 
 
 def istft(spectrum: Complex[Array, "*b F bins"], hop: int, length: int, win: int | None = None) -> Float[Array, "*b T"]:
     """Least-squares inverse of `stft`, cut to `length` samples."""
     fft = 2 * (spectrum.shape[-1] - 1)
-    window = hann(fft, win)
-    frames = jnp.fft.irfft(spectrum, n=fft)
-    frames = frames * jnp.asarray(window).reshape((1,) * (frames.ndim - 1) + (fft,))
-    signal = overlap_add(frames, hop)
-    power = _window_power(spectrum.shape[-2], fft, hop, win)
-    signal = signal / jnp.asarray(power).reshape((1,) * (signal.ndim - 1) + power.shape)
-    return signal[..., fft // 2 : fft // 2 + length]
+    return _least_squares(spectrum, hop, win)[..., fft // 2 : fft // 2 + length]
 
 
 def centred_stft(x: Float[Array, "*b T"], fft: int, hop: int) -> Complex[Array, "*b F bins"]:
     """Spectra of periodic Hann windows centred on every hop of x, zeros around it: exactly F = T // hop frames."""
     pad = (fft - hop) // 2
     padded = jnp.pad(x.astype(jnp.float32), [(0, 0)] * (x.ndim - 1) + [(pad, pad)])
-    frames = frame(padded, fft, hop)
-    return jnp.fft.rfft(frames * jnp.asarray(hann(fft)).reshape((1,) * (frames.ndim - 1) + (fft,)))
+    return jnp.fft.rfft(_windowed(frame(padded, fft, hop)))
 
 
 def centred_istft(spectrum: Complex[Array, "*b F bins"], hop: int) -> Float[Array, "*b T"]:
     """Least-squares inverse of `centred_stft`, T = F * hop."""
-    count, fft = spectrum.shape[-2], 2 * (spectrum.shape[-1] - 1)
-    frames = jnp.fft.irfft(spectrum, n=fft)
-    signal = overlap_add(frames * jnp.asarray(hann(fft)).reshape((1,) * (frames.ndim - 1) + (fft,)), hop)
-    power, pad = _window_power(count, fft, hop, None), (fft - hop) // 2
-    signal = signal / jnp.asarray(power).reshape((1,) * (signal.ndim - 1) + power.shape)
-    return signal[..., pad : pad + count * hop]
+    pad = (2 * (spectrum.shape[-1] - 1) - hop) // 2
+    return _least_squares(spectrum, hop)[..., pad : pad + spectrum.shape[-2] * hop]
+
+
+def _windowed(frames: Float[Array, "*b F size"], win: int | None = None) -> Float[Array, "*b F size"]:
+    """Frames times their Hann window."""
+    size = frames.shape[-1]
+    return frames * jnp.asarray(hann(size, win)).reshape((1,) * (frames.ndim - 1) + (size,))
+
+
+def _least_squares(spectrum: Complex[Array, "*b F bins"], hop: int, win: int | None = None) -> Float[Array, "*b T"]:
+    """The padded signal whose windowed frames are nearest to these spectra (Griffin and Lim, 1984, eq. 6)."""
+    fft = 2 * (spectrum.shape[-1] - 1)
+    signal = overlap_add(_windowed(jnp.fft.irfft(spectrum, n=fft), win), hop)
+    power = _window_power(spectrum.shape[-2], fft, hop, win)
+    return signal / jnp.asarray(power).reshape((1,) * (signal.ndim - 1) + power.shape)
 
 
 def griffin_lim(

@@ -83,8 +83,7 @@ def gin_files(stage: str, size: str, hardware: str, data: str = "") -> list[Path
         "hardware": (hardware, sorted(path.stem for path in (root / "hardware").glob("*.gin"))),
     }
     for kind, (name, known) in choices.items():
-        if name not in known:
-            raise UserError(f"unknown {kind} {name!r}; choose one of {', '.join(known)}")
+        _check_choice(kind, name, known)
     files = [
         root / "stages" / f"{stage}.gin",
         root / "sizes" / size / "geometry.gin",
@@ -103,8 +102,7 @@ def sampling_defaults(size: str) -> dict[str, Any]:
     Raises:
       UserError: no such size, or a wrong file.
     """
-    if size not in sizes():
-        raise UserError(f"unknown size {size!r}; choose one of {', '.join(sizes())}")
+    _check_choice("size", size, sizes())
     file = configs_directory() / "sizes" / size / "sampling.gin"
     if not file.exists():
         return {}
@@ -159,6 +157,11 @@ def unread() -> list[str]:
         scope if selector == "gin.macro" else "/".join(filter(None, (scope, selector))) for scope, selector in keys
     }
     return sorted(names - {_TRAIN} - HARDWARE_MACROS)
+
+
+def _check_choice(kind: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise UserError(f"unknown {kind} {name!r}; choose one of {', '.join(known)}")
 
 
 def _is_read(binding: str) -> bool:
