@@ -12,7 +12,7 @@ MODEL_DIR ?= runs/tiny
 # Test processes beside one another; each wants 2 GiB.
 WORKERS ?= 2
 
-.PHONY: demo test test-slow train lint clean
+.PHONY: demo test test-slow test-parity train lint clean
 
 demo: $(VENV)/.base
 	$(BIN)/melody generate --prompts bundles/demo.txt --bundle bundles/tiny --seconds 10 --seed 1 --out music
@@ -30,6 +30,10 @@ test: $(VENV)/.dev lint
 
 test-slow: $(VENV)/.dev
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow
+
+# The models against PyTorch's and Hugging Face's.
+test-parity: $(VENV)/.parity
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m parity tests/parity
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -51,6 +55,10 @@ $(VENV)/.data: $(VENV)/.base packages-no-deps-data.txt
 
 $(VENV)/.dev: $(VENV)/.data
 	$(PIP) --editable '.[data,dev]'
+	touch $@
+
+$(VENV)/.parity: $(VENV)/.dev
+	$(PIP) --editable '.[data,dev,parity]'
 	touch $@
 
 clean:

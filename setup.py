@@ -53,6 +53,7 @@ setup(
             "symusic>=0.6",
             "verovio>=6.4",
         ],
+        "parity": ["torch>=2.9", "transformers>=5.0", "sru>=2.6"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda12]>=0.10.2"],
         "dev": [

@@ -1,5 +1,6 @@
 """Strictness for all tests: no silent dtype or rank promotion, 8 virtual devices, shapes checked at run time."""
 
+import importlib.util
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -16,3 +17,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # compiled programs survive from run to run, on a developer's machine as in CI
 jax.config.update("jax_compilation_cache_dir", os.environ.get("MELODY_TEST_CACHE", ".cache/jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+PARITY = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+collect_ignore = [] if PARITY else ["parity"]
+
+
+def pytest_report_header():
+    return [] if PARITY else ["tests/parity is left out: the extra `parity` is not installed (make test-parity)"]

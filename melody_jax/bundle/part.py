@@ -101,7 +101,7 @@ def save_part(
         "parents": dict(sorted(parents.items())),
     }
     info["id"] = part_id or _identity(info, flat)
-    flat = _cast(name, flat, dtype)
+    flat = cast(name, flat, dtype)
     info |= {"dtype": _float_dtype(flat), "training": dict(training), "files": {}}
     scratch = directory.with_name(f".{directory.name}.tmp-{os.getpid()}")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -111,7 +111,7 @@ def save_part(
             save_file(tensors, scratch / filename)
             info["files"][filename] = _sha256(scratch / filename)
         (scratch / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n")
-        _replace(scratch, directory)
+        replace_directory(scratch, directory)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return _from_info(info, flat)
@@ -216,19 +216,24 @@ def _float_dtype(flat: dict[str, np.ndarray]) -> str:
     return dtypes.pop() if len(dtypes) == 1 else "mixed"
 
 
-def _cast(name: str, flat: dict[str, np.ndarray], dtype: str | None) -> dict[str, np.ndarray]:
+def cast(name: str, flat: dict[str, np.ndarray], dtype: str | None) -> dict[str, np.ndarray]:
+    """Floating-point arrays in `dtype` ("float32", "float16", "bfloat16"; None keeps them).
+
+    Raises:
+      UserError: another dtype, or numbers that are not finite in it.
+    """
     if dtype is None:
         return flat
     if dtype not in _FLOATS:
         raise UserError(f"unknown dtype {dtype!r} for weights; choose one of {', '.join(_FLOATS)}")
-    cast = {}
+    result = {}
     with np.errstate(over="ignore"):
         for key, leaf in flat.items():
-            cast[key] = leaf.astype(_FLOATS[dtype]) if _is_float(leaf) else leaf
-    broken = [key for key in flat if _is_float(flat[key]) and not np.isfinite(cast[key].astype(np.float32)).all()]
+            result[key] = leaf.astype(_FLOATS[dtype]) if _is_float(leaf) else leaf
+    broken = [key for key in flat if _is_float(flat[key]) and not np.isfinite(result[key].astype(np.float32)).all()]
     if broken:
         raise UserError(f"part {name}: weights {broken[0]} are not finite as {dtype}; export as float32 or bfloat16")
-    return cast
+    return result
 
 
 def _shards(
@@ -271,7 +276,8 @@ def _refuse_foreign(directory: pathlib.Path) -> None:
         raise UserError(f"cannot write part {directory}: the directory holds other things ({min(foreign)})")
 
 
-def _replace(scratch: pathlib.Path, directory: pathlib.Path) -> None:
+def replace_directory(scratch: pathlib.Path, directory: pathlib.Path) -> None:
+    """Gives `scratch` the name `directory`; what had that name is gone only afterwards."""
     old = directory.with_name(f".{directory.name}.old-{os.getpid()}")
     if directory.exists():
         directory.rename(old)

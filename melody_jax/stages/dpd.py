@@ -52,6 +52,8 @@ class DPDStage(Stage):
     grid_points: int = 8
     parents_dir: str = ""
     name: ClassVar[str] = "dpd"
+    starts: ClassVar[Mapping[str, str]] = {"dpd": ""}
+    measured: ClassVar[tuple[str, ...]] = ("linear",)
 
     @property
     def clip(self) -> Geometry:

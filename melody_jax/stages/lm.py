@@ -50,6 +50,7 @@ class LMStage(Stage):
     text_share: float = 0.0
     parents_dir: str = ""
     name: ClassVar[str] = "lm"
+    starts: ClassVar[Mapping[str, str]] = {"lm": "", "llama": ""}
 
     @property
     def vocabulary(self) -> Vocabulary:

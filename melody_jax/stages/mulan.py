@@ -48,6 +48,9 @@ class MuLanStage(Stage):
     augment: AugmentConfig = AugmentConfig()
     calibration_batches: int = 16
     name: ClassVar[str] = "mulan"
+    starts: ClassVar[Mapping[str, str]] = {"mulan": "", "bert": "text", "ast": "music"}
+    measured: ClassVar[tuple[str, ...]] = ("music_center", "text_center")
+    positions: ClassVar[tuple[str, ...]] = ("music/positions", "text/position/embedding")
 
     @property
     def model(self) -> MuLan:

@@ -41,6 +41,8 @@ class SemanticStage(Stage):
     crop_seconds: float = 0.0
     calibration_batches: int = 16
     name: ClassVar[str] = "semantic"
+    starts: ClassVar[Mapping[str, str]] = {"semantic": "", "wav2vec2-conformer": ""}
+    measured: ClassVar[tuple[str, ...]] = ("feature_norm",)
 
     @property
     def model(self) -> SemanticEncoder:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from melody_jax.errors import UserError
 from melody_jax.parallel.mesh import DEFAULT, make_mesh
 from melody_jax.train.checkpoint import Checkpoints
 from melody_jax.train.hooks import StoppedError, StopSignals, sole_user
+from melody_jax.train.initial import start_from
 from melody_jax.train.metrics import MetricWriter, plot_curves, progress_bar, show
 from melody_jax.train.stage import Batches, HostBatch, Stage
 from melody_jax.train.state import TrainState
@@ -38,6 +39,7 @@ def train(
     mesh: str = DEFAULT,
     seed: int = 0,
     data: str = "",
+    init_from: Sequence[str] = (),
 ) -> Part | None:
     """Trains a stage to its last step, from its newest checkpoint if there is one, and writes its part.
 
@@ -53,12 +55,15 @@ def train(
       mesh: sizes of the mesh axes (`parallel.mesh`).
       seed: of parameters and step randomness.
       data: name of the data, for the part's record.
+      init_from: directories of parts to start from instead of random weights (`Stage.starts`); a run that goes on from
+        a checkpoint does not read them again.
 
     Returns:
       The part (None on all hosts but the first).
 
     Raises:
-      UserError: the mesh does not fit, or the folder belongs to another configuration, parent or process.
+      UserError: the mesh does not fit, the folder belongs to another configuration, parent or process, or a part of
+        `init_from` does not fit the stage.
       StoppedError: a signal (after a checkpoint), a metric that is not finite, or a checkpoint that cannot be
         written; checkpoints made before are intact.
     """
@@ -73,6 +78,7 @@ def train(
             _check_same_run(restored.record["part"], record["part"], directory)
             state, record = restored.state, restored.record | {"part": record["part"]}
         else:
+            state, record["init_from"] = start_from(stage, state, init_from)
             state = calibrated(stage, state, _endless(batches))
         writer = MetricWriter(directory, int(state.step))
         steps = Steps(stage, grid, state)
@@ -84,6 +90,8 @@ def train(
             training = {"steps": total_steps, "data": data, "seed": seed, "batch_size": stage.batch_size}
             training |= {"seconds": round(record["seconds"], 1), "device": jax.devices()[0].device_kind}
             training["evaluation"] = record["evaluation"]
+            if record.get("init_from"):
+                training["init_from"] = record["init_from"]
             part = _write_part(stage, steps.state, batches, directory, training)
         except (StoppedError, OSError) as error:
             message = f"{stage.name}: {error}; {checkpoints.last_good()}"

@@ -51,6 +51,14 @@ class Stage(Protocol):
     """One trainable thing. Methods are pure unless said otherwise; shapes are global."""
 
     name: ClassVar[str]
+    starts: ClassVar[Mapping[str, str]] = {}
+    """Name of a part -> where its weights go in `TrainState.params` ("/" between names) when training starts from it."""
+    measured: ClassVar[tuple[str, ...]] = ()
+    """First names of parameters of the stage's own part that are measured, not learned: none of `TrainState.params`."""
+    positions: ClassVar[tuple[str, ...]] = ()
+    """Tables of positions in `TrainState.params`: starting from a longer one takes its first rows."""
+    averaged_part: ClassVar[str] = ""
+    """The sub-tree of `TrainState.params` that `TrainState.ema` averages; "" for all of it."""
     config: Any
     geometry: Geometry
     batch_size: int

@@ -156,7 +156,9 @@ def test_a_stage_without_its_parent_is_refused(chain, tmp_path, capsys):
 def test_all_trains_in_order_skips_what_is_finished_and_continues_the_rest(chain, tmp_path, capsys, monkeypatch):
     trained = []
     real = train._train
-    monkeypatch.setattr(train, "_train", lambda args, config: (trained.append(config.stage.name), real(args, config)))
+    monkeypatch.setattr(
+        train, "_train", lambda args, config, init: (trained.append(config.stage.name), real(args, config, init))
+    )
     # the second stage is interrupted by a metric that is not finite
     poison = ["--set", "regression.ChildStage.poison_step=4", "--set", "loop.train.checkpoint_every=2"]
     assert melody(tmp_path, *poison, stage="all") == 1

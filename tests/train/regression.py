@@ -47,6 +47,7 @@ class RegressionStage(Stage):
     batch_size: int = 8
     poison_step: int = -1
     name: ClassVar[str] = "regression"
+    starts: ClassVar[dict[str, str]] = {"regression": ""}
 
     def init(self, key):
         params = Network(self.config).init(key, jnp.zeros((1, 8)))["params"]
