@@ -46,6 +46,7 @@ class AutoencoderStage(Stage):
         8,192 samples); 0: the whole segment.
       spike_factor: a step whose gradient norm is not finite or exceeds this many times its running mean changes nothing
         but the counters `skipped` and `skipped_in_a_row`; 0 lets every step through.
+      rollback_after: so many skipped steps in a row send the run back to its last good checkpoint; 0: never.
       calibration_batches: batches over whose latents the scale is measured at the end.
     """
 
@@ -60,6 +61,7 @@ class AutoencoderStage(Stage):
     adversarial_start: int = 0
     adversarial_samples: int = 0
     spike_factor: float = 10.0
+    rollback_after: int = 20
     calibration_batches: int = 32
     name: ClassVar[str] = "autoencoder"
     starts: ClassVar[Mapping[str, str]] = {"autoencoder": "generator", "hifigan": "generator/decoder"}

@@ -124,21 +124,29 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints but none can be read, or they hold other arrays than `state`.
         """
+        return self._newest(state, batches)
+
+    def go_back(self, state: TrainState) -> Restored | None:
+        """The newest checkpoint whose record says `healthy`; newer ones are removed. No batches are moved."""
+        self.wait()
+        return self._newest(state, None)
+
+    def _newest(self, state: TrainState, batches: Batches | None) -> Restored | None:
         broken: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             restored = self._restore(step, state, batches)
-            if restored is not None:
+            if restored is not None and (batches is not None or restored.record.get("healthy", True)):
                 for other in broken:
                     self._manager.delete(other)
                 return restored
             broken.append(step)
-        if broken:
+        if broken and batches is not None:
             raise UserError(
                 f"none of the checkpoints in {self._directory} can be read; move the folder away to start anew"
             )
         return None
 
-    def _restore(self, step: int, state: TrainState, batches: Batches) -> Restored | None:
+    def _restore(self, step: int, state: TrainState, batches: Batches | None) -> Restored | None:
         arrays = _arrays(state)
         abstract = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in arrays.items()
@@ -149,7 +157,8 @@ class Checkpoints:
             _check_sizes(self._directory / str(step))
             record = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
             _check_signature(record["arrays"], _signature(arrays), self._directory / str(step))
-            items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), batches=RestorePosition(batches))
+            position = {} if batches is None else {"batches": RestorePosition(batches)}
+            items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), **position)
             found = Restored(_with_arrays(state, self._manager.restore(step, args=items)["state"]), record)
         except UserError:
             raise

@@ -1,6 +1,7 @@
 """The one training loop. It sees a `Stage` and nothing of the model inside."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ from melody_jax.train.state import TrainState
 from melody_jax.train.steps import Steps, calibrated, initial_state
 
 PART = "part"
+_ROLLBACKS = 3  # to the same checkpoint
+_LOG = logging.getLogger(__name__)
 
 
 def train(
@@ -84,14 +87,13 @@ def train(
         steps = Steps(stage, grid, state)
         del state, restored  # the first step takes over their memory
         held_out = _first(eval_batches, eval_steps)
-        run = _Run(steps, batches, held_out, checkpoints, writer, signals, record)
+        run = _Run(steps, batches, held_out, checkpoints, writer, signals, record, stage.rollback_after)
         try:
             run.advance(stage.name, total_steps, checkpoint_every, eval_every, log_every)
             training = {"steps": total_steps, "data": data, "seed": seed, "batch_size": stage.batch_size}
             training |= {"seconds": round(record["seconds"], 1), "device": jax.devices()[0].device_kind}
             training["evaluation"] = record["evaluation"]
-            if record.get("init_from"):
-                training["init_from"] = record["init_from"]
+            training |= {name: record[name] for name in ("init_from", "rollbacks") if record.get(name)}
             part = _write_part(stage, steps.state, batches, directory, training)
         except (StoppedError, OSError) as error:
             message = f"{stage.name}: {error}; {checkpoints.last_good()}"
@@ -118,13 +120,16 @@ class _Run:
     writer: MetricWriter
     signals: StopSignals
     record: dict[str, Any]
+    rollback_after: int = 0
 
     def advance(self, name: str, total: int, checkpoint_every: int, eval_every: int, log_every: int) -> None:
         """Takes the steps that are left."""
         first = int(self.steps.state.step)
         started = time.monotonic() - self.record["seconds"]
+        step = first
         with progress_bar(name, first, total) as bar:
-            for step in range(first + 1, total + 1):
+            while step < total:
+                step += 1
                 self.steps.dispatch(next(self.batches))
                 bar.update()
                 last, at_log = step == total, step % log_every == 0
@@ -139,11 +144,36 @@ class _Run:
                 stop = self.signals.agreed(at_meeting=at_log)
                 if step % checkpoint_every == 0 or last or stop:
                     self.steps.read()  # what is saved is known to be finite
-                    self.record["seconds"] = time.monotonic() - started
+                    self.record |= {"seconds": time.monotonic() - started, "healthy": not self.steps.skipped}
                     self.checkpoints.save(self.steps.state, self.batches, self.record)
                 if stop and not last:
                     raise StoppedError(f"stopped by a signal at step {step}", 128 + stop)
+                if self.rollback_after and self.steps.skipped >= self.rollback_after:
+                    step = self._roll_back(step)
+                    bar.update(step - bar.n)
         self.checkpoints.wait()
+
+    def _roll_back(self, step: int) -> int:
+        """The state of the last good checkpoint, in front of other batches than those that followed it; its step.
+
+        Raises:
+          StoppedError: there is no such checkpoint, or it has been tried `_ROLLBACKS` times.
+        """
+        skipped = self.steps.skipped
+        restored = self.checkpoints.go_back(self.steps.state)
+        if restored is None:
+            raise StoppedError(f"step {step}: {skipped} steps in a row were skipped, before the first good checkpoint")
+        good = int(restored.state.step)
+        self.record["rollbacks"] = [*self.record.get("rollbacks", []), [step, good]]
+        if [back for _, back in self.record["rollbacks"]].count(good) > _ROLLBACKS:
+            raise StoppedError(
+                f"step {step}: {skipped} steps in a row were skipped, as after {_ROLLBACKS} rollbacks before"
+            )
+        self.steps.go_back(restored.state)
+        _LOG.warning("step %d: %d steps in a row were skipped; back to the checkpoint of step %d", step, skipped, good)
+        self.writer.go_back(good)
+        self.writer.write(good, "rollback", {"from_step": float(step)})
+        return good
 
 
 def _first(batches: Iterator[HostBatch] | Batches, count: int) -> list[HostBatch]:

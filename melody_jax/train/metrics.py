@@ -29,6 +29,7 @@ class MetricWriter:
 
     def __init__(self, directory: Path, step: int):
         self._lines = self._events = None
+        self._directory = directory
         if jax.process_index() != 0:
             return
         directory.mkdir(parents=True, exist_ok=True)
@@ -53,6 +54,11 @@ class MetricWriter:
         for name, value in values.items():
             self._add_event(Event(step=step, summary=scalar(f"{split}/{name}", value)))
         self._events.flush()
+
+    def go_back(self, step: int) -> None:
+        """Drops what was written after `step`."""
+        self.close()
+        self.__init__(self._directory, step)
 
     def close(self) -> None:
         """Closes the files."""

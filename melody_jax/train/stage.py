@@ -62,6 +62,9 @@ class Stage(Protocol):
     config: Any
     geometry: Geometry
     batch_size: int
+    rollback_after: int = 0
+    """So many steps in a row that the stage skipped (its metric `skipped_in_a_row`) send the run back to its last good
+    checkpoint; 0: never."""
 
     def init(self, key: jax.Array) -> TrainState:
         """The state before step 0, parameters boxed with logical axes.

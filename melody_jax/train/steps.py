@@ -1,5 +1,6 @@
 """The compiled steps of a run, and their metrics on the way from the device to the log."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -43,10 +44,12 @@ class Steps:
 
     Attributes:
       state: after the last dispatched step.
+      skipped: how many steps in a row the stage had skipped when metrics were read last.
     """
 
     def __init__(self, stage: Stage, mesh: Mesh, state: TrainState):
         self.state = state
+        self.skipped = 0
         self._step = int(state.step)
         self._mesh = mesh
         self._shapes = stage.batch_shapes()
@@ -77,14 +80,23 @@ class Steps:
         while self._pending:
             step, metrics = self._pending.pop(0)
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            self.skipped = int(values.get("skipped_in_a_row", 0))
+            if self.skipped:  # its numbers went nowhere
+                values = {name: value for name, value in values.items() if math.isfinite(value)}
             check_finite(values, step)
             self._window.append(values)
+
+    def go_back(self, state: TrainState) -> None:
+        """Continues from another state of the same run; steps dispatched before are forgotten."""
+        self.state, self.skipped, self._step = state, 0, int(state.step)
+        self._pending.clear()
 
     def take_means(self) -> dict[str, float]:
         """Means of every metric since the last call, and `steps_per_second`."""
         self.read()
         now = time.monotonic()
-        means = {name: float(np.mean([values[name] for values in self._window])) for name in self._window[-1]}
+        names = {name for values in self._window for name in values}
+        means = {name: float(np.mean([v[name] for v in self._window if name in v])) for name in sorted(names)}
         means["steps_per_second"] = len(self._window) / (now - self._window_start)
         self._window, self._window_start = [], now
         return means

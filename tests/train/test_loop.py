@@ -7,12 +7,15 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from melody_jax.bundle.part import flatten, load_part
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
+from melody_jax.train import loop
+from melody_jax.train.arrays import ArrayBatches
 from melody_jax.train.hooks import StoppedError, sole_user
 from melody_jax.train.metrics import read_lines
 from melody_jax.train.optim import OptimConfig
@@ -126,3 +129,76 @@ def test_more_steps_continue_a_finished_run(tmp_path):
     regression.run(tmp_path / "a", total_steps=10, stage=short)
     longer = regression.run(tmp_path / "a", total_steps=20, stage=short)
     assert longer.id == regression.run(tmp_path / "b", total_steps=20, stage=short).id
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipping(RegressionStage):
+    """Skips every step whose batch holds a NaN, as the autoencoder does, and counts."""
+
+    rollback_after: int = 4
+
+    def init(self, key):
+        state = super().init(key)
+        return state.replace(extra={**state.extra, "row": jnp.zeros((), jnp.int32)})
+
+    def train_step(self, state, batch):
+        good = jnp.all(jnp.isfinite(batch["x"]))
+        new, metrics = super().train_step(state.replace(extra={"mean": state.extra["mean"]}), batch)
+        row = jnp.where(good, 0, state.extra["row"] + 1)
+        kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new.params, state.params)
+        averaged = jax.tree.map(lambda a, b: jnp.where(good, a, b), new.ema, state.ema)
+        optimizer = jax.tree.map(lambda a, b: jnp.where(good, a, b), new.opt_state, state.opt_state)
+        mean = jnp.where(good, new.extra["mean"], state.extra["mean"])
+        new = new.replace(params=kept, ema=averaged, opt_state=optimizer, extra={"mean": mean, "row": row})
+        return new, {**metrics, "skipped_in_a_row": row.astype(jnp.float32)}
+
+
+class Broken(ArrayBatches):
+    """The batches of some numbers (counted from 1) hold NaNs."""
+
+    def __init__(self, *args, numbers, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._numbers = numbers
+
+    def __next__(self):
+        batch = super().__next__()
+        return {**batch, "x": batch["x"] * np.float32(np.nan)} if self._given in self._numbers else batch
+
+
+def _with_broken(folder, numbers, **changes):
+    settings = {"total_steps": 30, "checkpoint_every": 5, "eval_every": 30, "log_every": 1} | changes
+    return loop.train(
+        Skipping(),
+        Broken(regression.examples(), 8, seed=3, numbers=numbers),
+        ArrayBatches(regression.examples(seed=1), 8, shuffle=False),
+        model_dir=str(folder),
+        **settings,
+    )
+
+
+def test_a_few_bad_steps_are_skipped(tmp_path):
+    part = _with_broken(tmp_path, {7, 8, 20})
+    records = [r for r in read_lines(tmp_path / "regression" / "metrics.jsonl") if r["split"] == "train"]
+    assert [r["step"] for r in records] == list(range(1, 31))
+    assert [r["step"] for r in records if "loss" not in r] == [7, 8, 20]
+    assert "rollbacks" not in part.training
+    assert all(np.isfinite(x).all() for x in flatten(part.params).values())
+
+
+def test_many_bad_steps_roll_back_to_the_last_good_checkpoint(tmp_path, caplog):
+    """Batches 13 to 18 are bad: the checkpoint of step 15 is made in the middle of them, that of step 10 is good."""
+    part = _with_broken(tmp_path, set(range(13, 19)))
+    assert part.training["rollbacks"] == [[16, 10]] and part.training["steps"] == 30
+    assert "4 steps in a row were skipped; back to the checkpoint of step 10" in caplog.text
+    records = read_lines(tmp_path / "regression" / "metrics.jsonl")
+    train = [r for r in records if r["split"] == "train"]
+    assert [r["step"] for r in train] == list(range(1, 31))
+    assert [r["step"] for r in train if "loss" not in r] == [11, 12]  # batches 17 and 18 follow
+    assert [(r["step"], r["from_step"]) for r in records if r["split"] == "rollback"] == [(10, 16)]
+
+
+def test_a_run_that_cannot_go_on_stops(tmp_path):
+    with pytest.raises(StoppedError, match="as after 3 rollbacks before.*the last good checkpoint is .*/10"):
+        _with_broken(tmp_path, set(range(13, 60)))
+    with pytest.raises(StoppedError, match="before the first good checkpoint"):
+        _with_broken(tmp_path / "none", set(range(1, 60)))
