@@ -57,8 +57,9 @@ class Models:
             params["mulan"] = {**params["mulan"], "text": text}
         self.params: dict[str, Any] = jax.tree.map(_to_device, params)
         self._tokenizer = TextTokenizer(bundle.tokenizer)
-        self._text = jax.jit(self._text_codes)
-        self._music = jax.jit(self._music_codes)
+        self._text = jax.jit(self._embed_text)
+        self._music = jax.jit(self._embed_music)
+        self._quantize = jax.jit(self._mulan_codes)
         self._continue = jax.jit(self._continue_tokens, static_argnames=("length", "sampling"))
         self._diffuse = jax.jit(self._diffuse_window, static_argnames=("steps", "schedule", "scale", "clip", "noise"))
         self._decode = jax.jit(self._decode_latents)
@@ -70,14 +71,18 @@ class Models:
         """Whether the autoencoder has a magnitude decoder, of which `audio` can retrieve phases."""
         return self._autoencoder.config.magnitude.layers > 0
 
-    def text_codes(self, prompts: list[str]) -> Int[Array, "B Q"]:
-        """MuLan codes of sentences."""
+    def embed_text(self, prompts: list[str]) -> Float[Array, "B E"]:
+        """MuLan embeddings of sentences, unit norm."""
         length = min(TEXT_TOKENS, self.mulan_config.text.positions)
         return self._text(self.params, self._tokenizer.encode(prompts, length))
 
-    def music_codes(self, audio: Float[np.ndarray, "B T"]) -> Int[Array, "B Q"]:
-        """MuLan codes of music at the geometry's sample rate, T as in its clips."""
+    def embed_music(self, audio: Float[Array | np.ndarray, "B T"]) -> Float[Array, "B E"]:
+        """MuLan embeddings of music at the geometry's sample rate, T as in its clips; unit norm."""
         return self._music(self.params, audio)
+
+    def mulan_codes(self, embeddings: Float[Array, "B E"]) -> Int[Array, "B Q"]:
+        """Residual VQ codes of MuLan embeddings."""
+        return self._quantize(self.params, embeddings)
 
     def tokens(
         self,
@@ -98,7 +103,7 @@ class Models:
         for index, start in enumerate(windows.starts):
             length = start + windows.size - tokens.shape[1]
             drawn = self._continue(
-                self.params["lm"], condition, tokens[:, start:], _fold(keys, index), length=length, sampling=sampling
+                self.params["lm"], condition, tokens[:, start:], fold_in(keys, index), length=length, sampling=sampling
             )
             tokens = jnp.concatenate([tokens, drawn], axis=1)
         return tokens
@@ -129,7 +134,7 @@ class Models:
             window = self._diffuse(
                 self.params["dpd"],
                 _lengthened(tokens[:, start : start + windows.size], size // per_token),
-                _fold(keys, index),
+                fold_in(keys, index),
                 known,
                 jnp.arange(size)[None, :] < overlap,
                 steps=steps,
@@ -162,13 +167,14 @@ class Models:
             parts.append(decoded[:, (begin - at) * hop : (end - at) * hop])
         return jnp.concatenate(parts, axis=1)
 
-    def _text_codes(self, params: dict[str, Any], text_tokens: Array) -> Array:
-        embedding = self._mulan.apply({"params": params["mulan"]}, text_tokens, method="embed_text")
-        return rvq.encode(params["codes"]["rvq"], embedding)  # pyright: ignore[reportArgumentType]
+    def _embed_text(self, params: dict[str, Any], text_tokens: Array) -> Array:
+        return self._mulan.apply({"params": params["mulan"]}, text_tokens, method="embed_text")  # pyright: ignore[reportReturnType]
 
-    def _music_codes(self, params: dict[str, Any], audio: Array) -> Array:
-        embedding = self._mulan.apply({"params": params["mulan"]}, audio, method="embed_music")
-        return rvq.encode(params["codes"]["rvq"], embedding)  # pyright: ignore[reportArgumentType]
+    def _embed_music(self, params: dict[str, Any], audio: Array) -> Array:
+        return self._mulan.apply({"params": params["mulan"]}, audio, method="embed_music")  # pyright: ignore[reportReturnType]
+
+    def _mulan_codes(self, params: dict[str, Any], embeddings: Array) -> Array:
+        return rvq.encode(params["codes"]["rvq"], embeddings)
 
     def _continue_tokens(
         self, params: Any, condition: Array, earlier: Array, keys: Array, length: int, sampling: decode.Sampling
@@ -242,8 +248,9 @@ class Models:
         return jax.lax.map(row, (log_magnitude, start))  # row by row: a spectrum is eight times its waveform
 
 
-def _fold(keys: UInt32[Array, "B 2"], index: int) -> UInt32[Array, "B 2"]:
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
+def fold_in(keys: UInt32[Array, "B 2"], use: int) -> UInt32[Array, "B 2"]:
+    """A key of each row for another use."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, use)
 
 
 def _lengthened(tokens: Array, length: int) -> Array:

@@ -14,12 +14,10 @@ import tqdm
 
 from melody_jax.bundle.bundle import Bundle
 from melody_jax.errors import UserError
-from melody_jax.generate.models import Models
+from melody_jax.generate.models import Models, fold_in
 from melody_jax.generate.settings import Settings
 from melody_jax.generate.windows import Windows, cover
-from melody_jax.shapes import Array, Float, Int
-
-STEPS = ("prompt", "language model", "diffusion", "decoder")
+from melody_jax.shapes import Array, Float, Int, UInt32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +36,7 @@ class Result:
       times: seconds of work by step, for the whole batch that this piece was made in; the first use of a shape includes
         its compilation.
       batch: number of pieces in that batch.
+      similarity: cosine of the MuLan embeddings of prompt and music, where it was the best of several candidates.
     """
 
     prompt: str
@@ -50,6 +49,7 @@ class Result:
     seed: int
     times: dict[str, float]
     batch: int
+    similarity: float | None = None
 
 
 class Melody:
@@ -114,7 +114,8 @@ class Melody:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
         results: list[Result] = []
         starts = range(0, len(names), batch_size)
-        with tqdm.tqdm(total=len(STEPS) * len(starts), desc="sampling", unit="step", disable=not progress) as bar:
+        laps = len(starts) * _laps(chosen)
+        with tqdm.tqdm(total=laps, desc="sampling", unit="step", disable=not progress) as bar:
             for start in starts:
                 rows = list(range(start, min(start + batch_size, len(names))))
                 # the last batch of several is filled up, so that it needs no program of its own
@@ -151,19 +152,34 @@ class Melody:
 
     def _batch(self, source: list[Any], seeds: list[int], settings: Settings, bar: tqdm.tqdm) -> dict[str, Any]:
         """Arrays of a whole batch on the host, and the times."""
+        models, clock = self._models, _Clock(bar)
+        keys = jnp.stack([jax.random.PRNGKey(seed) for seed in seeds])
+        prompt = models.embed_text(source) if isinstance(source[0], str) else models.embed_music(np.stack(source))
+        mulan = models.mulan_codes(prompt)
+        clock.lap("prompt", mulan)
+        best = self._pieces(mulan, keys, settings, clock)
+        if settings.candidates > 1:
+            best["similarity"] = self._similarity(prompt, best["audio"], clock)
+        for candidate in range(1, settings.candidates):
+            made = self._pieces(mulan, fold_in(keys, 1 + candidate), settings, clock)
+            made["similarity"] = self._similarity(prompt, made["audio"], clock)
+            nearer = made["similarity"] > best["similarity"]
+            for name, array in best.items():
+                array[nearer] = made[name][nearer]
+        return {"mulan": np.asarray(mulan), **best, "times": clock.times}
+
+    def _pieces(
+        self, mulan: Int[Array, "B Q"], keys: UInt32[Array, "B 2"], settings: Settings, clock: "_Clock"
+    ) -> dict[str, np.ndarray]:
+        """One piece per row: its tokens and its audio, scaled down where it is too loud."""
         geometry, models = self.bundle.geometry, self._models
         count = geometry.tokens_in(settings.seconds)
         diffusion, language = self._windows(count, settings)
-        keys = jnp.stack([jax.random.PRNGKey(seed) for seed in seeds])
-        lm_keys, noise_keys = (jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, use) for use in (0, 1))
-        clock = _Clock(bar)
-        mulan = models.text_codes(source) if isinstance(source[0], str) else models.music_codes(np.stack(source))
-        clock.lap("prompt", mulan)
-        tokens = models.tokens(mulan, lm_keys, language, settings.sampling, settings.mulan_levels)
+        tokens = models.tokens(mulan, fold_in(keys, 0), language, settings.sampling, settings.mulan_levels)
         clock.lap("language model", tokens)
         latents = models.latents(
             tokens[:, : diffusion.total],
-            noise_keys,
+            fold_in(keys, 1),
             diffusion,
             settings.steps,
             settings.schedule,
@@ -174,8 +190,21 @@ class Melody:
         clock.lap("diffusion", latents)
         audio = models.audio(latents, settings.griffin_lim)
         clock.lap("decoder", audio)
-        host = jax.device_get({"mulan": mulan, "tokens": tokens[:, :count], "audio": audio})
-        return {**host, "latent_frames": latents.shape[1], "times": clock.times}
+        host = jax.device_get(audio)[:, : max(1, round(settings.seconds * geometry.sample_rate))]
+        peak = np.abs(host).max(axis=1, keepdims=True)
+        return {"tokens": np.array(tokens[:, :count]), "audio": (host / np.maximum(peak, 1.0)).astype(np.float32)}
+
+    def _similarity(
+        self, prompt: Float[Array, "B E"], audio: Float[np.ndarray, "B T"], clock: "_Clock"
+    ) -> Float[np.ndarray, " B"]:
+        """Cosine of the MuLan embeddings of prompts and music, the mean over whole clips; shorter music is repeated."""
+        size = self.bundle.geometry.clip_samples
+        if audio.shape[1] < size:
+            audio = np.stack([np.resize(row, size) for row in audio])
+        starts = range(0, audio.shape[1] - size + 1, size)
+        cosines = [jnp.sum(prompt * self._models.embed_music(audio[:, at : at + size]), axis=1) for at in starts]
+        clock.lap("choice", cosines[-1])
+        return np.mean(cosines, axis=0)
 
     def _windows(self, count: int, settings: Settings) -> tuple[Windows, Windows]:
         """(of the diffusion, of the language model), in tokens; the latter reach at least as far as the former."""
@@ -187,19 +216,18 @@ class Melody:
         return diffusion, cover(diffusion.total, geometry.clip_tokens, geometry.clip_tokens // 2)
 
     def _result(self, batch: dict[str, Any], row: int, prompt: str, seed: int, settings: Settings, rows: int) -> Result:
-        sample_rate = self.bundle.geometry.sample_rate
-        audio = batch["audio"][row, : max(1, round(settings.seconds * sample_rate))]
         return Result(
             prompt=prompt,
-            audio=(audio / max(1.0, float(np.abs(audio).max()))).astype(np.float32),
-            sample_rate=sample_rate,
+            audio=batch["audio"][row],
+            sample_rate=self.bundle.geometry.sample_rate,
             mulan=batch["mulan"][row],
             tokens=batch["tokens"][row],
-            latent_frames=batch["latent_frames"],
+            latent_frames=len(batch["tokens"][row]) * self.bundle.geometry.frames_per_token,
             settings=settings,
             seed=seed,
             times=dict(batch["times"]),
             batch=rows,
+            similarity=float(batch["similarity"][row]) if "similarity" in batch else None,
         )
 
 
@@ -219,8 +247,13 @@ def with_settings(settings: Settings, changes: dict[str, Any]) -> Settings:
     return dataclasses.replace(settings, **{name: known[name](value) for name, value in changes.items()})
 
 
+def _laps(settings: Settings) -> int:
+    """How often `_Clock.lap` is called for a batch."""
+    return 1 + settings.candidates * (3 if settings.candidates == 1 else 4)
+
+
 class _Clock:
-    """Seconds from lap to lap, each lap ending when its array is there."""
+    """Seconds from lap to lap by step of the work, each lap ending when its array is there."""
 
     def __init__(self, bar: tqdm.tqdm):
         self._bar = bar
@@ -230,6 +263,6 @@ class _Clock:
     def lap(self, name: str, array: Array) -> None:
         jax.block_until_ready(array)
         now = time.perf_counter()
-        self.times[name] = now - self._last
+        self.times[name] = self.times.get(name, 0.0) + now - self._last
         self._last = now
         self._bar.update()

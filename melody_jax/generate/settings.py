@@ -31,6 +31,7 @@ class Settings:
         know phases.
       window_seconds: length that the diffusion makes at once, longer music in overlapping windows; 0 for the training
         clip.
+      candidates: pieces made for each prompt; the one that MuLan hears nearest to the prompt is kept.
     """
 
     seconds: float = 10.0
@@ -46,6 +47,7 @@ class Settings:
     noise: float = 1.0
     griffin_lim: int = 0
     window_seconds: float = 0.0
+    candidates: int = 1
 
     def __post_init__(self):
         if not 0 < self.seconds <= LONGEST_SECONDS:
@@ -66,6 +68,8 @@ class Settings:
             raise UserError(f"griffin_lim must be at least 0, got {self.griffin_lim}")
         if not self.window_seconds >= 0:
             raise UserError(f"window_seconds must be at least 0, got {self.window_seconds:g}")
+        if self.candidates < 1:
+            raise UserError(f"candidates must be at least 1, got {self.candidates}")
         _ = self.sampling  # checks the rest
 
     @property

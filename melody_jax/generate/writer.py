@@ -86,6 +86,7 @@ def describe(result: Result, bundle: Bundle) -> dict[str, Any]:
         },
         "mulan_codes": result.mulan.tolist(),
         "semantic_codes": result.tokens.tolist(),
+        "similarity": result.similarity,
         "batch": result.batch,
         "work_seconds": _rounded(result.times) | {"total": round(work, 4)},
         "real_time_factor": round(result.batch * seconds / work, 3),

@@ -37,8 +37,6 @@ class LMStage(Stage):
       text_share: probability that a clip's MuLan tokens are its caption's, not its music's. The publication has 0, for its
         corpus has no captions. Where there are captions, the model can learn from what it will be sampled with: the two
         towers' codes agree in part only.
-      history_dropout: share of the clips in which semantic tokens of the input, a fraction drawn anew for every clip, are
-        replaced by `unknown`: what cannot be copied from the history has to be learnt from the MuLan tokens.
       parents_dir: folder with the part "codes" that made the tokens.
     """
 
@@ -50,7 +48,6 @@ class LMStage(Stage):
     condition_dropout: float = 0.1
     level_dropout: float = 0.0
     text_share: float = 0.0
-    history_dropout: float = 0.0
     parents_dir: str = ""
     name: ClassVar[str] = "lm"
     starts: ClassVar[Mapping[str, str]] = {"lm": "", "llama": ""}
@@ -77,8 +74,6 @@ class LMStage(Stage):
         text_key, condition_key, dropout_key = jax.random.split(state.step_key, 3)
         targets = self.vocabulary.sequence(self._choose_condition(text_key, batch), batch["semantic"])
         inputs = self._drop_condition(condition_key, targets)
-        if self.history_dropout:
-            inputs = self._drop_history(jax.random.fold_in(condition_key, 1), inputs)
 
         def loss_of(params):
             logits = self.model.apply({"params": params}, inputs[:, :-1], train=True, rngs={"dropout": dropout_key})
@@ -137,17 +132,6 @@ class LMStage(Stage):
         places = jnp.arange(tokens.shape[1])[None, :]
         dropped = (places > kept[:, None]) & (places <= levels)
         return jnp.where(dropped, self.vocabulary.unknown, tokens)
-
-    def _drop_history(self, key: jax.Array, tokens: Int[Array, "B W"]) -> Int[Array, "B W"]:
-        """Replaces some semantic ids of some clips by `unknown`."""
-        clip_key, rate_key, token_key = jax.random.split(key, 3)
-        rows = (tokens.shape[0], 1)
-        chosen = jax.random.uniform(clip_key, rows) < self.history_dropout
-        rate = jnp.where(chosen, jax.random.uniform(rate_key, rows), 0.0)
-        semantic = jnp.arange(tokens.shape[1])[None, :] >= self.vocabulary.prefix
-        return jnp.where(
-            semantic & (jax.random.uniform(token_key, tokens.shape) < rate), self.vocabulary.unknown, tokens
-        )
 
     def _weights(self) -> Array:
         """Loss weight of each predicted position [1, W-1]: 1 for semantic tokens, `prefix_weight` for MuLan tokens."""

@@ -52,6 +52,27 @@ def test_prompts_matter(melody):
     assert not np.array_equal(first.tokens, second.tokens)
 
 
+def test_of_several_candidates_the_nearest_is_kept(melody):
+    """The more there are to choose from, the nearer; each prompt chooses for itself, whatever its batch."""
+    prompts, seeds = [PROMPT, "flute"], (5, 6)
+    chosen = {n: melody.generate(prompts, seconds=0.9, seed=seeds, candidates=n) for n in (2, 3, 4)}
+    first = melody.generate(prompts, seconds=0.9, seed=seeds)
+    assert [piece.similarity for piece in first] == [None, None]
+    models, size = melody._models, GEOMETRY.clip_samples
+    cosines = []
+    for row, piece in enumerate(first):
+        clips = [models.embed_music(piece.audio[None, at : at + size]) for at in (0, size)]
+        cosines.append(float(jnp.mean(jnp.stack(clips) @ models.embed_text([prompts[row]])[0])))
+    near = np.array([cosines] + [[piece.similarity for piece in chosen[n]] for n in (2, 3, 4)])
+    assert (np.diff(near, axis=0) >= -1e-3).all() and (near[-1] > near[0] + 1e-3).any()
+    (alone,) = melody.generate(["flute"], seconds=0.9, seed=6, candidates=4)
+    np.testing.assert_array_equal(alone.tokens, chosen[4][1].tokens)
+    for row, pieces in enumerate(zip(first, *chosen.values(), strict=True)):  # another piece only where it is nearer
+        for i in range(1, 4):
+            changed = not np.array_equal(pieces[i].tokens, pieces[i - 1].tokens)
+            assert changed == (near[i, row] > near[i - 1, row] + 1e-3)
+
+
 def test_long_music_begins_as_its_first_window(melody):
     """Windows are continued, not mixed: what was made first stays as it is."""
     (short,) = melody.generate([PROMPT], seconds=0.4)

@@ -127,19 +127,3 @@ def test_same_step_same_numbers(state):
     jax.tree.map(np.testing.assert_array_equal, first, again)
     later = step(state.replace(step=state.step + 1), batch_of(0))
     assert float(later[1]["loss"]) != float(first[1]["loss"])
-
-
-@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_dropped_history(share):
-    """Semantic tokens alone, at a rate of each clip's own; targets and MuLan tokens stay."""
-    stage = dataclasses.replace(STAGE, history_dropout=share)
-    tokens = jnp.full((2000, 14), 9, jnp.int32)
-    dropped = np.asarray(stage._drop_history(jax.random.PRNGKey(1), tokens) == stage.vocabulary.unknown)
-    assert not dropped[:, : stage.vocabulary.prefix].any()
-    rates = dropped[:, stage.vocabulary.prefix :].mean(axis=1)
-    np.testing.assert_allclose(rates.mean(), share / 2, atol=0.03)
-    if share == 1.0:
-        np.testing.assert_allclose(np.quantile(rates, [0.25, 0.75]), [0.25, 0.75], atol=0.06)
-    np.testing.assert_allclose(
-        (rates > 0).mean(), share * 10 / 11, atol=0.04
-    )  # a rate r leaves all ten with (1 - r)^10

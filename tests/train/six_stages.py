@@ -51,7 +51,7 @@ def make_stage(name: str, parents_dir: Path):
     if name == "lm":
         config = dataclasses.replace(test_lm.STAGE.config, dropout=0.1)
         optim = dataclasses.replace(test_lm.STAGE.optim, accumulate=2)  # step 5 lies in the middle of an accumulation
-        dropouts = {"text_share": 0.5, "condition_dropout": 0.3, "level_dropout": 0.5, "history_dropout": 0.5}
+        dropouts = {"text_share": 0.5, "condition_dropout": 0.3, "level_dropout": 0.5}
         return dataclasses.replace(test_lm.STAGE, config=config, optim=optim, parents_dir=parents, **dropouts)
     optim = dataclasses.replace(test_dpd.STAGE.optim, optimizer="muon")
     return dataclasses.replace(test_dpd.PRECONDITIONED, optim=optim, parents_dir=parents, calibration_batches=3)
