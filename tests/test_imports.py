@@ -23,6 +23,8 @@ LAYERS = [
     {"interop"},
     {"generate"},
     {"evaluate"},
+    {"ahead"},
+    {"sweep"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -59,11 +61,27 @@ def test_imports_only_point_up(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_tensorflow_no_gin_outside_cli(path):
-    banned = {"tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "gin", "data_pipelines", "clu", "t5x"}
+    banned = {
+        "tensorflow",
+        "tensorflow_datasets",
+        "tensorflow_text",
+        "seqio",
+        "gin",
+        "data_pipelines",
+        "launch",
+        "clu",
+        "t5x",
+    }
     if _unit(path) == "cli":
-        banned -= {"gin", "data_pipelines"}
+        banned -= {"gin", "data_pipelines", "launch"}
     found = {name.split(".")[0] for name in _imports(path)} & banned
     assert not found, f"{path.name} imports {found}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.py")), ids=lambda path: path.stem)
+def test_launchers_start_without_jax(path):
+    ours = {name for name in _imports(path) if name.split(".")[0] in {"melody_jax", "data_pipelines", "jax"}}
+    assert ours <= {"melody_jax.errors.UserError"}, f"{path.name} imports {ours}"
 
 
 def test_no_drains():

@@ -51,7 +51,8 @@ def _block(containing: str) -> str:
 def _run(command: str, home: pathlib.Path, folder: pathlib.Path) -> str:
     flags = {"JAX_PLATFORMS": "cpu", "HOME": str(home), "XLA_FLAGS": ""}
     cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax-cli")}
-    user = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    ours = ("TF_CPP_MIN_LOG_LEVEL", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+    user = {name: value for name, value in os.environ.items() if name not in ours}
     done = subprocess.run(
         ["bash", "-c", command], cwd=folder, env=user | flags | cache, capture_output=True, text=True, timeout=900
     )
@@ -139,3 +140,12 @@ def test_bindings_named_in_the_text_are_bindings():
         configuration.compose(
             configuration.gin_files(stage, "tiny", "cpu"), bindings=[configuration.binding_of(binding)]
         )
+
+
+def test_a_launch_is_shown_before_it_costs_anything(home):
+    (home / "configs").symlink_to(ROOT / "configs")
+    subprocess.run(["git", "init", "--quiet", str(home)], check=True)
+    for command in _commands(_block("melody launch")):
+        said = _run(command.partition("#")[0], home, home)
+        assert "gcloud compute tpus queued-resources create melody-lm" in said
+        assert "queued-resources delete melody-lm" in said

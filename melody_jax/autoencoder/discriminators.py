@@ -15,6 +15,7 @@ import numpy as np
 
 from melody_jax import dsp
 from melody_jax.autoencoder.config import DiscriminatorConfig
+from melody_jax.nn.activations import constrain
 from melody_jax.nn.conv import Conv1d
 from melody_jax.shapes import Array, Float
 
@@ -123,4 +124,4 @@ class Conv2d(nn.Module):
             rhs_dilation=(self.dilation, 1),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return y + bias.astype(y.dtype)[None, None, None]
+        return constrain(y + bias.astype(y.dtype)[None, None, None], "conv_out")

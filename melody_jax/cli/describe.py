@@ -44,10 +44,11 @@ def describe(name: str, size: str) -> dict[str, Any]:
     from flax import linen as nn
 
     from melody_jax import flops
+    from melody_jax.ahead.plan import without_remat
     from melody_jax.cli import configuration
 
     stage = configuration.compose(configuration.gin_files(name, size, "cpu")).stage
-    stage = _for_one_clip(_without_remat(stage))
+    stage = _for_one_clip(without_remat(stage))
     state = nn.unbox(jax.eval_shape(stage.init, jax.random.PRNGKey(0)))
     params = {**state.params, **state.frozen} if name != "autoencoder" else state.params["generator"]
     if name == "dpd":
@@ -63,18 +64,6 @@ def describe(name: str, size: str) -> dict[str, Any]:
     if name == "autoencoder":
         row["discriminator_parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params["discriminator"]))
     return row
-
-
-def _without_remat(config: Any) -> Any:
-    """A dataclass whose fields, and theirs, recompute nothing: model FLOPs count every product once."""
-    changes = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name == "remat":
-            changes["remat"] = "none"
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            changes[field.name] = _without_remat(value)
-    return dataclasses.replace(config, **changes)
 
 
 def _for_one_clip(stage: Any) -> Any:

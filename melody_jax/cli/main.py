@@ -17,11 +17,14 @@ from melody_jax.errors import UserError
 COMMANDS = {
     "data": "build a captioned audio data set: the built-in corpus or your own music",
     "train": "train one stage, or all of them in order",
+    "sweep": "train with many settings and compare what they reach",
     "tokenize": "turn a data set into tokens and latents with the trained representation models",
     "export": "collect trained parts into a bundle for sampling",
     "generate": "make music from sentences with a bundle",
     "evaluate": "measure trained stages or a bundle on held-out music",
     "import": "read weights of other libraries",
+    "launch": "run a command on TPU VMs, GKE or SLURM",
+    "precompile": "compile for a TPU slice without one: memory, time, MFU",
     "describe": "parameters and FLOPs of every model of a size",
 }
 

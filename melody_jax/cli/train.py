@@ -15,6 +15,7 @@ from melody_jax.bundle.part import INFO_FILE, locate, read_info
 from melody_jax.cli import configuration
 from melody_jax.cli.configuration import RunConfig
 from melody_jax.errors import UserError
+from melody_jax.parallel import hosts
 from melody_jax.parallel.batch import host_shard
 from melody_jax.parallel.mesh import DEFAULT, make_mesh
 from melody_jax.train import loop
@@ -50,6 +51,7 @@ def add_parser(subparsers) -> None:
         metavar="DIR",
         help="start from weights: a part, a finished stage, or a Hugging Face folder; may be given several times",
     )
+    parser.add_argument("--precompiled", metavar="DIR", help="executables written by melody precompile --save")
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json of a MuLan text tower of your own")
 
 
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: unknown names, bindings that nobody reads, missing data or parents.
     """
+    hosts.join()
     names = stages.ORDER if args.stage == "all" else (args.stage,)
     configs = _compose(args, names)  # all of them, before any work can be lost
     starts = _starts(args.init_from, {name: config.stage for name, config in configs.items()}, Path(args.model_dir))
@@ -86,6 +89,8 @@ def _compose(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, RunC
     bindings += [argument.removeprefix("--gin.") for argument in args.unknown]
     if args.mesh is not None:
         bindings.append(f"loop.train.mesh = {args.mesh!r}")
+    if args.precompiled is not None:
+        bindings.append(f"loop.train.precompiled_dir = {args.precompiled!r}")
     if args.seed is not None:
         bindings.append(f"loop.train.seed = {args.seed}")
     if args.total_steps is not None:

@@ -7,23 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from melody_jax.autoencoder.config import AutoencoderConfig
-from melody_jax.autoencoder.decoder_magnitude import retrieve_phases
-from melody_jax.autoencoder.network import Autoencoder
 from melody_jax.bundle.bundle import Bundle
-from melody_jax.codes import rvq
-from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.config import from_dict
-from melody_jax.dpd import angles, guidance, sampler
-from melody_jax.dpd.config import DPDConfig
-from melody_jax.dpd.network import DPD
+from melody_jax.generate.programs import Programs
 from melody_jax.generate.windows import Windows
 from melody_jax.lm import decode
-from melody_jax.lm.config import LMConfig
-from melody_jax.lm.network import SemanticLM, empty_cache
 from melody_jax.mulan import minilm
-from melody_jax.mulan.config import MuLanConfig, PretrainedText
-from melody_jax.mulan.network import MuLan
+from melody_jax.mulan.config import PretrainedText
 from melody_jax.mulan.tokenizer import TextTokenizer
 from melody_jax.shapes import Array, Float, Int, UInt32
 
@@ -42,14 +32,8 @@ class Models:
     def __init__(self, bundle: Bundle):
         config = {name: part.config for name, part in bundle.parts.items()}
         self.geometry = bundle.geometry
-        self.vocabulary = Vocabulary.from_geometry(bundle.geometry)
-        self.mulan_config = from_dict(MuLanConfig, config["mulan"])
-        self.lm_config = from_dict(LMConfig, config["lm"])
-        self.dpd_config = from_dict(DPDConfig, config["dpd"])
-        self._mulan = MuLan(self.mulan_config, bundle.geometry)
-        self._lm = SemanticLM(self.lm_config, self.vocabulary)
-        self._dpd = DPD(self.dpd_config, bundle.geometry)
-        self._autoencoder = Autoencoder(from_dict(AutoencoderConfig, config["autoencoder"]), bundle.geometry)
+        self.programs = Programs(config, bundle.geometry)
+        self.mulan_config, self.dpd_config = self.programs.mulan.config, self.programs.dpd.config
         params = {name: bundle.parts[name].params for name in ("autoencoder", "mulan", "codes", "lm", "dpd")}
         if not self.mulan_config.train_text_tower:
             expected = from_dict(PretrainedText, bundle.references["mulan/text"])
@@ -57,32 +41,34 @@ class Models:
             params["mulan"] = {**params["mulan"], "text": text}
         self.params: dict[str, Any] = jax.tree.map(_to_device, params)
         self._tokenizer = TextTokenizer(bundle.tokenizer)
-        self._text = jax.jit(self._embed_text)
-        self._music = jax.jit(self._embed_music)
-        self._quantize = jax.jit(self._mulan_codes)
-        self._continue = jax.jit(self._continue_tokens, static_argnames=("length", "sampling"))
-        self._diffuse = jax.jit(self._diffuse_window, static_argnames=("steps", "schedule", "scale", "clip", "noise"))
-        self._decode = jax.jit(self._decode_latents)
-        self._magnitude = jax.jit(self._decode_magnitude)
-        self._retrieve = jax.jit(self._retrieve_phases, static_argnames="iterations")
+        self._text = jax.jit(self.programs.embed_text)
+        self._music = jax.jit(self.programs.embed_music)
+        self._quantize = jax.jit(self.programs.mulan_codes)
+        self._continue = jax.jit(self.programs.continue_tokens, static_argnames=("length", "sampling"))
+        self._diffuse = jax.jit(
+            self.programs.diffuse_window, static_argnames=("steps", "schedule", "scale", "clip", "noise")
+        )
+        self._decode = jax.jit(self.programs.decode_latents)
+        self._magnitude = jax.jit(self.programs.decode_magnitude)
+        self._retrieve = jax.jit(self.programs.retrieve_phases, static_argnames="iterations")
 
     @property
     def has_magnitudes(self) -> bool:
         """Whether the autoencoder has a magnitude decoder, of which `audio` can retrieve phases."""
-        return self._autoencoder.config.magnitude.layers > 0
+        return self.programs.autoencoder.config.magnitude.layers > 0
 
     def embed_text(self, prompts: list[str]) -> Float[Array, "B E"]:
         """MuLan embeddings of sentences, unit norm."""
         length = min(TEXT_TOKENS, self.mulan_config.text.positions)
-        return self._text(self.params, self._tokenizer.encode(prompts, length))
+        return self._text(self.params["mulan"], self._tokenizer.encode(prompts, length))
 
     def embed_music(self, audio: Float[Array | np.ndarray, "B T"]) -> Float[Array, "B E"]:
         """MuLan embeddings of music at the geometry's sample rate, T as in its clips; unit norm."""
-        return self._music(self.params, audio)
+        return self._music(self.params["mulan"], audio)
 
     def mulan_codes(self, embeddings: Float[Array, "B E"]) -> Int[Array, "B Q"]:
         """Residual VQ codes of MuLan embeddings."""
-        return self._quantize(self.params, embeddings)
+        return self._quantize(self.params["codes"], embeddings)
 
     def tokens(
         self,
@@ -97,8 +83,8 @@ class Models:
         Beyond the first window each one continues what the last ones end with.
         """
         known = jnp.arange(codes.shape[1])[None, :] < (levels or codes.shape[1])
-        condition = self.vocabulary.condition(codes)
-        condition = condition.at[:, 1:].set(jnp.where(known, condition[:, 1:], self.vocabulary.unknown))
+        condition = self.programs.vocabulary.condition(codes)
+        condition = condition.at[:, 1:].set(jnp.where(known, condition[:, 1:], self.programs.vocabulary.unknown))
         tokens = jnp.zeros((codes.shape[0], 0), jnp.int32)
         for index, start in enumerate(windows.starts):
             length = start + windows.size - tokens.shape[1]
@@ -166,86 +152,6 @@ class Models:
             decoded = decode(self.params["autoencoder"], latents[:, at : at + piece])
             parts.append(decoded[:, (begin - at) * hop : (end - at) * hop])
         return jnp.concatenate(parts, axis=1)
-
-    def _embed_text(self, params: dict[str, Any], text_tokens: Array) -> Array:
-        return self._mulan.apply({"params": params["mulan"]}, text_tokens, method="embed_text")  # pyright: ignore[reportReturnType]
-
-    def _embed_music(self, params: dict[str, Any], audio: Array) -> Array:
-        return self._mulan.apply({"params": params["mulan"]}, audio, method="embed_music")  # pyright: ignore[reportReturnType]
-
-    def _mulan_codes(self, params: dict[str, Any], embeddings: Array) -> Array:
-        return rvq.encode(params["codes"]["rvq"], embeddings)
-
-    def _continue_tokens(
-        self, params: Any, condition: Array, earlier: Array, keys: Array, length: int, sampling: decode.Sampling
-    ) -> Array:
-        """`length` semantic codes after the condition and the earlier codes."""
-        vocabulary = self.vocabulary
-        earlier = vocabulary.semantic_ids(earlier).astype(condition.dtype)
-        nothing = condition.at[:, 1:].set(vocabulary.unknown)
-        prompt, null_prompt = (jnp.concatenate([start, earlier], axis=1) for start in (condition, nothing))
-        rows = prompt.shape[0] * (1 if sampling.guidance == 1 else 2)
-
-        def step(tokens: Array, cache: decode.Cache) -> tuple[Array, decode.Cache]:
-            return self._lm.apply({"params": params}, tokens, cache, method="extend")  # pyright: ignore[reportReturnType]
-
-        ids = decode.generate(
-            step,
-            empty_cache(self.lm_config, rows, prompt.shape[1] + length),
-            prompt,
-            length,
-            keys,
-            # eos and pad are legal in a sequence too, but here the length is given
-            jnp.arange(vocabulary.size) >= vocabulary.semantic_start,
-            sampling,
-            null_prompt,
-        )
-        return ids - vocabulary.semantic_start
-
-    def _diffuse_window(
-        self,
-        params: Any,
-        tokens: Array,
-        keys: Array,
-        known: Array,
-        mask: Array,
-        steps: int,
-        schedule: str,
-        scale: float,
-        clip: float,
-        noise: float,
-    ) -> Array:
-        def network(*arguments: Array) -> Array:
-            return self._dpd.apply({"params": params}, *arguments)  # pyright: ignore[reportReturnType]
-
-        def guided(tokens: Array) -> guidance.Denoiser:
-            return guidance.guide_batched(network, tokens, scale)
-
-        per_token = self.geometry.frames_per_token
-        shifts = range(self.dpd_config.patch // per_token)  # in tokens; none where a patch is shorter than one
-        start = jax.vmap(lambda key: jax.random.normal(key, known.shape[1:], jnp.float32))(keys)
-        return sampler.sample(
-            sampler.shifted(guided, tokens, per_token) if shifts else guided(tokens),
-            noise * start,
-            angles.schedule(schedule, steps),
-            known,
-            mask,
-            clip=clip or None,
-            data_std=self.dpd_config.data_std,
-            shifts=shifts,
-        )
-
-    def _decode_latents(self, params: Any, latents: Array) -> Array:
-        return self._autoencoder.apply({"params": params}, latents, method="from_latents")  # pyright: ignore[reportReturnType]
-
-    def _decode_magnitude(self, params: Any, latents: Array) -> Array:
-        return self._autoencoder.apply({"params": params}, latents, method="log_magnitude_from_latents")  # pyright: ignore[reportReturnType]
-
-    def _retrieve_phases(self, log_magnitude: Array, start: Array, iterations: int) -> Array:
-        def row(pair: tuple[Array, Array]) -> Array:
-            return retrieve_phases(pair[0][None], pair[1][None], iterations)[0]
-
-        return jax.lax.map(row, (log_magnitude, start))  # row by row: a spectrum is eight times its waveform
 
 
 def fold_in(keys: UInt32[Array, "B 2"], use: int) -> UInt32[Array, "B 2"]:

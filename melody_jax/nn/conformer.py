@@ -150,7 +150,7 @@ class SelfAttention(nn.Module):
         """Scores (q + u) k + (q + v) (W r): Transformer-XL (Dai et al., 2019), section 3.3, the form with u and v."""
         cfg, (batch, frames, heads, dim) = self.config, query.shape
         dtype = jnp.dtype(cfg.param_dtype)
-        init = nn.with_logical_partitioning(nn.initializers.glorot_uniform(), ("heads", "kv"))
+        init = nn.with_logical_partitioning(nn.initializers.glorot_uniform(), ("heads", None))
         u = self.param("content_bias", init, (heads, dim), dtype).astype(query.dtype)[None, None]
         v = self.param("position_bias", init, (heads, dim), dtype).astype(query.dtype)[None, None]
         table = jnp.asarray(relative_positions(frames, heads * dim))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from melody_jax.nn.activations import constrain
 from melody_jax.nn.dense import Dense, matmul
 from melody_jax.nn.norm import LayerNorm
 from melody_jax.shapes import Array, Float
@@ -74,7 +75,7 @@ class Conv1d(nn.Module):
         if self.use_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
             y = y + self.param("bias", zeros, (self.features,), jnp.dtype(self.param_dtype)).astype(y.dtype)[None, None]
-        return y
+        return constrain(y, "conv_out")
 
 
 def _unfolded(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple[int, int]) -> Array:
@@ -112,7 +113,7 @@ class DepthwiseConv1d(nn.Module):
         if self.use_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
             y = y + self.param("bias", zeros, (x.shape[-1],), jnp.dtype(self.param_dtype)).astype(y.dtype)[None, None]
-        return y
+        return constrain(y, "conv_out")
 
 
 class ConvTranspose1d(nn.Module):
@@ -147,7 +148,7 @@ class ConvTranspose1d(nn.Module):
         if self.use_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
             y = y + self.param("bias", zeros, (self.features,), jnp.dtype(self.param_dtype)).astype(y.dtype)[None, None]
-        return y
+        return constrain(y, "conv_out")
 
 
 class ConvNeXtBlock(nn.Module):

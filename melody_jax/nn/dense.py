@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from melody_jax.nn.activations import constrain
 from melody_jax.shapes import Array, Float, Int
 
 
@@ -106,7 +107,7 @@ class Dense(nn.Module):
             bias_init = nn.with_logical_partitioning(self.bias_init, self.axes[1:])
             bias = self.param("bias", bias_init, (self.features,), jnp.dtype(self.param_dtype))
             y = y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
-        return y
+        return constrain(y, self.axes[1])
 
 
 class Embed(nn.Module):
@@ -133,8 +134,8 @@ class Embed(nn.Module):
         self.embedding = self.param("embedding", init, (self.size, self.features), jnp.dtype(self.param_dtype))
 
     def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... H"]:
-        return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
+        return constrain(jnp.take(self.embedding, ids, axis=0).astype(self.dtype), self.axes[1])
 
     def attend(self, x: Float[Array, "... H"]) -> Float[Array, "... V"]:
         """Inner products with every row: the logits of a tied output layer."""
-        return matmul(x.astype(self.dtype), self.embedding.T)
+        return constrain(matmul(x.astype(self.dtype), self.embedding.T), self.axes[0])

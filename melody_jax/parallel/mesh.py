@@ -56,10 +56,22 @@ def parse_mesh(spec: str, devices: int) -> dict[str, int]:
 def make_mesh(spec: str = DEFAULT, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh of `parse_mesh` over `devices` (default: all of all hosts), placed by their physical topology.
 
+    Where the devices belong to several slices, which a slow network joins (DCN), that network lies on `replica`, or, if
+    slices do not divide it, on `data`; the other axes stay inside a slice (ICI).
+
     Raises:
-      UserError: see `parse_mesh`.
+      UserError: see `parse_mesh`; or the slices divide neither of these axes.
     """
     devices = jax.devices() if devices is None else devices
-    shape = tuple(parse_mesh(spec, len(devices)).values())
-    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    sizes = parse_mesh(spec, len(devices))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+    else:
+        outer = next((axis for axis in ("replica", "data") if sizes[axis] % slices == 0), None)
+        if outer is None:
+            raise UserError(f"mesh {spec!r}: {slices} slices want replica={slices}, or a multiple of it on data")
+        between = tuple(slices if axis == outer else 1 for axis in AXES)
+        within = tuple(size // count for size, count in zip(sizes.values(), between, strict=True))
+        grid = mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

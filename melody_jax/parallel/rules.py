@@ -20,7 +20,7 @@ RULES: Rules = {
     "embed": ("fsdp",),
     "mlp": ("tensor",),
     "heads": ("tensor",),
-    "kv": (),
+    "kv": ("tensor",),
     "vocab": ("tensor",),
     "codes": ("tensor",),
     "joint": (),

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from melody_jax.bundle.part import read_info
 from melody_jax.codes.vocabulary import Vocabulary
@@ -37,6 +38,10 @@ class LMStage(Stage):
       text_share: probability that a clip's MuLan tokens are its caption's, not its music's. The publication has 0, for its
         corpus has no captions. Where there are captions, the model can learn from what it will be sampled with: the two
         towers' codes agree in part only.
+      opening_weight: additional weight of the loss on the first semantic token, which falls by e every
+        `opening_tokens` tokens. Later tokens can be guessed from those before them; the first ones only from the MuLan
+        tokens, and what a sampled piece begins with it goes on with.
+      opening_tokens: see `opening_weight`.
       parents_dir: folder with the part "codes" that made the tokens.
     """
 
@@ -48,6 +53,8 @@ class LMStage(Stage):
     condition_dropout: float = 0.1
     level_dropout: float = 0.0
     text_share: float = 0.0
+    opening_weight: float = 0.0
+    opening_tokens: float = 12.0
     parents_dir: str = ""
     name: ClassVar[str] = "lm"
     starts: ClassVar[Mapping[str, str]] = {"lm": "", "llama": ""}
@@ -134,9 +141,11 @@ class LMStage(Stage):
         return jnp.where(dropped, self.vocabulary.unknown, tokens)
 
     def _weights(self) -> Array:
-        """Loss weight of each predicted position [1, W-1]: 1 for semantic tokens, `prefix_weight` for MuLan tokens."""
+        """Loss weight of each predicted position [1, W-1]: 1 for semantic tokens, or more for the first of them, and
+        `prefix_weight` for MuLan tokens."""
         levels, semantic = self.geometry.mulan_tokens, self.geometry.clip_tokens
-        return jnp.array([[self.prefix_weight] * levels + [1.0] * semantic], jnp.float32)
+        opening = self.opening_weight * np.exp(-np.arange(semantic) / self.opening_tokens)
+        return jnp.asarray(np.concatenate([np.full(levels, self.prefix_weight), 1.0 + opening])[None], jnp.float32)
 
     def _semantic_mean(self, losses: Array) -> Array:
         return jnp.mean(losses[:, self.geometry.mulan_tokens :])

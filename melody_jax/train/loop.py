@@ -43,6 +43,7 @@ def train(
     seed: int = 0,
     data: str = "",
     init_from: Sequence[str] = (),
+    precompiled_dir: str = "",
 ) -> Part | None:
     """Trains a stage to its last step, from its newest checkpoint if there is one, and writes its part.
 
@@ -60,6 +61,7 @@ def train(
       data: name of the data, for the part's record.
       init_from: directories of parts to start from instead of random weights (`Stage.starts`); a run that goes on from
         a checkpoint does not read them again.
+      precompiled_dir: folder of executables (`melody precompile --save`); the step is compiled where it is not there.
 
     Returns:
       The part (None on all hosts but the first).
@@ -84,7 +86,7 @@ def train(
             state, record["init_from"] = start_from(stage, state, init_from)
             state = calibrated(stage, state, _endless(batches))
         writer = MetricWriter(directory, int(state.step))
-        steps = Steps(stage, grid, state)
+        steps = Steps(stage, grid, state, precompiled_dir)
         del state, restored  # the first step takes over their memory
         held_out = _first(eval_batches, eval_steps)
         run = _Run(steps, batches, held_out, checkpoints, writer, signals, record, stage.rollback_after)

@@ -1,16 +1,21 @@
 """The compiled steps of a run, and their metrics on the way from the device to the log."""
 
+import functools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from melody_jax.errors import UserError
+from melody_jax.nn import activations
 from melody_jax.parallel.batch import batch_sharding, check_batch_size, place_batch
 from melody_jax.parallel.init import place, sharded_init
+from melody_jax.parallel.rules import RULES
+from melody_jax.train import precompiled
 from melody_jax.train.hooks import check_finite
 from melody_jax.train.stage import HostBatch, Stage
 from melody_jax.train.state import TrainState
@@ -39,6 +44,27 @@ def calibrated(stage: Stage, state: TrainState, batches: Iterator[HostBatch]) ->
     return jax.tree.map(place, stage.calibrate(state, batches), layout)
 
 
+def jitted(stage: Stage, mesh: Mesh, layout: Any) -> tuple[Any, Any]:
+    """The stage's training step (its state donated) and evaluation step over the mesh, traced when first called.
+
+    `layout` is a tree of shardings like the state; activations lie as the rules say.
+    """
+
+    def on_mesh(step: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(step)
+        def placed(state: TrainState, batch: Mapping[str, jax.Array]) -> Any:
+            with activations.placed(mesh, tuple(RULES.items())):
+                return step(state, batch)
+
+        return placed
+
+    whole, rows = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
+    train = jax.jit(
+        on_mesh(stage.train_step), in_shardings=(layout, rows), out_shardings=(layout, whole), donate_argnums=0
+    )
+    return train, jax.jit(on_mesh(stage.eval_step), in_shardings=(layout, rows), out_shardings=whole)
+
+
 class Steps:
     """Runs a stage's steps over a mesh, one step ahead of the reading of metrics.
 
@@ -47,18 +73,15 @@ class Steps:
       skipped: how many steps in a row the stage had skipped when metrics were read last.
     """
 
-    def __init__(self, stage: Stage, mesh: Mesh, state: TrainState):
+    def __init__(self, stage: Stage, mesh: Mesh, state: TrainState, precompiled_dir: str = ""):
         self.state = state
         self.skipped = 0
         self._step = int(state.step)
         self._mesh = mesh
         self._shapes = stage.batch_shapes()
         layout = jax.tree.map(lambda leaf: leaf.sharding, state)
-        whole, rows = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
-        self._train_step = jax.jit(
-            stage.train_step, in_shardings=(layout, rows), out_shardings=(layout, whole), donate_argnums=0
-        )
-        self._eval_step = jax.jit(stage.eval_step, in_shardings=(layout, rows), out_shardings=whole)
+        self._train_step, self._eval_step = jitted(stage, mesh, layout)
+        self._precompiled_dir = precompiled_dir
         self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
         self._window: list[dict[str, float]] = []
         self._window_start = time.monotonic()
@@ -70,7 +93,11 @@ class Steps:
           UserError: the batch is not what the stage asked for.
           StoppedError: a metric of the step before is not finite.
         """
-        self.state, metrics = self._train_step(self.state, self._place(batch))
+        placed = self._place(batch)
+        if self._precompiled_dir:
+            self._train_step = self._executable(placed)
+            self._precompiled_dir = ""
+        self.state, metrics = self._train_step(self.state, placed)
         self.read()
         self._step += 1
         self._pending.append((self._step, metrics))
@@ -114,6 +141,13 @@ class Steps:
         check_finite({f"eval/{name}": value for name, value in means.items()}, self._step)
         self._window_start += time.monotonic() - started
         return means
+
+    def _executable(self, placed: dict[str, jax.Array]) -> Any:
+        """The training step from the folder of precompiled ones; compiled here where it is not among them."""
+        lowered = self._train_step.lower(self.state, placed)
+        devices = self._mesh.devices.ravel().tolist()
+        path = precompiled.path_of(self._precompiled_dir, lowered, devices)
+        return precompiled.load(path, devices) or lowered.compile()
 
     def _place(self, batch: HostBatch) -> dict[str, jax.Array]:
         placed = place_batch(batch, self._mesh)

@@ -48,11 +48,18 @@ BAD = {
     ],
     "stray argument": ["train", "lm", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}", "--steps", "3"],
     "no parents": ["train", "lm", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}"],
+    "no such sweep": ["sweep", "{tmp}/none.gin"],
+    "no workers": ["sweep", "sweeps/lm_grid.gin", "--workers", "0"],
+    "no parents of a sweep": ["sweep", "sweeps/lm_grid.gin", "--data_dir", "{tmp}"],
     "nothing to tokenize": ["tokenize", "--data", "x", "--model_dir", "{tmp}"],
     "nothing to export": ["export", "--model_dir", "{tmp}", "--out", "{tmp}/bundle"],
     "nothing to evaluate": ["evaluate", "--bundle", "{tmp}", "--data", "x", "--out", "{tmp}/out"],
     "no clips": ["data", "corpus", "--name", "x", "--data_dir", "{tmp}", "--clips", "0"],
     "no such folder": ["data", "folder", "{tmp}/none", "--name", "x", "--data_dir", "{tmp}"],
+    "no launch target": ["launch", "--config", "{tmp}/job.yaml"],
+    "unknown launch target": ["launch", "moon", "--config", "{tmp}/job.yaml"],
+    "no launch description": ["launch", "gke"],
+    "no such launch description": ["launch", "gke", "--config", "{tmp}/job.yaml", "--dry_run"],
     "bad name": ["data", "corpus", "--name", "../x", "--data_dir", "{tmp}", "--clips", "10"],
 }
 

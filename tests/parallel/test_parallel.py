@@ -1,5 +1,7 @@
 """Mesh specifications, the table of rules, sharded initialisation and batch placement on 8 virtual devices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +47,33 @@ def test_mesh_is_parsed(spec, sizes):
 def test_a_bad_mesh_is_explained(spec, message):
     with pytest.raises(UserError, match=message):
         parse_mesh(spec, 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceDevice:
+    """What mesh_utils asks of a device."""
+
+    id: int
+    slice_index: int
+    platform: str = "gpu"
+    device_kind: str = "a chip without neighbours"
+    process_index: int = 0
+
+
+@pytest.mark.parametrize(("spec", "axis"), [("replica=2,fsdp=4", 0), ("data=4,tensor=2", 1), ("replica=4,data=2", 0)])
+def test_slices_lie_along_replica_or_data(spec, axis):
+    """In whatever order the devices come, the slow network is crossed along one axis alone."""
+    devices = [SliceDevice(id, id % 2) for id in range(8)]
+    grid = make_mesh(spec, devices).devices
+    index = np.vectorize(lambda device: device.slice_index)(grid)
+    halves = np.split(index, 2, axis=axis)
+    assert (halves[0] == 0).all() and (halves[1] == 1).all()
+
+
+def test_slices_that_fit_no_axis_are_refused():
+    devices = [SliceDevice(id, id // 4) for id in range(8)]
+    with pytest.raises(UserError, match="2 slices want replica=2, or a multiple of it on data"):
+        make_mesh("fsdp=8", devices)
 
 
 def test_rules_refuse_collisions_and_unknown_axes():

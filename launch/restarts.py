@@ -1,0 +1,33 @@
+"""When a run that ended is started again."""
+
+from collections.abc import Callable
+from time import monotonic
+
+from launch.job import Job
+from launch.processes import LaunchError, Runner
+
+DONE = 0
+BAD_ARGUMENTS = 2
+"""`melody` exits with it when the user's input is wrong: the same command would end the same way."""
+
+
+def run_until_done(attempt: Callable[[], int], job: Job, runner: Runner) -> int:
+    """Calls `attempt` until its exit code is 0 or 2, with growing pauses. Returns that code.
+
+    Raises:
+      LaunchError: more than `job.restarts` failures in a row.
+    """
+    failures = 0
+    while True:
+        begin = monotonic()
+        code = attempt()
+        if code in (DONE, BAD_ARGUMENTS):
+            return code
+        if monotonic() - begin >= job.backoff.reset:
+            failures = 0
+        if failures == job.restarts:
+            raise LaunchError(f"{job.name} failed {failures + 1} times in a row, at last with exit code {code}", code)
+        seconds = job.backoff.seconds(failures)
+        failures += 1
+        runner.say(f"exit code {code}; restart {failures} of {job.restarts} in {seconds:g} s")
+        runner.pause(seconds)

@@ -1,0 +1,66 @@
+"""TPU slices by name: their devices for the compiler, and what a chip of them can do."""
+
+import dataclasses
+import os
+import re
+from typing import Any
+
+from melody_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A TPU chip as its maker describes it (cloud.google.com/tpu/docs, system architecture).
+
+    Attributes:
+      hbm_bytes: memory.
+      flops: peak of bfloat16 products, per second.
+      hbm_bandwidth: bytes per second.
+      ici_bandwidth: bytes per second of all its links to other chips together.
+    """
+
+    hbm_bytes: float
+    flops: float
+    hbm_bandwidth: float
+    ici_bandwidth: float
+
+
+CHIPS = {
+    "v4": Chip(32e9, 275e12, 1228e9, 300e9),
+    "v5e": Chip(16e9, 197e12, 819e9, 200e9),
+    "v5p": Chip(95e9, 459e12, 2765e9, 600e9),
+    "v6e": Chip(32e9, 918e12, 1640e9, 400e9),
+}
+
+
+def chip_of(topology: str) -> Chip:
+    """The chip of a topology such as "v5e:16x16".
+
+    Raises:
+      UserError: it is not of this form, or of an unknown kind.
+    """
+    match = re.fullmatch(r"(\w+):\d+x\d+(x\d+)?", topology)
+    if not match or match[1] not in CHIPS:
+        raise UserError(f"topology {topology!r} is not KIND:AxB or KIND:AxBxC with a kind of {', '.join(CHIPS)}")
+    return CHIPS[match[1]]
+
+
+def devices_of(topology: str, slices: int = 1) -> list[Any]:
+    """Devices that can be compiled for, not run on.
+
+    Raises:
+      UserError: no such topology, or libtpu is not installed.
+    """
+    chip_of(topology)
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU whose metadata could be asked for
+    try:
+        import libtpu  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UserError("precompile needs the TPU compiler: pip install 'melody_jax[aot]'") from None
+    from jax.experimental import topologies
+
+    options = {"num_slices": slices} if slices > 1 else {}
+    try:
+        return list(topologies.get_topology_desc(topology_name=topology, platform="tpu", **options).devices)
+    except Exception as error:  # libtpu's own, without a class of their own
+        raise UserError(f"topology {topology}: {str(error).splitlines()[0]}") from None

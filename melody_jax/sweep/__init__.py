@@ -1,0 +1,1 @@
+"""Sweeps: many trials of one training command, each with other bindings; what they reached, compared."""

@@ -1,0 +1,69 @@
+"""A step that was compiled before is loaded instead of compiled, and only where it is the same step."""
+
+import dataclasses
+import logging
+
+import jax
+import numpy as np
+
+from melody_jax.parallel.mesh import make_mesh
+from melody_jax.train import precompiled
+from melody_jax.train.arrays import ArrayBatches
+from melody_jax.train.steps import Steps, initial_state
+from tests.train import regression
+
+STAGE = regression.RegressionStage()
+
+
+def _steps(folder, **changes):
+    stage, mesh = dataclasses.replace(STAGE, **changes), make_mesh("data=1", jax.devices()[:1])
+    return Steps(stage, mesh, initial_state(stage, 0, mesh), str(folder)), ArrayBatches(regression.examples(), 8)
+
+
+def _saved(folder):
+    """Compiles the step once, writes it, and returns its path."""
+    steps, batches = _steps(folder)
+    lowered = steps._train_step.lower(steps.state, steps._place(next(batches)))
+    path = precompiled.path_of(folder, lowered, jax.devices()[:1])
+    precompiled.save(path, lowered.compile())
+    return path
+
+
+def _losses(steps, batches):
+    for _ in range(3):
+        steps.dispatch(next(batches))
+    return steps.take_means()["loss"]
+
+
+def _count_compiles(monkeypatch):
+    compiled = []
+    whole = jax.stages.Lowered.compile
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *args: compiled.append(1) or whole(*args))
+    return compiled
+
+
+def test_the_saved_step_is_used_and_gives_the_same_numbers(tmp_path, monkeypatch):
+    path = _saved(tmp_path)
+    assert [path] == list(tmp_path.iterdir())
+    usual = _losses(*_steps(""))
+    compiled = _count_compiles(monkeypatch)
+    assert _losses(*_steps(tmp_path)) == usual
+    assert not compiled
+
+
+def test_another_step_is_compiled(tmp_path, monkeypatch):
+    _saved(tmp_path)
+    faster = dataclasses.replace(STAGE.optim, learning_rate=0.7 * STAGE.optim.learning_rate)
+    usual = _losses(*_steps("", optim=faster))
+    compiled = _count_compiles(monkeypatch)
+    np.testing.assert_allclose(_losses(*_steps(tmp_path, optim=faster)), usual, rtol=1e-6)
+    assert len(compiled) == 1
+
+
+def test_a_damaged_file_is_reported_and_not_used(tmp_path, monkeypatch, caplog):
+    path = _saved(tmp_path)
+    path.write_bytes(path.read_bytes()[:100])
+    compiled = _count_compiles(monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        _losses(*_steps(tmp_path))
+    assert len(compiled) == 1 and f"{path} cannot be loaded" in caplog.text
