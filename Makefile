@@ -26,7 +26,7 @@ train: $(VENV)/.data
 	    --out $(MODEL_DIR)/report
 
 test: $(VENV)/.dev lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.dev
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow

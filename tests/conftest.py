@@ -24,5 +24,13 @@ PARITY = all(importlib.util.find_spec(name) for name in ("torch", "transformers"
 collect_ignore = [] if PARITY else ["parity"]
 
 
+LONG = ("test_resume_stages", "test_sharding", "test_readme", "test_interrupted", "test_resume", "test_train")
+"""Files of few tests that take minutes: they begin, so that no process waits for another one at the end."""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 def pytest_report_header():
     return [] if PARITY else ["tests/parity is left out: the extra `parity` is not installed (make test-parity)"]

@@ -90,6 +90,7 @@ def _compiled(planned: Any, chip: Any, devices: list[Any], save: str | None) -> 
     from melody_jax.ahead import program
     from melody_jax.train import precompiled
 
+    jax.config.update("jax_enable_compilation_cache", False)  # see precompiled.save; and its time is of interest
     started = time.monotonic()
     lowered = planned.program.lower(*planned.arguments)
     traced = time.monotonic()

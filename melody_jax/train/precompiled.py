@@ -20,7 +20,11 @@ def path_of(directory: str | Path, lowered: Any, devices: Sequence[Any]) -> Path
 
 
 def save(path: Path, compiled: Any) -> None:
-    """Writes a `jax.stages.Compiled`, whole or not at all."""
+    """Writes a `jax.stages.Compiled`, whole or not at all.
+
+    It must have been compiled anew (`jax_enable_compilation_cache` off): on CPUs what comes out of JAX's own cache cannot
+    be written a second time without losing functions.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_bytes(pickle.dumps(serialize_executable.serialize(compiled)))

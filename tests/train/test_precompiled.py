@@ -5,6 +5,8 @@ import logging
 
 import jax
 import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from melody_jax.parallel.mesh import make_mesh
 from melody_jax.train import precompiled
@@ -13,6 +15,15 @@ from melody_jax.train.steps import Steps, initial_state
 from tests.train import regression
 
 STAGE = regression.RegressionStage()
+
+
+@pytest.fixture(autouse=True)
+def compiled_anew():
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # whether it is used is asked once
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
 
 
 def _steps(folder, **changes):
