@@ -33,7 +33,8 @@ class Models:
         config = {name: part.config for name, part in bundle.parts.items()}
         self.geometry = bundle.geometry
         self.programs = Programs(config, bundle.geometry)
-        self.mulan_config, self.dpd_config = self.programs.mulan.config, self.programs.dpd.config
+        self.mulan_config, self.lm_config = self.programs.mulan.config, self.programs.lm.config
+        self.dpd_config = self.programs.dpd.config
         params = {name: bundle.parts[name].params for name in ("autoencoder", "mulan", "codes", "lm", "dpd")}
         if not self.mulan_config.train_text_tower:
             expected = from_dict(PretrainedText, bundle.references["mulan/text"])

@@ -213,7 +213,8 @@ class Melody:
         size, patch = max(size, 2), self._models.dpd_config.patch
         whole = patch // math.gcd(patch, geometry.frames_per_token)  # tokens after which a patch of frames ends, too
         diffusion = cover(count, size, size // 2 // whole * whole)
-        return diffusion, cover(diffusion.total, geometry.clip_tokens, geometry.clip_tokens // 2)
+        sequence = self._models.lm_config.window or geometry.clip_tokens
+        return diffusion, cover(diffusion.total, sequence, sequence // 2)
 
     def _result(self, batch: dict[str, Any], row: int, prompt: str, seed: int, settings: Settings, rows: int) -> Result:
         return Result(

@@ -17,6 +17,9 @@ class LMConfig:
       width: H, width of the residual stream.
       heads: attention heads; must divide `width`.
       hidden: inner width of the SwiGLU feed-forward.
+      window: semantic tokens in one sequence; 0 for a whole clip, as published. Of clips that are longer, training draws
+        a window each step and sampling goes from window to window: steps are cheaper, and more of what is predicted
+        depends on the MuLan tokens instead of a long history.
       rope: base of the rotary positions.
       norm_eps: epsilon of RMSNorm.
       tie_embeddings: the output layer is the embedding table.
@@ -31,6 +34,7 @@ class LMConfig:
     width: int = 1024
     heads: int = 16
     hidden: int = 4096
+    window: int = 0
     rope: float = 10_000.0
     norm_eps: float = 1e-6
     tie_embeddings: bool = False
@@ -43,5 +47,7 @@ class LMConfig:
     def __post_init__(self):
         if self.width % (2 * self.heads):
             raise UserError(f"lm: width {self.width} is not an even multiple of {self.heads} heads")
+        if self.window < 0 or self.window == 1:
+            raise UserError(f"lm: a window of {self.window} tokens; it is 0 or at least 2")
         if self.remat not in ("none", "full", "dots"):
             raise UserError(f'lm: remat "{self.remat}" is none of "none", "full", "dots"')

@@ -23,7 +23,7 @@ from melody_jax.train.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class LMStage(Stage):
-    """Next-token prediction on [bos, 12 MuLan tokens, N semantic tokens].
+    """Next-token prediction on [bos, 12 MuLan tokens, N semantic tokens], or a window of these (`LMConfig.window`).
 
     Attributes:
       config: shape of the network.
@@ -78,8 +78,9 @@ class LMStage(Stage):
 
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         """One update on the weighted cross entropy."""
-        text_key, condition_key, dropout_key = jax.random.split(state.step_key, 3)
-        targets = self.vocabulary.sequence(self._choose_condition(text_key, batch), batch["semantic"])
+        text_key, condition_key, dropout_key, window_key = jax.random.split(state.step_key, 4)
+        semantic = self._draw_window(window_key, batch["semantic"])
+        targets = self.vocabulary.sequence(self._choose_condition(text_key, batch), semantic)
         inputs = self._drop_condition(condition_key, targets)
 
         def loss_of(params):
@@ -93,14 +94,20 @@ class LMStage(Stage):
 
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
         """Cross entropy (nats) and perplexity per semantic token: with the clip's own MuLan tokens, with those of its
-        caption (`text_*`), with those of the next clip of the batch (`shuffled_*`), without any (`unconditional_*`)."""
-        mulan, semantic = batch["mulan"], batch["semantic"]
-        none = jnp.zeros(mulan.shape[0], bool)
+        caption (`text_*`), with those of the next clip of the batch (`shuffled_*`), without any (`unconditional_*`).
+
+        Clips longer than a window are cut into as few windows as cover them, evenly spaced."""
+        semantic = self._windows(batch["semantic"])
+        repeats = semantic.shape[0] // batch["semantic"].shape[0]
+        mulan, text, shuffled = (
+            jnp.repeat(rows, repeats, axis=0)
+            for rows in (batch["mulan"], batch["text"], jnp.roll(batch["mulan"], 1, axis=0))
+        )
         sequences = {
             "": self.vocabulary.sequence(mulan, semantic),
-            "text_": self.vocabulary.sequence(batch["text"], semantic),
-            "shuffled_": self.vocabulary.sequence(jnp.roll(mulan, 1, axis=0), semantic),
-            "unconditional_": self.vocabulary.sequence(mulan, semantic, none),
+            "text_": self.vocabulary.sequence(text, semantic),
+            "shuffled_": self.vocabulary.sequence(shuffled, semantic),
+            "unconditional_": self.vocabulary.sequence(mulan, semantic, jnp.zeros(mulan.shape[0], bool)),
         }
         metrics = {}
         for label, tokens in sequences.items():
@@ -123,6 +130,25 @@ class LMStage(Stage):
         """Config, geometry and the id of the codes it was trained on."""
         return self.config, self.geometry, {"codes": read_info(pathlib.Path(self.parents_dir) / "codes")["id"]}
 
+    @property
+    def _window(self) -> int:
+        """Semantic tokens in one sequence."""
+        return min(self.config.window or self.geometry.clip_tokens, self.geometry.clip_tokens)
+
+    def _draw_window(self, key: jax.Array, semantic: Int[Array, "B N"]) -> Int[Array, "B W"]:
+        """A window of each clip, anywhere in it."""
+        if self._window == semantic.shape[1]:
+            return semantic
+        starts = jax.random.randint(key, (semantic.shape[0],), 0, semantic.shape[1] - self._window + 1)
+        return jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, self._window))(semantic, starts)
+
+    def _windows(self, semantic: Int[Array, "B N"]) -> Int[Array, "R W"]:
+        """The windows that cover each clip, those of one clip beside one another."""
+        count = -(-semantic.shape[1] // self._window)
+        starts = np.linspace(0, semantic.shape[1] - self._window, count).round().astype(int)
+        windows = jnp.stack([semantic[:, start : start + self._window] for start in starts], axis=1)
+        return windows.reshape(-1, self._window)
+
     def _choose_condition(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> Int[Array, "B Q"]:
         """Each clip's MuLan codes: its caption's with probability `text_share`, else its music's."""
         mulan = batch["mulan"]
@@ -143,8 +169,8 @@ class LMStage(Stage):
     def _weights(self) -> Array:
         """Loss weight of each predicted position [1, W-1]: 1 for semantic tokens, or more for the first of them, and
         `prefix_weight` for MuLan tokens."""
-        levels, semantic = self.geometry.mulan_tokens, self.geometry.clip_tokens
-        opening = self.opening_weight * np.exp(-np.arange(semantic) / self.opening_tokens)
+        levels = self.geometry.mulan_tokens
+        opening = self.opening_weight * np.exp(-np.arange(self._window) / self.opening_tokens)
         return jnp.asarray(np.concatenate([np.full(levels, self.prefix_weight), 1.0 + opening])[None], jnp.float32)
 
     def _semantic_mean(self, losses: Array) -> Array:

@@ -1,5 +1,7 @@
 """Sampling: lengths, repeatability, independence of the batch, settings."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -81,6 +83,20 @@ def test_long_music_begins_as_its_first_window(melody):
     keep = int(0.2 * 4000)  # the decoder's last frames see what follows
     loudness = np.abs(short.audio[:keep]).max() / np.abs(long.audio[:keep]).max()  # each is scaled by its own peak
     np.testing.assert_allclose(short.audio[:keep], loudness * long.audio[:keep], atol=1e-3)
+
+
+def test_a_language_model_of_short_windows_sees_no_more_than_they_hold(melody, monkeypatch):
+    """Windows of six tokens at 0, 3, 6: each continues the last three tokens of the one before, under the whole prefix."""
+    monkeypatch.setattr(melody._models, "lm_config", dataclasses.replace(melody._models.lm_config, window=6))
+    calls, draw = [], melody._models._continue
+    monkeypatch.setattr(
+        melody._models, "_continue", lambda *a, **k: calls.append((a[2].shape[1], k["length"])) or draw(*a, **k)
+    )
+    (piece,) = melody.generate([PROMPT], seconds=0.4)
+    assert calls == [(0, 6), (3, 3), (3, 3)] and len(piece.tokens) == 10
+    monkeypatch.undo()
+    (whole,) = melody.generate([PROMPT], seconds=0.4)
+    np.testing.assert_array_equal(piece.tokens[:6], whole.tokens[:6])
 
 
 def test_decoding_in_pieces_equals_whole(melody):

@@ -116,3 +116,5 @@ def test_bad_config_is_refused():
         LMConfig(width=100, heads=16)
     with pytest.raises(UserError, match="remat"):
         LMConfig(remat="some")
+    with pytest.raises(UserError, match="window of 1"):
+        LMConfig(window=1)

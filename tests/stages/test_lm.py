@@ -74,6 +74,33 @@ def test_dropped_prefixes(condition, level):
     np.testing.assert_allclose(shares, [condition, partial, partial, (1 - condition) * (1 - level)], atol=0.04)
 
 
+def test_a_window_is_drawn_anywhere_in_a_clip():
+    stage = dataclasses.replace(STAGE, config=dataclasses.replace(STAGE.config, window=4))
+    clips = jnp.arange(10, dtype=jnp.int32)[None] + 100 * jnp.arange(500, dtype=jnp.int32)[:, None]
+    drawn = np.asarray(stage._draw_window(jax.random.PRNGKey(3), clips))
+    starts = drawn[:, 0] - 100 * np.arange(500)
+    np.testing.assert_array_equal(drawn - drawn[:, :1], np.tile(np.arange(4), (500, 1)))
+    assert set(starts) == set(range(7))  # the first and the last place included
+    assert np.bincount(starts).min() > 500 / 7 / 2
+    longer = dataclasses.replace(STAGE, config=dataclasses.replace(STAGE.config, window=99))
+    np.testing.assert_array_equal(longer._draw_window(jax.random.PRNGKey(3), clips), clips)
+
+
+def test_windows_are_evaluated_under_their_own_clips_prefix(state):
+    """Against the definition: three windows of four cover ten tokens."""
+    stage = dataclasses.replace(STAGE, config=dataclasses.replace(STAGE.config, window=4))
+    batch = batch_of(4)
+    metrics = jax.jit(stage.eval_step)(state, batch)
+    for label, prefixes in {"": batch["mulan"], "shuffled_": np.roll(batch["mulan"], 1, axis=0)}.items():
+        losses = []
+        for start in (0, 3, 6):
+            window = batch["semantic"][:, start : start + 4]
+            tokens = STAGE.vocabulary.sequence(jnp.asarray(prefixes), window)
+            logits = STAGE.model.apply({"params": state.averaged}, tokens[:, :-1])
+            losses.append(token_losses(logits, tokens[:, 1:])[:, 3:].mean())
+        np.testing.assert_allclose(metrics[f"{label}loss"], np.mean(losses), rtol=1e-5)
+
+
 @pytest.mark.parametrize("share, read, unread", [(0.0, "mulan", "text"), (1.0, "text", "mulan")])
 def test_the_condition_is_the_musics_or_the_captions(state, share, read, unread):
     step = jax.jit(dataclasses.replace(STAGE, text_share=share, condition_dropout=0.0).train_step)
