@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from launch.processes import exit_code
+from launch.restarts import STOPPED_BY_SIGNAL
+
 GRACE_SECONDS = 60.0
 """Between SIGTERM and SIGKILL for hosts that outlive another one: they may hang in a collective without it."""
-
-RESTART = range(129, 160)
-"""Exit codes after which the same command is to be started again: a signal ended it, a checkpoint was saved before."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command[0] = str(beside) if beside.exists() else shutil.which(command[0]) or command[0]
     for attempt in range(args.restarts + 1):
         code = Pod(command, args.hosts, args.devices_per_host, args.grace).run()
-        if code not in RESTART or code == 128 + signal.SIGINT or attempt == args.restarts:
+        if code not in STOPPED_BY_SIGNAL or code == 128 + signal.SIGINT or attempt == args.restarts:
             break
         print(f"pod: stopped with exit code {code}, start {attempt + 2} of {args.restarts + 1}", flush=True)
     return code
@@ -116,11 +116,13 @@ class Pod:
     def _wait(self) -> int:
         failed, deadline = 0, float("inf")
         while any(host.poll() is None for host in self._hosts):
-            ended = [(index, host.returncode) for index, host in enumerate(self._hosts) if host.poll()]
+            ended = [(index, host) for index, host in enumerate(self._hosts) if host.poll()]
             if ended and not failed:
-                index, code = ended[0]
-                failed = 128 - code if code < 0 else code
-                what = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                index, host = ended[0]
+                failed = exit_code(host)
+                what = (
+                    f"was killed by signal {failed - 128}" if host.returncode < 0 else f"ended with exit code {failed}"
+                )
                 print(f"pod: host {index} {what}; the others are stopped", flush=True)
                 self._send(signal.SIGTERM)
             if (ended or self._signal) and deadline == float("inf"):
@@ -128,10 +130,9 @@ class Pod:
             if time.monotonic() > deadline:
                 print(f"pod: hosts that did not stop within {self._grace:g} s are killed", flush=True)
                 self._send(signal.SIGKILL)
-                deadline = float("inf") if not self._hosts else time.monotonic() + self._grace
+                deadline = time.monotonic() + self._grace
             time.sleep(0.05)
-        codes = [128 - host.returncode if host.returncode < 0 else host.returncode for host in self._hosts]
-        return failed or next((code for code in codes if code), 0)
+        return failed or next((code for code in map(exit_code, self._hosts) if code), 0)
 
 
 def _copy(stream: TextIO | None, index: int) -> None:

@@ -21,6 +21,11 @@ KILL_AFTER = 5.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+def exit_code(process: subprocess.Popen) -> int:
+    """Of a process that has ended, as a shell gives it: 128 + n where signal n ended it."""
+    return 128 - process.returncode if process.returncode < 0 else process.returncode
+
+
 class LaunchError(Exception):
     """The launch failed. The message is one clear sentence; `exit_code` is the process's."""
 
@@ -199,7 +204,7 @@ class Runner:
                 time.sleep(TICK / 4 if now - begin < 1 else TICK)
             for pump in pumps:
                 pump.join(KILL_AFTER)
-            return process.returncode if process.returncode >= 0 else 128 - process.returncode
+            return exit_code(process)
         finally:
             if process.poll() is None:
                 _kill(process)

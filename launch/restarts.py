@@ -9,6 +9,8 @@ from launch.processes import LaunchError, Runner
 DONE = 0
 BAD_ARGUMENTS = 2
 """`melody` exits with it when the user's input is wrong: the same command would end the same way."""
+STOPPED_BY_SIGNAL = range(129, 160)
+"""`melody train` exits with 128 + n after signal n, a checkpoint saved before; so does a shell of a killed process."""
 
 
 def run_until_done(attempt: Callable[[], int], job: Job, runner: Runner) -> int:

@@ -6,15 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from melody_jax import flops
 from melody_jax.ahead.program import bytes_per_chip
 from melody_jax.generate.programs import Programs
 from melody_jax.lm.network import empty_cache
-from melody_jax.nn import activations
 from melody_jax.parallel import rules
 from melody_jax.parallel.batch import batch_sharding, check_batch_size
 from melody_jax.parallel.init import abstract_state
@@ -59,7 +56,7 @@ def training(stage: Stage, mesh: Mesh) -> Plan:
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows) for name, leaf in stage.batch_shapes().items()
     }
     plain = without_remat(stage)
-    count = flops.count(plain.train_step, nn.unbox(jax.eval_shape(plain.init, _key())), stage.batch_shapes())
+    count = flops.count(plain.train_step, state, batch)
     held = {
         "parameters": bytes_per_chip((state.params, state.frozen)),
         "optimiser": bytes_per_chip((state.opt_state, state.ema)),
@@ -83,11 +80,6 @@ def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, step
     programs = Programs({key: one.config for key, one in stages.items()}, stage.geometry)
     params = _weights(stage, mesh)
     function, inputs, split = _sampling_program(name, programs, rows, steps, guidance)
-
-    def program(params: PyTree, *inputs: Any) -> Any:
-        with activations.placed(mesh, tuple(rules.RULES.items())):
-            return function(params, *inputs)
-
     layouts = [jax.tree.map(lambda axis: NamedSharding(mesh, _rows_at(axis)), axes) for axes in split]
     arguments = tuple(
         jax.tree.map(lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), *pair)
@@ -96,7 +88,7 @@ def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, step
     count = flops.count(function, params, *inputs)
     held = {"parameters": bytes_per_chip(params), "inputs": bytes_per_chip(arguments)}
     donated = (2,) if name == "lm-decode" else ()
-    return Plan(jax.jit(program, donate_argnums=donated), (params, *arguments), count, held)
+    return Plan(jax.jit(rules.on_mesh(function, mesh), donate_argnums=donated), (params, *arguments), count, held)
 
 
 def without_remat(config: Any) -> Any:
@@ -151,7 +143,3 @@ def _weights(stage: Stage, mesh: Mesh) -> PyTree:
 
 def _rows_at(axis: int | None) -> PartitionSpec:
     return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, rules.RULES["batch"])
-
-
-def _key() -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((2,), np.uint32)

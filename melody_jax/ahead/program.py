@@ -22,6 +22,9 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 class Cost:
     """Of one run of a program, per chip unless said otherwise.
 
+    The compiler counts the body of a loop once in `flops` and `seconds`: they hold for stacks that are unrolled
+    (`unroll` of the configs), whose loops hold no products.
+
     Attributes:
       argument_bytes: what it is given.
       output_bytes: what it returns beyond donated arguments.

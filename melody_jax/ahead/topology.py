@@ -15,21 +15,17 @@ class Chip:
     Attributes:
       hbm_bytes: memory.
       flops: peak of bfloat16 products, per second.
-      hbm_bandwidth: bytes per second.
-      ici_bandwidth: bytes per second of all its links to other chips together.
     """
 
     hbm_bytes: float
     flops: float
-    hbm_bandwidth: float
-    ici_bandwidth: float
 
 
 CHIPS = {
-    "v4": Chip(32e9, 275e12, 1228e9, 300e9),
-    "v5e": Chip(16e9, 197e12, 819e9, 200e9),
-    "v5p": Chip(95e9, 459e12, 2765e9, 600e9),
-    "v6e": Chip(32e9, 918e12, 1640e9, 400e9),
+    "v4": Chip(32e9, 275e12),
+    "v5e": Chip(16e9, 197e12),
+    "v5p": Chip(95e9, 459e12),
+    "v6e": Chip(32e9, 918e12),
 }
 
 

@@ -6,7 +6,7 @@ gin binds `melody_jax.train.loop.train` and what it receives, by dynamic registr
 import ast
 import dataclasses
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,18 @@ def gin_files(stage: str, size: str, hardware: str, data: str = "") -> list[Path
     return [*files, data_file] if data_file.exists() else files
 
 
+def find(file: str | Path) -> Path:
+    """The gin file of this path, or of this path in configs/.
+
+    Raises:
+      UserError: there is neither.
+    """
+    for path in (Path(file), configs_directory() / file):
+        if path.is_file():
+            return path
+    raise UserError(f"gin file {file} does not exist")
+
+
 def sampling_defaults(size: str) -> dict[str, Any]:
     """The fields of `Settings` that configs/sizes/SIZE/sampling.gin binds; none without such a file.
 
@@ -107,8 +119,8 @@ def sampling_defaults(size: str) -> dict[str, Any]:
     if not file.exists():
         return {}
     gin.clear_config()
-    _explained(lambda: gin.parse_config_file(str(file)))
-    return dict(_explained(lambda: gin.get_bindings(Settings)))
+    explained(lambda: gin.parse_config_file(str(file)))
+    return dict(explained(lambda: gin.get_bindings(Settings)))
 
 
 def compose(
@@ -127,14 +139,12 @@ def compose(
     """
     gin.clear_config()
     for file in [*files, *map(Path, user_files)]:
-        path = file if file.exists() else configs_directory() / file
-        if not path.exists():
-            raise UserError(f"gin file {file} does not exist")
-        _explained(lambda path=path: gin.parse_config_file(str(path.absolute())))
+        path = find(file)
+        explained(lambda path=path: gin.parse_config_file(str(path.absolute())))
     for binding in bindings:
-        _explained(lambda binding=binding: gin.parse_config(binding, skip_unknown=partial))
-    _explained(gin.finalize)
-    arguments = _explained(lambda: gin.get_bindings(loop.train))
+        explained(lambda binding=binding: gin.parse_config(binding, skip_unknown=partial))
+    explained(gin.finalize)
+    arguments = explained(lambda: gin.get_bindings(loop.train))
     if not {"stage", "total_steps"} <= set(arguments):
         raise UserError("the configuration binds no loop.train.stage or no loop.train.total_steps")
     ignored = frozenset(binding for binding in bindings if not _is_read(binding))
@@ -198,12 +208,12 @@ def _text() -> str:
     return "\n".join([gin.operative_config_str().rstrip(), *own]) + "\n"
 
 
-def _explained(action: Any) -> Any:
-    """gin's errors as one sentence: the reason and the place."""
+def explained(action: Callable[[], Any], what: str = "configuration") -> Any:
+    """What `action` returns; gin's errors become a UserError of one sentence about `what`: the reason and the place."""
     try:
         return action()
     except UserError as error:
         raise UserError(str(error).partition("\n")[0]) from error  # gin has added where it was
     except (ValueError, SyntaxError, TypeError, RuntimeError, ImportError, AttributeError, OSError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(f"configuration: {' '.join(lines[:3])}") from error
+        raise UserError(f"{what}: {' '.join(lines[:3])}") from error

@@ -37,7 +37,6 @@ def run(args: argparse.Namespace) -> int:
       UserError: unknown names, a mesh or batch that does not divide, or no compiler.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     from melody_jax.ahead import plan, topology
     from melody_jax.errors import UserError
     from melody_jax.parallel.mesh import make_mesh
@@ -51,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     mesh = make_mesh(args.mesh, devices)
     if args.program in plan.SAMPLING:
         stages = {name: _stage(args, name) for name in STAGES}
-        planned = plan.sampling(args.program, stages, mesh, args.batch or len(devices), args.steps, args.guidance)
         batch = args.batch or len(devices)
+        planned = plan.sampling(args.program, stages, mesh, batch, args.steps, args.guidance)
     else:
         stage = _stage(args, args.program)
         batch, planned = stage.batch_size, plan.training(stage, mesh)
@@ -108,9 +107,11 @@ def _compiled(planned: Any, chip: Any, devices: list[Any], save: str | None) -> 
     cost = program.cost_of(compiled)
     if save:
         precompiled.save(precompiled.path_of(save, lowered, devices), compiled)
+    fits = cost.peak_bytes <= chip.hbm_bytes
+    wanted = f"does not fit: {cost.peak_bytes / 1e9:.1f} GB of {chip.hbm_bytes / 1e9:.0f} GB; {HINT}"
     return known | {
-        "fits": cost.peak_bytes <= chip.hbm_bytes,
-        "hint": f"does not fit: {cost.peak_bytes / 1e9:.1f} GB of {chip.hbm_bytes / 1e9:.0f} GB; {HINT}",
+        "fits": fits,
+        **({} if fits else {"hint": wanted}),
         **dataclasses.asdict(cost),
         "mfu": planned.model_flops / (len(devices) * chip.flops * cost.seconds) if cost.seconds else None,
         "trace_seconds": round(traced - started, 1),

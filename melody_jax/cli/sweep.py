@@ -91,20 +91,16 @@ def read(file: str, bindings: list[str]) -> Sweep:
     Raises:
       UserError: there is no such file, it is wrong, or something in it has no effect.
     """
-    path = Path(file) if Path(file).exists() else configuration.configs_directory() / file
-    if not path.is_file():
-        raise UserError(f"gin file {file} does not exist")
-    gin.clear_config()
-    try:
+    path = configuration.find(file)
+
+    def parsed() -> Sweep:
+        gin.clear_config()
         gin.parse_config_file(str(path.absolute()))
         gin.parse_config([configuration.binding_of(binding) for binding in bindings])
         gin.finalize()
-        sweep = gin.get_configurable(Sweep)()
-    except UserError as error:
-        raise UserError(str(error).partition("\n")[0]) from error  # gin has added where it was
-    except (ValueError, SyntaxError, TypeError, RuntimeError, ImportError, AttributeError, OSError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(f"{path}: {' '.join(lines[:3])}") from error
+        return gin.get_configurable(Sweep)()
+
+    sweep = configuration.explained(parsed, str(path))
     unread = configuration.unread()
     if unread:
         raise UserError(f"{path}: nobody reads the bindings of {unread[0]}")

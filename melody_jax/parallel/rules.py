@@ -1,7 +1,8 @@
 """The one table from logical axes to mesh axes, and the shardings that follow from it."""
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from melody_jax.errors import UserError
+from melody_jax.nn import activations
 
 PyTree = Any
 Rules = Mapping[str, tuple[str, ...]]
@@ -53,6 +55,17 @@ def spec_for(axes: tuple[str | None, ...], rules: Rules = RULES, parameter: str 
             taken[mesh_axis] = str(axis)
         spec.append(mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes or None)
     return PartitionSpec(*spec)
+
+
+def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """The function, to be jitted, with its activations laid out on the mesh as the table says."""
+
+    @functools.wraps(function)
+    def placed(*arguments: Any) -> Any:
+        with activations.placed(mesh, tuple(RULES.items())):
+            return function(*arguments)
+
+    return placed
 
 
 def shardings(tree: PyTree, mesh: Mesh, rules: Rules = RULES) -> PyTree:

@@ -30,8 +30,12 @@ class MetricWriter:
     def __init__(self, directory: Path, step: int):
         self._lines = self._events = None
         self._directory = directory
-        if jax.process_index() != 0:
-            return
+        if jax.process_index() == 0:
+            self._open(step)
+
+    def _open(self, step: int) -> None:
+        """Opens the files to be continued after `step`."""
+        directory = self._directory
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / LINES
         kept = [record for record in read_lines(path) if record["step"] <= step]
@@ -57,8 +61,9 @@ class MetricWriter:
 
     def go_back(self, step: int) -> None:
         """Drops what was written after `step`."""
-        self.close()
-        self.__init__(self._directory, step)
+        if self._lines is not None:
+            self.close()
+            self._open(step)
 
     def close(self) -> None:
         """Closes the files."""

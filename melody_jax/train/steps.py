@@ -1,9 +1,8 @@
 """The compiled steps of a run, and their metrics on the way from the device to the log."""
 
-import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,10 +10,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from melody_jax.errors import UserError
-from melody_jax.nn import activations
 from melody_jax.parallel.batch import batch_sharding, check_batch_size, place_batch
 from melody_jax.parallel.init import place, sharded_init
-from melody_jax.parallel.rules import RULES
+from melody_jax.parallel.rules import on_mesh
 from melody_jax.train import precompiled
 from melody_jax.train.hooks import check_finite
 from melody_jax.train.stage import HostBatch, Stage
@@ -49,20 +47,12 @@ def jitted(stage: Stage, mesh: Mesh, layout: Any) -> tuple[Any, Any]:
 
     `layout` is a tree of shardings like the state; activations lie as the rules say.
     """
-
-    def on_mesh(step: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(step)
-        def placed(state: TrainState, batch: Mapping[str, jax.Array]) -> Any:
-            with activations.placed(mesh, tuple(RULES.items())):
-                return step(state, batch)
-
-        return placed
-
     whole, rows = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
-    train = jax.jit(
-        on_mesh(stage.train_step), in_shardings=(layout, rows), out_shardings=(layout, whole), donate_argnums=0
+    train, evaluate = on_mesh(stage.train_step, mesh), on_mesh(stage.eval_step, mesh)
+    return (
+        jax.jit(train, in_shardings=(layout, rows), out_shardings=(layout, whole), donate_argnums=0),
+        jax.jit(evaluate, in_shardings=(layout, rows), out_shardings=whole),
     )
-    return train, jax.jit(on_mesh(stage.eval_step), in_shardings=(layout, rows), out_shardings=whole)
 
 
 class Steps:
