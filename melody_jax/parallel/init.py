@@ -1,4 +1,4 @@
-"""Sharded initialisation: no device, and no host, ever holds a whole copy of a sharded state."""
+"""Sharded initialisation (no device, and no host, ever holds a whole copy of a sharded state), and the way back."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from melody_jax.parallel import rules
@@ -39,3 +40,16 @@ def place(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
         return array
     host = np.asarray(array)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Every leaf whole, as a NumPy array, on every host; all hosts must call it. Leaves of the host's own stay."""
+
+    def whole(leaf: Any) -> np.ndarray:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return np.asarray(leaf)
+        if leaf.is_fully_replicated:
+            return np.asarray(leaf.addressable_data(0))
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(whole, tree)

@@ -18,6 +18,7 @@ from melody_jax.autoencoder.discriminators import Discriminators, Judgement
 from melody_jax.autoencoder.loss import LossConfig
 from melody_jax.autoencoder.network import Autoencoder, AutoencoderOutput
 from melody_jax.geometry import Geometry
+from melody_jax.parallel.init import to_host
 from melody_jax.train.optim import OptimConfig, make_optimizer, update_ema
 from melody_jax.train.stage import HostBatch, Metrics, Stage
 from melody_jax.train.state import TrainState
@@ -188,17 +189,12 @@ class AutoencoderStage(Stage):
         other music are clipped at [-1, 1]: extremes come in clumps (one loud clip), hence the margin.
         """
         params = self._averaged(state)
-        several = jax.process_count() > 1
-        local = multihost_utils.process_allgather(params, tiled=True) if several else params
+        local = to_host(params)
         encode = jax.jit(lambda p, audio: jnp.abs(self._apply(p, audio, method="encode").mean))
         taken = itertools.islice(batches, self.calibration_batches)
         latents = [np.asarray(encode(local, batch["audio"])).ravel() for batch in taken]
         scale = np.float32(1.0 / max(np.quantile(np.concatenate(latents), 0.9998), 1e-6))
-        if several:
-            scale = np.min(multihost_utils.process_allgather(scale))
-        # Through jit with a global array, so that the scale lies on all hosts' devices as the other parameters do.
-        placed = jax.jit(lambda scale, step: scale + jnp.float32(0) * step.astype(jnp.float32))(scale, state.step)
-        return {**params, "latent_scale": placed}
+        return {**local, "latent_scale": np.min(multihost_utils.process_allgather(scale))}
 
     def part(self) -> tuple[AutoencoderConfig, Geometry, dict[str, str]]:
         """Config and geometry; no parents."""

@@ -123,8 +123,8 @@ class LMStage(Stage):
         return {name: jax.ShapeDtypeStruct((self.batch_size, width), jnp.int32) for name, width in widths.items()}
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
-        """The averaged parameters on the host."""
-        return jax.device_get(state.averaged)
+        """The averaged parameters."""
+        return state.averaged
 
     def part(self) -> tuple[LMConfig, Geometry, dict[str, str]]:
         """Config, geometry and the id of the codes it was trained on."""

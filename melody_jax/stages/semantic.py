@@ -12,6 +12,7 @@ import numpy as np
 from melody_jax.geometry import Geometry
 from melody_jax.nn.conformer import STATISTICS, running_statistics
 from melody_jax.parallel.batch import place_batch
+from melody_jax.parallel.init import to_host
 from melody_jax.semantic.config import SemanticConfig
 from melody_jax.semantic.feature_norm import calibrate, moments
 from melody_jax.semantic.network import PretrainOutput, SemanticEncoder
@@ -97,7 +98,7 @@ class SemanticStage(Stage):
         measure = jax.jit(lambda p, audio: moments(self.model.apply({"params": p}, audio, method="hidden")))
         total: dict[str, np.ndarray] = {}
         for batch in itertools.islice(batches, self.calibration_batches):
-            found = jax.device_get(measure(params, place_batch(batch, mesh)["audio"]))
+            found = to_host(measure(params, place_batch(batch, mesh)["audio"]))
             total = {name: total.get(name, 0.0) + value.astype(np.float64) for name, value in found.items()}
         return {**params, "feature_norm": calibrate(total, self.config)}
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 from melody_jax import config as config_lib
 from melody_jax.bundle.part import Part, save_part
 from melody_jax.errors import UserError
+from melody_jax.parallel.init import to_host
 from melody_jax.parallel.mesh import DEFAULT, make_mesh
 from melody_jax.train.checkpoint import Checkpoints
 from melody_jax.train.hooks import StoppedError, StopSignals, sole_user
@@ -207,10 +207,8 @@ def _check_same_run(saved: dict[str, Any], now: dict[str, Any], directory: Path)
 def _write_part(
     stage: Stage, state: TrainState, batches: Batches, directory: Path, training: dict[str, Any]
 ) -> Part | None:
-    params = stage.finish(state, _endless(batches))
-    if jax.process_count() > 1:
-        params = multihost_utils.process_allgather(params, tiled=True)
+    params = to_host(stage.finish(state, _endless(batches)))
     if jax.process_index() != 0:
         return None
     config, geometry, parents = stage.part()
-    return save_part(directory / PART, stage.name, jax.device_get(params), config, geometry, parents, training)
+    return save_part(directory / PART, stage.name, params, config, geometry, parents, training)

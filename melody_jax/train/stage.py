@@ -104,7 +104,7 @@ class Stage(Protocol):
         ...
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
-        """Parameters of the part (host arrays) from the last state; `batches` (training) serve for calibration.
+        """Parameters of the part, on hosts or devices, from the last state; `batches` (training) serve for calibration.
 
         `state.averaged` is the usual answer. Called once, after the last step; on every host.
         """
