@@ -108,7 +108,7 @@ def _compiled(planned: Any, chip: Any, devices: list[Any], save: str | None) -> 
     if save:
         precompiled.save(precompiled.path_of(save, lowered, devices), compiled)
     fits = cost.peak_bytes <= chip.hbm_bytes
-    wanted = f"does not fit: {cost.peak_bytes / 1e9:.1f} GB of {chip.hbm_bytes / 1e9:.0f} GB; {HINT}"
+    wanted = f"does not fit: {cost.peak_bytes / 1e9:.1f} GB of {chip.hbm_bytes / 1e9:g} GB; {HINT}"
     return known | {
         "fits": fits,
         **({} if fits else {"hint": wanted}),

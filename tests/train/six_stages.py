@@ -13,6 +13,9 @@ import numpy as np
 
 from melody_jax.bundle.part import save_part
 from melody_jax.mulan.augment import AugmentConfig
+from melody_jax.parallel import hosts
+from melody_jax.parallel.batch import host_shard
+from melody_jax.parallel.mesh import DEFAULT, make_mesh
 from melody_jax.stages.codes import CodesStage
 from melody_jax.train import loop
 from melody_jax.train.arrays import ArrayBatches
@@ -85,7 +88,8 @@ def make_batches(stage, hold: int = 1000) -> HeldBatches:
         }
         several = [makers[stage.name](seed) for seed in range(5)]
     arrays = {name: np.concatenate([batch[name] for batch in several])[:-3] for name in several[0]}
-    return HeldBatches(arrays, stage.batch_size, seed=3, hold=hold)
+    shard = host_shard(make_mesh(DEFAULT))
+    return HeldBatches(arrays, stage.batch_size, seed=3, hold=hold, shard=shard.index, shards=shard.count)
 
 
 def run(name: str, model_dir: Path, parents_dir: Path, hold: int = 1000) -> None:
@@ -96,6 +100,7 @@ def run(name: str, model_dir: Path, parents_dir: Path, hold: int = 1000) -> None
 
 
 if __name__ == "__main__":
+    hosts.join()
     try:
         run(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), hold=int(sys.argv[4]))
     except loop.StoppedError as stopped:

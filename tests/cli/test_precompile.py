@@ -1,0 +1,92 @@
+"""`melody precompile`, with this machine's eight CPU devices standing where a slice's chips would: what it says and saves."""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import pytest
+from flax import linen as nn
+from jax.experimental.compilation_cache import compilation_cache
+
+from melody_jax import flops
+from melody_jax.ahead import topology
+from melody_jax.cli import configuration, main
+from melody_jax.errors import UserError
+
+SMALL = {"layers": 2, "width": 32, "heads": 2, "hidden": 64, "unroll": 2, "window": 0}
+BINDINGS = [word for name, value in SMALL.items() for word in ("--set", f"lm.LMConfig.{name}={value}")]
+
+
+@pytest.fixture
+def slice_of_cpus(monkeypatch):
+    """Eight devices for every topology; a chip's memory can be set."""
+    compilation_cache.reset_cache()  # whether it is used is asked once
+    monkeypatch.setattr(topology, "devices_of", lambda name, slices: jax.devices())
+    yield lambda size: monkeypatch.setitem(
+        topology.CHIPS, "v5e", dataclasses.replace(topology.CHIPS["v5e"], hbm_bytes=size)
+    )
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
+
+
+def precompile(capsys, program, *options):
+    """(exit code, the JSON on stdout, stderr)."""
+    command = ["precompile", program, "--size", "tiny", "--topology", "v5e:2x4", "--json", *BINDINGS, *options]
+    code = main.main(command)
+    said = capsys.readouterr()
+    return code, json.loads(said.out), said.err
+
+
+def test_what_a_training_step_costs(slice_of_cpus, capsys, tmp_path):
+    code, report, _ = precompile(capsys, "lm", "--batch", "16", "--mesh", "data=2,fsdp=4", "--save", str(tmp_path))
+    assert code == 0 and report["fits"] and "hint" not in report
+    assert (report["chips"], report["batch"], report["mesh"]) == (8, 16, "data=2,fsdp=4")
+    made = configuration.compose(
+        configuration.gin_files("lm", "tiny", "tpu"),
+        bindings=["BATCH_SIZE = 16", *(f"lm.LMConfig.{name} = {value}" for name, value in SMALL.items())],
+    ).stage
+    state = nn.unbox(jax.eval_shape(made.init, jax.random.PRNGKey(0)))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    # float32, the embedding and every product split over fsdp, scales of norms whole
+    assert 0.25 * 4 * parameters < report["held_bytes"]["parameters"] < 0.3 * 4 * parameters
+    assert report["held_bytes"]["optimiser"] > 2.9 * report["held_bytes"]["parameters"]  # two moments and the average
+    assert report["model_flops"] == flops.count(made.train_step, state, made.batch_shapes())
+    assert report["peak_bytes"] >= sum(report["held_bytes"].values())
+    assert report["collectives"]["all-gather"][0] > 0
+    (saved,) = tmp_path.iterdir()
+    assert saved.suffix == ".xla" and saved.stat().st_size > 10_000
+
+
+def test_what_sampling_costs_and_what_does_not_fit_is_said_with_what_to_do(slice_of_cpus, capsys):
+    slice_of_cpus(0.02e9)
+    code, report, error = precompile(capsys, "decoder")
+    assert code == 3 and not report["fits"]
+    assert report["batch"] == 8 and report["held_bytes"].keys() == {"parameters", "inputs"}
+    assert report["model_flops"] > 0 and report["peak_bytes"] > sum(report["held_bytes"].values())
+    assert error.startswith("error: does not fit: 0.1 GB of 0.02 GB; try another remat policy")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--topology", "v5e:2x4"], "unknown program 'lmm'; choose one of mulan,"),
+        (["--topology", "v9:2x4"], "topology 'v9:2x4' is not KIND:AxB"),
+        (["--topology", "v5e:8"], "topology 'v5e:8' is not KIND:AxB"),
+        (["--topology", "v5e:2x4", "--batch", "0"], "must be at least 1"),
+        (["--topology", "v5e:2x4", "--batch", "9"], "a global batch of 9 does not divide over fsdp=8"),
+        (["--topology", "v5e:2x4", "--mesh", "data=3"], "needs 3 devices and there are 8"),
+        (["--topology", "v5e:2x4", "--set", "lm.LMConfig.widht=3"], "doesn't have a parameter named 'widht'"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(slice_of_cpus, capsys, arguments, message):
+    program = "lmm" if "lmm" in message else "lm"
+    assert main.main(["precompile", program, "--size", "tiny", *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error and message in error
+
+
+def test_without_the_compiler_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    with pytest.raises(UserError, match=r"pip install 'melody_jax\[aot\]'"):
+        topology.devices_of("v5e:2x4")
