@@ -32,12 +32,14 @@ class Plan:
       arguments: ShapeDtypeStructs.
       model_flops: of all chips together; recomputation, and the zero rows of padding, not counted.
       held: name -> bytes per chip of what lies in memory during the whole run.
+      rounds: of the loop that the program is, 1 where it is none.
     """
 
     program: Any
     arguments: tuple[Any, ...]
     model_flops: int
     held: dict[str, int]
+    rounds: int = 1
 
 
 def training(stage: Stage, mesh: Mesh) -> Plan:
@@ -88,7 +90,9 @@ def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, step
     count = flops.count(function, params, *inputs)
     held = {"parameters": bytes_per_chip(params), "inputs": bytes_per_chip(arguments)}
     donated = (2,) if name == "lm-decode" else ()
-    return Plan(jax.jit(rules.on_mesh(function, mesh), donate_argnums=donated), (params, *arguments), count, held)
+    rounds = steps if name == "dpd-sampler" else 1
+    program = jax.jit(rules.on_mesh(function, mesh), donate_argnums=donated)
+    return Plan(program, (params, *arguments), count, held, rounds)
 
 
 def without_remat(config: Any) -> Any:

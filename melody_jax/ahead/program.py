@@ -22,8 +22,7 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 class Cost:
     """Of one run of a program, per chip unless said otherwise.
 
-    The compiler counts the body of a loop once in `flops` and `seconds`: they hold for stacks that are unrolled
-    (`unroll` of the configs), whose loops hold no products.
+    As the compiler tells them, `flops` and `seconds` have the body of a loop once (`loops.whole_cost`).
 
     Attributes:
       argument_bytes: what it is given.

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 HINT = "try another remat policy (--set lm.LMConfig.remat=full), more fsdp in --mesh, or a smaller --batch"
@@ -49,12 +50,19 @@ def run(args: argparse.Namespace) -> int:
     devices = topology.devices_of(args.topology, args.slices)
     mesh = make_mesh(args.mesh, devices)
     if args.program in plan.SAMPLING:
-        stages = {name: _stage(args, name) for name in STAGES}
-        batch = args.batch or len(devices)
-        planned = plan.sampling(args.program, stages, mesh, batch, args.steps, args.guidance)
+        stages, name = {name: _stage(args, name) for name in STAGES}, plan.SAMPLING[args.program]
+        stage, batch = stages[name], args.batch or len(devices)
+
+        def planned(stage: Any) -> Any:
+            return plan.sampling(args.program, {**stages, name: stage}, mesh, batch, args.steps, args.guidance)
+
     else:
         stage = _stage(args, args.program)
-        batch, planned = stage.batch_size, plan.training(stage, mesh)
+        batch = stage.batch_size
+
+        def planned(stage: Any) -> Any:
+            return plan.training(stage, mesh)
+
     report = {
         "program": args.program,
         "size": args.size,
@@ -64,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         "mesh": args.mesh,
         "batch": batch,
     }
-    report |= _compiled(planned, chip, mesh.devices.ravel().tolist(), args.save)
+    report |= _compiled(planned, stage, chip, mesh.devices.ravel().tolist(), args.save)
     print(json.dumps(report, indent=2) if args.json else _table(report))
     if not report["fits"]:
         print(f"error: {report['hint']}", file=sys.stderr)
@@ -82,15 +90,22 @@ def _stage(args: argparse.Namespace, name: str) -> Any:
     return configuration.compose(files, bindings=bindings, partial=name != args.program).stage
 
 
-def _compiled(planned: Any, chip: Any, devices: list[Any], save: str | None) -> dict[str, Any]:
-    """What the compiler says of the plan, and whether it fits."""
+def _compiled(
+    plan_of: Callable[[Any], Any], stage: Any, chip: Any, devices: list[Any], save: str | None
+) -> dict[str, Any]:
+    """What the compiler says of the stage's plan, and whether it fits."""
     import jax
 
-    from melody_jax.ahead import program
+    from melody_jax.ahead import loops, program
     from melody_jax.train import precompiled
+
+    def compile_cost(stage: Any) -> program.Cost:
+        planned = plan_of(stage)
+        return program.cost_of(planned.program.lower(*planned.arguments).compile())
 
     jax.config.update("jax_enable_compilation_cache", False)  # see precompiled.save; and its time is of interest
     started = time.monotonic()
+    planned = plan_of(stage)
     lowered = planned.program.lower(*planned.arguments)
     traced = time.monotonic()
     known = {"hbm_bytes": int(chip.hbm_bytes), "held_bytes": planned.held, "model_flops": planned.model_flops}
@@ -104,7 +119,8 @@ def _compiled(planned: Any, chip: Any, devices: list[Any], save: str | None) -> 
         )
         return known | {"fits": False, "hint": f"does not fit: {' '.join(said.split())[:300]}; {HINT}"}
     finished = time.monotonic()
-    cost = program.cost_of(compiled)
+    cost = loops.whole_cost(stage, program.cost_of(compiled), compile_cost)
+    cost = dataclasses.replace(cost, seconds=planned.rounds * cost.seconds, flops=planned.rounds * cost.flops)
     if save:
         precompiled.save(precompiled.path_of(save, lowered, devices), compiled)
     fits = cost.peak_bytes <= chip.hbm_bytes
