@@ -60,31 +60,32 @@ def _process(first, step, taken, steps=0.0, **seconds):
 
 
 def test_steps_that_did_not_last_are_no_goodput():
-    """Killed at 15 after the checkpoint of 10; rolled back from 18 to 8, which the first one had reached; then ended."""
+    """Killed at 15 after the checkpoint of 10; killed again at 14; that checkpoint could not be read, the one of 8 could."""
     processes = [
         _process(0, 15, taken=15, steps=30.0),
-        _process(8, 12, taken=12, steps=12.0, startup=4.0),
-        _process(12, 20, taken=8, steps=8.0, input=6.0),
+        _process(10, 14, taken=6, steps=6.0, startup=4.0),  # two of them before a rollback
+        _process(8, 20, taken=12, steps=12.0, input=8.0),
     ]
     spent = goodput.spent(processes)
-    assert spent["redone"] == pytest.approx(7 * 2.0 + 8 * 1.0)  # steps 9 to 15, and all that came before 8 again
-    assert spent["steps"] == pytest.approx(8 * 2.0 + 4 * 1.0 + 8 * 1.0)
+    assert spent["redone"] == pytest.approx(7 * 2.0 + 6 * 1.0)
+    assert spent["steps"] == pytest.approx(8 * 2.0 + 12 * 1.0)
     assert sum(spent.values()) == 60.0
     assert goodput.share(spent) == pytest.approx(28 / 60)
 
 
 def test_a_rollback_is_counted_in_the_process_that_made_it(tmp_path, clock):
-    run = Goodput(tmp_path, step=0, total=9, began=1000.0)
-    for number in (1, 2, 3, 4):
+    """Behind the step that the process itself went on from."""
+    run = Goodput(tmp_path, step=2, total=9, began=1000.0)
+    for number in (3, 4, 5, 6):
         with run.step(number):
             clock(1)
-    run.go_back(2)
-    with run.step(3):
+    run.go_back(1)
+    with run.step(2):
         clock(1)
     run.take()
     (record,) = goodput.read(tmp_path)
-    assert (record["first"], record["step"], record["taken"], record["rollbacks"]) == (0, 3, 5, 1)
-    assert goodput.spent([record])["redone"] == pytest.approx(4 * 2 / 5)  # 3 and 4, of four seconds in five steps
+    assert (record["first"], record["step"], record["taken"], record["rollbacks"]) == (1, 2, 5, 1)
+    assert goodput.spent([record])["redone"] == pytest.approx(4 * 4 / 5)  # four of five steps, four seconds in all
 
 
 def test_what_was_logged_before_a_kill_is_there(tmp_path, clock):
