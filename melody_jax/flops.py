@@ -2,9 +2,10 @@
 
 Model FLOPs in the sense of MFU (Chowdhery et al., "PaLM", 2022, appendix B): two for each multiply-accumulate of matrix
 products and convolutions, the bodies of loops as often as they run. Elementwise work, reductions and FFTs are left out, and
-so are, where the caller turns rematerialisation off, products that are computed twice.
+so are, of configurations made by `without_remat`, products that are computed twice.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,18 @@ def count(function: Callable[..., Any], *arguments: Any) -> int:
       ValueError: a `while` loop around products, whose number of rounds no trace tells.
     """
     return _jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def without_remat(config: Any) -> Any:
+    """A dataclass whose fields, and theirs, recompute nothing: model FLOPs count every product once."""
+    changes = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name == "remat":
+            changes["remat"] = "none"
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            changes[field.name] = without_remat(value)
+    return dataclasses.replace(config, **changes)
 
 
 def _jaxpr(jaxpr: Jaxpr) -> int:

@@ -57,8 +57,7 @@ def training(stage: Stage, mesh: Mesh) -> Plan:
     batch = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows) for name, leaf in stage.batch_shapes().items()
     }
-    plain = without_remat(stage)
-    count = flops.count(plain.train_step, state, batch)
+    count = flops.count(flops.without_remat(stage).train_step, state, batch)
     held = {
         "parameters": bytes_per_chip((state.params, state.frozen)),
         "optimiser": bytes_per_chip((state.opt_state, state.ema)),
@@ -93,18 +92,6 @@ def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, step
     rounds = steps if name == "dpd-sampler" else 1
     program = jax.jit(rules.on_mesh(function, mesh), donate_argnums=donated)
     return Plan(program, (params, *arguments), count, held, rounds)
-
-
-def without_remat(config: Any) -> Any:
-    """A dataclass whose fields, and theirs, recompute nothing: model FLOPs count every product once."""
-    changes = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name == "remat":
-            changes["remat"] = "none"
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            changes[field.name] = without_remat(value)
-    return dataclasses.replace(config, **changes)
 
 
 def _sampling_program(

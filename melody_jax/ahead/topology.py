@@ -1,32 +1,11 @@
-"""TPU slices by name: their devices for the compiler, and what a chip of them can do."""
+"""TPU slices by name: their chip, and their devices for the compiler."""
 
-import dataclasses
 import os
 import re
 from typing import Any
 
+from melody_jax.chips import CHIPS, Chip
 from melody_jax.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """A TPU chip as its maker describes it (cloud.google.com/tpu/docs, system architecture).
-
-    Attributes:
-      hbm_bytes: memory.
-      flops: peak of bfloat16 products, per second.
-    """
-
-    hbm_bytes: float
-    flops: float
-
-
-CHIPS = {
-    "v4": Chip(32e9, 275e12),
-    "v5e": Chip(16e9, 197e12),
-    "v5p": Chip(95e9, 459e12),
-    "v6e": Chip(32e9, 918e12),
-}
 
 
 def chip_of(topology: str) -> Chip:

@@ -44,11 +44,10 @@ def describe(name: str, size: str) -> dict[str, Any]:
     from flax import linen as nn
 
     from melody_jax import flops
-    from melody_jax.ahead.plan import without_remat
     from melody_jax.cli import configuration
 
     stage = configuration.compose(configuration.gin_files(name, size, "cpu")).stage
-    stage = _for_one_clip(without_remat(stage))
+    stage = _for_one_clip(flops.without_remat(stage))
     state = nn.unbox(jax.eval_shape(stage.init, jax.random.PRNGKey(0)))
     params = {**state.params, **state.frozen} if name != "autoencoder" else state.params["generator"]
     if name == "dpd":

@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train one stage, or all of them in order",
     "sweep": "train with many settings and compare what they reach",
     "tokenize": "turn a data set into tokens and latents with the trained representation models",
+    "report": "how the training of every stage goes: losses, speed, where the time went",
     "export": "collect trained parts into a bundle for sampling",
     "generate": "make music from sentences with a bundle",
     "evaluate": "measure trained stages or a bundle on held-out music",

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -19,7 +20,9 @@ from melody_jax.parallel import hosts
 from melody_jax.parallel.batch import host_shard
 from melody_jax.parallel.mesh import DEFAULT, make_mesh
 from melody_jax.train import loop
+from melody_jax.train.goodput import process_began
 from melody_jax.train.hooks import StoppedError
+from melody_jax.train.profile import traced_steps
 from melody_jax.train.stage import Stage
 
 CONFIG_FILE = "config.gin"
@@ -52,6 +55,7 @@ def add_parser(subparsers) -> None:
         help="start from weights: a part, a finished stage, or a Hugging Face folder; may be given several times",
     )
     parser.add_argument("--precompiled", metavar="DIR", help="executables written by melody precompile --save")
+    parser.add_argument("--profile", metavar="FIRST:LAST", help="trace these steps (for XProf) into DIR/STAGE/profile")
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json of a MuLan text tower of your own")
 
 
@@ -61,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: unknown names, bindings that nobody reads, missing data or parents.
     """
+    began = process_began()
     hosts.join()
     names = stages.ORDER if args.stage == "all" else (args.stage,)
     configs = _compose(args, names)  # all of them, before any work can be lost
@@ -71,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
             if args.stage == "all" and _is_finished(Path(args.model_dir), name):
                 print(f"{name}: finished before, {locate(Path(args.model_dir) / name)}")
                 continue
-            _train(args, configs[name], starts[name])
+            _train(args, configs[name], starts[name], began)
+            began = time.time()
             # the next stage begins with the memory that this one had
             jax.clear_caches()
             gc.collect()
@@ -91,6 +97,10 @@ def _compose(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, RunC
         bindings.append(f"loop.train.mesh = {args.mesh!r}")
     if args.precompiled is not None:
         bindings.append(f"loop.train.precompiled_dir = {args.precompiled!r}")
+    if args.profile is not None:
+        if not traced_steps(args.profile):
+            raise UserError("--profile is empty; expected FIRST:LAST, as 10:15")
+        bindings.append(f"loop.train.profile = {args.profile!r}")
     if args.seed is not None:
         bindings.append(f"loop.train.seed = {args.seed}")
     if args.total_steps is not None:
@@ -129,7 +139,7 @@ def _starts(directories: list[str], stages_: dict[str, Stage], model_dir: Path) 
     return starts
 
 
-def _train(args: argparse.Namespace, config: RunConfig, init_from: list[str]) -> None:
+def _train(args: argparse.Namespace, config: RunConfig, init_from: list[str], began: float) -> None:
     stage = _with_parents(config.stage, args.model_dir)
     if stage.name in TOKEN_STAGES:
         _tokenize(args)
@@ -140,7 +150,7 @@ def _train(args: argparse.Namespace, config: RunConfig, init_from: list[str]) ->
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(config.text)
         print(f"{stage.name}: {jax.device_count()} x {jax.devices()[0].device_kind}, mesh {mesh}", flush=True)
-    settings = {"data": args.data} | config.train
+    settings = {"data": args.data, "began": began} | config.train
     if init_from:
         settings["init_from"] = (*settings.get("init_from", ()), *init_from)
     part = loop.train(stage, batches, held_out, model_dir=args.model_dir, **settings)

@@ -75,6 +75,11 @@ class AutoencoderStage(Stage):
         return Autoencoder(self.config, self.geometry)
 
     @property
+    def row_seconds(self) -> float:
+        """Of a segment."""
+        return self.segment_samples / self.geometry.sample_rate
+
+    @property
     def adversarial(self) -> bool:
         """Whether the discriminators ever play."""
         return self.adversarial_start >= 0 and bool(self.discriminators.periods or self.discriminators.ffts)

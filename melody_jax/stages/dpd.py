@@ -65,6 +65,11 @@ class DPDStage(Stage):
         """The network."""
         return DPD(self.config, self.geometry)
 
+    @property
+    def row_seconds(self) -> float:
+        """Of a training clip."""
+        return self.clip.clip_seconds
+
     def init(self, key: jax.Array) -> TrainState:
         """Random parameters; no file is read."""
         init_key, run_key = jax.random.split(key)

@@ -69,6 +69,16 @@ class LMStage(Stage):
         """The network."""
         return SemanticLM(self.config, self.vocabulary)
 
+    @property
+    def row_seconds(self) -> float:
+        """Of a window."""
+        return self._window / self.geometry.token_rate
+
+    @property
+    def row_tokens(self) -> int:
+        """bos, MuLan tokens and the semantic tokens of a window."""
+        return self.vocabulary.prefix + self._window
+
     def init(self, key: jax.Array) -> TrainState:
         """Random parameters; no file is read."""
         init_key, run_key = jax.random.split(key)

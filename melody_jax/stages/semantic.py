@@ -50,6 +50,11 @@ class SemanticStage(Stage):
         """The linen module."""
         return SemanticEncoder(self.config, self.geometry)
 
+    @property
+    def row_seconds(self) -> float:
+        """Of a crop."""
+        return self.crop_seconds or self.geometry.clip_seconds
+
     def init(self, key: jax.Array) -> TrainState:
         """Random parameters; those of the feature norm come with `finish`."""
         init_key, run_key = jax.random.split(key)

@@ -13,6 +13,8 @@ from jax.experimental import multihost_utils
 
 from melody_jax.errors import UserError
 
+LOCK = "lock"
+
 
 class StoppedError(Exception):
     """Training ended before its last step. The message is one clear sentence; `exit_code` is the process's.
@@ -77,9 +79,21 @@ def sole_user(directory: Path) -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
-    with (directory / "lock").open("w") as file:
+    with (directory / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"another process is training in {directory}") from None
         yield
+
+
+def in_use(directory: Path) -> bool:
+    """Whether a process of this machine holds the lock of a run's folder."""
+    if not (directory / LOCK).exists():
+        return False
+    with (directory / LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

@@ -16,12 +16,15 @@ from melody_jax.errors import UserError
 from melody_jax.parallel.init import to_host
 from melody_jax.parallel.mesh import DEFAULT, make_mesh
 from melody_jax.train.checkpoint import Checkpoints
+from melody_jax.train.goodput import Goodput
 from melody_jax.train.hooks import StoppedError, StopSignals, sole_user
 from melody_jax.train.initial import start_from
 from melody_jax.train.metrics import MetricWriter, plot_curves, progress_bar, show
+from melody_jax.train.profile import Profile, traced_steps
 from melody_jax.train.stage import Batches, HostBatch, Stage
 from melody_jax.train.state import TrainState
 from melody_jax.train.steps import Steps, calibrated, initial_state
+from melody_jax.train.throughput import Throughput
 
 PART = "part"
 _ROLLBACKS = 3  # to the same checkpoint
@@ -44,11 +47,13 @@ def train(
     data: str = "",
     init_from: Sequence[str] = (),
     precompiled_dir: str = "",
+    profile: str = "",
+    began: float | None = None,
 ) -> Part | None:
     """Trains a stage to its last step, from its newest checkpoint if there is one, and writes its part.
 
-    Everything goes into `model_dir/<stage>`: checkpoints/, metrics.jsonl, tensorboard/, curves.png, and part/ at the
-    end, which marks the stage as finished. Interrupted and restarted, it ends with the same bits.
+    Everything goes into `model_dir/<stage>`: checkpoints/, metrics.jsonl, goodput.jsonl, tensorboard/, curves.png, and
+    part/ at the end, which marks the stage as finished. Interrupted and restarted, it ends with the same bits.
 
     Args:
       batches: training batches (this host's rows); their position is part of a checkpoint.
@@ -62,17 +67,20 @@ def train(
       init_from: directories of parts to start from instead of random weights (`Stage.starts`); a run that goes on from
         a checkpoint does not read them again.
       precompiled_dir: folder of executables (`melody precompile --save`); the step is compiled where it is not there.
+      profile: "FIRST:LAST", steps of which every host writes a trace into `model_dir/<stage>/profile`; "" for none.
+      began: Unix time from which the run's start-up counts; None for now.
 
     Returns:
       The part (None on all hosts but the first).
 
     Raises:
-      UserError: the mesh does not fit, the folder belongs to another configuration, parent or process, or a part of
-        `init_from` does not fit the stage.
+      UserError: the mesh does not fit, `profile` is no range, the folder belongs to another configuration, parent or
+        process, or a part of `init_from` does not fit the stage.
       StoppedError: a signal (after a checkpoint), a metric that is not finite, or a checkpoint that cannot be
         written; checkpoints made before are intact.
     """
-    directory = Path(model_dir) / stage.name
+    directory, traced = Path(model_dir) / stage.name, traced_steps(profile)
+    began = time.time() if began is None else began
     with sole_user(directory), StopSignals() as signals:
         grid = make_mesh(mesh)
         record = {"seconds": 0.0, "evaluation": {}, "part": _part_record(stage)}
@@ -86,21 +94,39 @@ def train(
             state, record["init_from"] = start_from(stage, state, init_from)
             state = calibrated(stage, state, _endless(batches))
         writer = MetricWriter(directory, int(state.step))
+        goodput = Goodput(directory, int(state.step), total_steps, began)
+        throughput = Throughput(stage, state, grid.devices.ravel().tolist())
         steps = Steps(stage, grid, state, precompiled_dir)
+        tracer = Profile(traced, directory, steps.wait, goodput)
         del state, restored  # the first step takes over their memory
         held_out = _first(eval_batches, eval_steps)
-        run = _Run(steps, batches, held_out, checkpoints, writer, signals, record, stage.rollback_after)
+        run = _Run(
+            steps,
+            batches,
+            held_out,
+            checkpoints,
+            writer,
+            signals,
+            record,
+            goodput,
+            throughput,
+            tracer,
+            stage.rollback_after,
+        )
         try:
             run.advance(stage.name, total_steps, checkpoint_every, eval_every, log_every)
             training = {"steps": total_steps, "data": data, "seed": seed, "batch_size": stage.batch_size}
             training |= {"seconds": round(record["seconds"], 1), "device": jax.devices()[0].device_kind}
             training["evaluation"] = record["evaluation"]
             training |= {name: record[name] for name in ("init_from", "rollbacks") if record.get(name)}
-            part = _write_part(stage, steps.state, batches, directory, training)
+            with goodput.spent("finish"):
+                part = _write_part(stage, steps.state, batches, directory, training)
         except (StoppedError, OSError) as error:
             message = f"{stage.name}: {error}; {checkpoints.last_good()}"
             raise StoppedError(message, getattr(error, "exit_code", 1)) from error
         finally:
+            tracer.close()
+            goodput.close()
             writer.close()
             checkpoints.close()
             with suppress(OSError):  # a full disk has been reported
@@ -122,6 +148,9 @@ class _Run:
     writer: MetricWriter
     signals: StopSignals
     record: dict[str, Any]
+    goodput: Goodput
+    throughput: Throughput
+    tracer: Profile
     rollback_after: int = 0
 
     def advance(self, name: str, total: int, checkpoint_every: int, eval_every: int, log_every: int) -> None:
@@ -132,28 +161,40 @@ class _Run:
         with progress_bar(name, first, total) as bar:
             while step < total:
                 step += 1
-                self.steps.dispatch(next(self.batches))
+                with self.tracer.step(step):
+                    with self.goodput.spent("input"):
+                        batch = next(self.batches)
+                    with self.goodput.step(step):
+                        self.steps.dispatch(batch)
+                        if step == first + 1:
+                            self.steps.wait()  # it has been compiled
                 bar.update()
                 last, at_log = step == total, step % log_every == 0
                 if at_log or last:
                     means = self.steps.take_means()
+                    means |= self.throughput.rates(self.goodput.take())
                     show(bar, means)
                     self.writer.write(step, "train", means)
                     self.checkpoints.check()
                 if self.held_out and (step % eval_every == 0 or last):
-                    self.record["evaluation"] = self.steps.evaluate(self.held_out)
+                    with self.goodput.spent("evaluation"):
+                        self.record["evaluation"] = self.steps.evaluate(self.held_out)
                     self.writer.write(step, "eval", self.record["evaluation"])
                 stop = self.signals.agreed(at_meeting=at_log)
                 if step % checkpoint_every == 0 or last or stop:
                     self.steps.read()  # what is saved is known to be finite
                     self.record |= {"seconds": time.monotonic() - started, "healthy": not self.steps.skipped}
-                    self.checkpoints.save(self.steps.state, self.batches, self.record)
+                    with self.goodput.spent("checkpointing"):
+                        self.checkpoints.save(self.steps.state, self.batches, self.record)
                 if stop and not last:
                     raise StoppedError(f"stopped by a signal at step {step}", 128 + stop)
                 if self.rollback_after and self.steps.skipped >= self.rollback_after:
-                    step = self._roll_back(step)
+                    with self.goodput.spent("checkpointing"):
+                        step = self._roll_back(step)
                     bar.update(step - bar.n)
-        self.checkpoints.wait()
+        self.tracer.close()
+        with self.goodput.spent("checkpointing"):
+            self.checkpoints.wait()
 
     def _roll_back(self, step: int) -> int:
         """The state of the last good checkpoint, in front of other batches than those that followed it; its step.
@@ -174,6 +215,7 @@ class _Run:
         self.steps.go_back(restored.state)
         _LOG.warning("step %d: %d steps in a row were skipped; back to the checkpoint of step %d", step, skipped, good)
         self.writer.go_back(good)
+        self.goodput.go_back(good)
         self.writer.write(good, "rollback", {"from_step": float(step)})
         return good
 

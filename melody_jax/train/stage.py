@@ -66,6 +66,16 @@ class Stage(Protocol):
     """So many steps in a row that the stage skipped (its metric `skipped_in_a_row`) send the run back to its last good
     checkpoint; 0: never."""
 
+    @property
+    def row_seconds(self) -> float:
+        """Seconds of audio that a step learns from in one row of a batch."""
+        return self.geometry.clip_seconds
+
+    @property
+    def row_tokens(self) -> int:
+        """Ids in the sequence that a step makes of one row of a batch; 0 where the model reads none."""
+        return 0
+
     def init(self, key: jax.Array) -> TrainState:
         """The state before step 0, parameters boxed with logical axes.
 

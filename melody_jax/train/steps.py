@@ -1,7 +1,6 @@
 """The compiled steps of a run, and their metrics on the way from the device to the log."""
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -74,7 +73,6 @@ class Steps:
         self._precompiled_dir = precompiled_dir
         self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
         self._window: list[dict[str, float]] = []
-        self._window_start = time.monotonic()
 
     def dispatch(self, batch: HostBatch) -> None:
         """Starts the next step, then reads the metrics of the one before: the device never waits for the host.
@@ -103,33 +101,33 @@ class Steps:
             check_finite(values, step)
             self._window.append(values)
 
+    def wait(self) -> None:
+        """Until every dispatched step is done; no metrics are read, so the run takes the same course without it."""
+        jax.block_until_ready(self.state)
+
     def go_back(self, state: TrainState) -> None:
         """Continues from another state of the same run; steps dispatched before are forgotten."""
         self.state, self.skipped, self._step = state, 0, int(state.step)
         self._pending.clear()
 
     def take_means(self) -> dict[str, float]:
-        """Means of every metric since the last call, and `steps_per_second`."""
+        """Means of every metric since the last call."""
         self.read()
-        now = time.monotonic()
         names = {name for values in self._window for name in values}
         means = {name: float(np.mean([v[name] for v in self._window if name in v])) for name in sorted(names)}
-        means["steps_per_second"] = len(self._window) / (now - self._window_start)
-        self._window, self._window_start = [], now
+        self._window = []
         return means
 
     def evaluate(self, held_out: Sequence[HostBatch]) -> dict[str, float]:
-        """Means over the held-out batches; its time does not count into `steps_per_second`.
+        """Means over the held-out batches.
 
         Raises:
           StoppedError: a metric is not finite.
         """
         self.read()
-        started = time.monotonic()
         results = [jax.device_get(self._eval_step(self.state, self._place(batch))) for batch in held_out]
         means = {name: float(np.mean([values[name] for values in results])) for name in results[0]}
         check_finite({f"eval/{name}": value for name, value in means.items()}, self._step)
-        self._window_start += time.monotonic() - started
         return means
 
     def _executable(self, placed: dict[str, jax.Array]) -> Any:

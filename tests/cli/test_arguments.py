@@ -53,6 +53,8 @@ BAD = {
     "no parents of a sweep": ["sweep", "sweeps/lm_grid.gin", "--data_dir", "{tmp}"],
     "nothing to tokenize": ["tokenize", "--data", "x", "--model_dir", "{tmp}"],
     "nothing to export": ["export", "--model_dir", "{tmp}", "--out", "{tmp}/bundle"],
+    "nothing to report": ["report", "{tmp}"],
+    "profile of no steps": ["train", "lm", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}", "--profile", "9:3"],
     "nothing to evaluate": ["evaluate", "--bundle", "{tmp}", "--data", "x", "--out", "{tmp}/out"],
     "no clips": ["data", "corpus", "--name", "x", "--data_dir", "{tmp}", "--clips", "0"],
     "no such folder": ["data", "folder", "{tmp}/none", "--name", "x", "--data_dir", "{tmp}"],

@@ -64,7 +64,7 @@ def test_a_run_from_the_command_line(tmp_path, capsys):
     extra = tmp_path / "mine.gin"
     extra.write_text("loop.train.eval_every = 4\nregression.RegressionConfig.width = 24\n")
     assert melody(tmp_path, "--gin_file", str(extra), "--set", "optim.OptimConfig.schedule=linear",
-                  "--gin.loop.train.log_every=3", "--seed", "5", "--mesh", "data=4,fsdp=2") == 0  # fmt: skip
+                  "--gin.loop.train.log_every=3", "--seed", "5", "--mesh", "data=4,fsdp=2", "--profile", "2:3") == 0  # fmt: skip
     folder = tmp_path / "models" / "regression"
     part = load_part(folder)
     assert part.training["steps"] == 12 and part.training["seed"] == 5 and part.training["data"] == "rows"
@@ -72,6 +72,7 @@ def test_a_run_from_the_command_line(tmp_path, capsys):
     steps = {split: [r["step"] for r in read_lines(folder / "metrics.jsonl") if r["split"] == split]
              for split in ("train", "eval")}  # fmt: skip
     assert steps == {"train": [3, 6, 9, 12], "eval": [4, 8, 12]}
+    assert len(list((folder / "profile").rglob("*.xplane.pb"))) == 1
     saved = (folder / "config.gin").read_text()
     assert "optim.OptimConfig.schedule = 'linear'" in saved
     assert "regression: " in capsys.readouterr().out
@@ -93,6 +94,9 @@ def test_a_run_from_the_command_line(tmp_path, capsys):
         (["--gin_file", "absent.gin"], "gin file absent.gin does not exist"),
         (["--total_steps", "0"], "--total_steps must be at least 1"),
         (["--total_steps", "many"], "invalid int value"),
+        (["--profile", "15:10"], "profile '15:10' is not FIRST:LAST"),
+        (["--profile", "10"], "profile '10' is not FIRST:LAST"),
+        (["--profile", ""], "--profile is empty"),
         (["--stepz", "3"], "unknown arguments: --stepz 3"),
         (["--mesh", "data=3"], "needs 3 devices and there are 8"),
         (["--hardware", "abacus"], "unknown hardware 'abacus'; choose one of cpu"),
@@ -103,6 +107,7 @@ def test_bad_arguments_are_one_line_and_exit_code_2(tmp_path, capsys, arguments,
     assert melody(tmp_path, *arguments) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ") and "\n" not in error and message in error
+    assert "--profile" not in arguments or not (tmp_path / "models").exists()  # nothing has begun
 
 
 def test_unknown_stage(tmp_path, capsys):
@@ -157,7 +162,7 @@ def test_all_trains_in_order_skips_what_is_finished_and_continues_the_rest(chain
     trained = []
     real = train._train
     monkeypatch.setattr(
-        train, "_train", lambda args, config, init: (trained.append(config.stage.name), real(args, config, init))
+        train, "_train", lambda args, config, *rest: (trained.append(config.stage.name), real(args, config, *rest))
     )
     # the second stage is interrupted by a metric that is not finite
     poison = ["--set", "regression.ChildStage.poison_step=4", "--set", "loop.train.checkpoint_every=2"]

@@ -73,8 +73,9 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     assert not (tmp_path / "regression" / "part").exists()
 
 
-def test_a_full_disk_stops_with_the_last_good_checkpoint_intact(tmp_path):
-    """A limit on file sizes stands in for the full disk: it is as real to every writer."""
+@pytest.mark.parametrize("log_every", [1000, 11])
+def test_a_full_disk_stops_with_the_last_good_checkpoint_intact(tmp_path, log_every):
+    """A limit on file sizes stands in for the full disk: it is as real to every writer, of checkpoints and of logs."""
     program = (
         "import resource, signal, sys\n"
         "from tests.train import regression as r\n"
@@ -86,13 +87,17 @@ def test_a_full_disk_stops_with_the_last_good_checkpoint_intact(tmp_path):
         "r.SlowBatches = Batches\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "try:\n"
-        "    r.run(sys.argv[1], log_every=1000)\n"
+        "    r.run(sys.argv[1], log_every=int(sys.argv[2]))\n"
         "except r.loop.StoppedError as stopped:\n"
         "    sys.exit(str(stopped))\n"
     )
     environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", program, str(tmp_path), str(log_every)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 1
     assert "File too large" in done.stderr.splitlines()[-1] or "could not be written" in done.stderr

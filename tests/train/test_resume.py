@@ -10,6 +10,7 @@ import pytest
 
 from melody_jax.bundle.part import flatten, load_part
 from melody_jax.parallel.mesh import make_mesh
+from melody_jax.train import goodput
 from melody_jax.train.arrays import ArrayBatches
 from melody_jax.train.checkpoint import Checkpoints
 from melody_jax.train.metrics import read_lines
@@ -62,6 +63,10 @@ def test_sigint_sigterm_and_sigkill_leave_no_trace_in_the_bits(tmp_path):
     # the curves have no seam: every logged step once, in order
     steps = [r["step"] for r in read_lines(cut / "regression" / "metrics.jsonl") if r["split"] == "train"]
     assert steps == sorted(set(steps)) and steps[-1] == 40
+    # and the clock knows of all four processes, and of the steps that the killed one had taken for nothing
+    processes = goodput.read(cut / "regression")
+    assert len(processes) == 4 and processes[1]["step"] > processes[2]["first"] > processes[1]["first"]
+    assert goodput.spent(processes)["redone"] > 0
 
 
 @pytest.fixture(scope="module")

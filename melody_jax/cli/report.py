@@ -1,0 +1,40 @@
+"""`melody report MODEL_DIR`: how the training of every stage goes."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from melody_jax.errors import UserError
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser("report", help="losses, speed and where the time went, of every stage of a folder")
+    parser.set_defaults(run=run)
+    parser.add_argument("model_dir", metavar="MODEL_DIR", help="as given to melody train")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--out", metavar="PNG", help="where the plot goes (default MODEL_DIR/report.png)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the table and writes the plot. Runs that are still going on are only read.
+
+    Raises:
+      UserError: no run in the folder, or the plot cannot be written there.
+    """
+    from melody_jax import stages
+    from melody_jax.train import report
+
+    folder = Path(args.model_dir)
+    out = Path(args.out or folder / report.PLOT)
+    if out.suffix != ".png":
+        raise UserError(f"--out {out} is no .png")
+    reports = report.read(folder, stages.ORDER)
+    try:
+        report.plot(reports, folder, out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from None
+    if args.json:
+        print(json.dumps({stage.name: dataclasses.asdict(stage) for stage in reports}, indent=2))
+    else:
+        print(report.table(reports), f"plot: {out}", sep="\n")
