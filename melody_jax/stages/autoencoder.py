@@ -84,6 +84,12 @@ class AutoencoderStage(Stage):
         """Whether the discriminators ever play."""
         return self.adversarial_start >= 0 and bool(self.discriminators.periods or self.discriminators.ffts)
 
+    def phase(self, step: int) -> "AutoencoderStage":
+        """Without discriminators before `adversarial_start`: a program of its own, not a branch in one (XLA runs
+        convolutions in a branch thirty times slower on a CPU)."""
+        waits = self.adversarial and step < self.adversarial_start
+        return dataclasses.replace(self, adversarial_start=-1) if waits else self
+
     def init(self, key: jax.Array) -> TrainState:
         """Random parameters of both players under "generator" and "discriminator"; the EMA is the generator's."""
         generator_key, discriminator_key, run_key = jax.random.split(key, 3)
@@ -111,7 +117,10 @@ class AutoencoderStage(Stage):
         )
 
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        """Discriminator update, then generator update against the new discriminators."""
+        """Discriminator update, then generator update against the new discriminators.
+
+        That is the step from `adversarial_start` on; `phase` has the one before.
+        """
         audio = batch["audio"]
         generator, discriminator = state.params["generator"], state.params["discriminator"]
 
@@ -130,16 +139,10 @@ class AutoencoderStage(Stage):
             terms |= {"discriminator": value, "discriminator_gradient_norm": optax.tree.norm(gradients)}
             return discriminator, opt_state, towards, terms
 
-        def wait(discriminator: PyTree, opt_state: PyTree) -> tuple[PyTree, PyTree, jax.Array, Metrics]:
-            none = jnp.zeros((), jnp.float32)
-            names = ("adversarial", "features", "discriminator", "discriminator_gradient_norm")
-            return discriminator, opt_state, jnp.zeros_like(output.audio), dict.fromkeys(names, none)
-
         players = (discriminator, state.opt_state["discriminator"])
         metrics, adversarial_gradient = {}, jnp.zeros_like(output.audio)
         if self.adversarial:
-            plays = state.step >= self.adversarial_start
-            *after, adversarial_gradient, metrics = jax.lax.cond(plays, play, wait, *players)
+            *after, adversarial_gradient, metrics = play(*players)
             players = (after[0], after[1])
 
         # 2. The generator moves its waveform along all terms' gradients and its posterior along the KL's.

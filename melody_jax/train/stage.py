@@ -76,6 +76,11 @@ class Stage(Protocol):
         """Ids in the sequence that a step makes of one row of a batch; 0 where the model reads none."""
         return 0
 
+    def phase(self, step: int) -> "Stage":
+        """The stage whose `train_step` takes the step after `step` steps: itself, or one that differs from it for a part
+        of the training, with the same state. Every phase is compiled when it is reached."""
+        return self
+
     def init(self, key: jax.Array) -> TrainState:
         """The state before step 0, parameters boxed with logical axes.
 

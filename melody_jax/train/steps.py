@@ -69,7 +69,9 @@ class Steps:
         self._mesh = mesh
         self._shapes = stage.batch_shapes()
         layout = jax.tree.map(lambda leaf: leaf.sharding, state)
-        self._train_step, self._eval_step = jitted(stage, mesh, layout)
+        self._stage, self._layout = stage, layout
+        self._train_steps: dict[Stage, Any] = {}  # of the phases so far
+        self._eval_step = jitted(stage, mesh, layout)[1]
         self._precompiled_dir = precompiled_dir
         self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
         self._window: list[dict[str, float]] = []
@@ -82,10 +84,7 @@ class Steps:
           StoppedError: a metric of the step before is not finite.
         """
         placed = self._place(batch)
-        if self._precompiled_dir:
-            self._train_step = self._executable(placed)
-            self._precompiled_dir = ""
-        self.state, metrics = self._train_step(self.state, placed)
+        self.state, metrics = self._train_step(placed)(self.state, placed)
         self.read()
         self._step += 1
         self._pending.append((self._step, metrics))
@@ -130,9 +129,16 @@ class Steps:
         check_finite({f"eval/{name}": value for name, value in means.items()}, self._step)
         return means
 
-    def _executable(self, placed: dict[str, jax.Array]) -> Any:
-        """The training step from the folder of precompiled ones; compiled here where it is not among them."""
-        lowered = self._train_step.lower(self.state, placed)
+    def _train_step(self, placed: dict[str, jax.Array]) -> Any:
+        """The program of the phase; from the folder of precompiled ones, where it is among them."""
+        phase = self._stage.phase(self._step)
+        if phase not in self._train_steps:
+            program = jitted(phase, self._mesh, self._layout)[0]
+            self._train_steps[phase] = self._executable(program, placed) if self._precompiled_dir else program
+        return self._train_steps[phase]
+
+    def _executable(self, program: Any, placed: dict[str, jax.Array]) -> Any:
+        lowered = program.lower(self.state, placed)
         devices = self._mesh.devices.ravel().tolist()
         path = precompiled.path_of(self._precompiled_dir, lowered, devices)
         return precompiled.load(path, devices) or lowered.compile()

@@ -59,17 +59,16 @@ def changed(before, after):
 
 
 def test_each_optimiser_updates_its_own_player_and_the_game_starts_late():
-    step, _ = compiled(STAGE)
     state, data = start(), batches()
     for number in range(4):
-        new, metrics = step(state, next(data))
+        new, metrics = compiled(STAGE.phase(number))[0](state, next(data))
         assert changed(state.params["generator"], new.params["generator"])
         assert changed(state.opt_state["generator"], new.opt_state["generator"])
         assert changed(state.ema, new.ema)
         plays = number >= STAGE.adversarial_start
         assert changed(state.params["discriminator"], new.params["discriminator"]) == plays
         assert changed(state.opt_state["discriminator"], new.opt_state["discriminator"]) == plays
-        assert (float(metrics["discriminator"]) > 0) == (float(metrics["features"]) > 0) == plays
+        assert (metrics.get("discriminator", 0) > 0) == (metrics.get("features", 0) > 0) == plays
         assert int(new.step) == number + 1
         state = new
     assert set(metrics) >= {"loss", "mel", "waveform", "kl", "adversarial", "features", "discriminator"}
@@ -117,11 +116,11 @@ def test_the_manual_pull_back_is_the_gradient_of_the_total_loss():
 
 def test_thirty_steps_on_one_batch_lower_every_figure():
     stage = dataclasses.replace(STAGE, adversarial_start=20)
-    step, evaluate = compiled(stage)
+    evaluate = compiled(stage)[1]
     state, batch = start(stage), next(batches())
     before = evaluate(state, batch)
-    for _ in range(30):
-        state, metrics = step(state, batch)
+    for number in range(30):
+        state, metrics = compiled(stage.phase(number))[0](state, batch)
         assert all(np.isfinite(value) for value in metrics.values())
     after = evaluate(state, batch)
     assert float(after["loss"]) < 0.8 * float(before["loss"])

@@ -77,11 +77,14 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
 def test_a_full_disk_stops_with_the_last_good_checkpoint_intact(tmp_path, log_every):
     """A limit on file sizes stands in for the full disk: it is as real to every writer, of checkpoints and of logs."""
     program = (
-        "import resource, signal, sys\n"
+        "import pathlib, resource, signal, sys, time\n"
+        "saved = pathlib.Path(sys.argv[1]) / 'regression' / 'checkpoints' / '7'\n"
         "from tests.train import regression as r\n"
         "class Batches(r.SlowBatches):\n"
         "    def __next__(self):\n"
         "        if self._given == 10:\n"
+        "            while not saved.is_dir():  # it is written in the background\n"
+        "                time.sleep(0.01)\n"
         "            resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))\n"
         "        return super().__next__()\n"
         "r.SlowBatches = Batches\n"

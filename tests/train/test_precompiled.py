@@ -33,8 +33,9 @@ def _steps(folder, **changes):
 
 def _saved(folder):
     """Compiles the step once, writes it, and returns its path."""
-    steps, batches = _steps(folder)
-    lowered = steps._train_step.lower(steps.state, steps._place(next(batches)))
+    steps, batches = _steps("")
+    placed = steps._place(next(batches))
+    lowered = steps._train_step(placed).lower(steps.state, placed)
     path = precompiled.path_of(folder, lowered, jax.devices()[:1])
     precompiled.save(path, lowered.compile())
     return path
