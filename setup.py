@@ -56,6 +56,15 @@ setup(
         ],
         "parity": ["torch>=2.9", "transformers>=5.0", "sru>=2.6"],
         "sweep": ["optuna>=4.5"],
+        # What T5X, AirIO and JEstimator import; they themselves are pinned in packages-no-deps-t5x.txt (docs/t5x.md).
+        "t5x": [
+            "cached_property>=2.0",
+            "chex>=0.1.92",
+            "clu>=0.0.12",
+            "fiddle>=0.3.1",
+            "grain>=0.2.18",
+            "tensorboard>=2.20",
+        ],
         "tpu": ["jax[tpu]>=0.10.2"],
         "aot": ["jax[tpu]>=0.10.2"],  # the compiler alone is wanted, on machines without a TPU
         "cuda": ["jax[cuda12]>=0.10.2"],

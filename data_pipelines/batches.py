@@ -56,7 +56,6 @@ class Batches:
         shard: int = 0,
         shards: int = 1,
     ):
-        _check_shards(batch_size, shards)
         self._task, self._lengths, self._batch_size = task, dict(lengths), batch_size
         self._seed, self._split, self._shard, self._shards = seed, split, shard, shards
         # What must be equal for a position to mean the same example.
@@ -94,11 +93,37 @@ class Batches:
         self._iterator = self._start(self._given)
 
     def _start(self, position: int) -> Iterator[dict[str, np.ndarray]]:
-        rows = self._batch_size // self._shards
-        dataset = _examples(
-            self._task, self._lengths, self._split, Stream(position, rows), self._seed, self._shard, self._shards, True
+        batches: Any = endless(
+            self._task,
+            self._lengths,
+            self._batch_size,
+            self._seed,
+            self._split,
+            self._shard,
+            self._shards,
+            position=position,
         )
-        return _batched(dataset, rows)
+        return batches.as_numpy_iterator()
+
+
+def endless(
+    task: seqio.Task,
+    lengths: Mapping[str, int],
+    batch_size: int,
+    seed: int = 0,
+    split: str = "train",
+    shard: int = 0,
+    shards: int = 1,
+    position: int = 0,
+) -> tf.data.Dataset:
+    """What `Batches` gives, from the example number `position` on, as a dataset.
+
+    Raises:
+        UserError: as `Batches`.
+    """
+    _check_shards(batch_size, shards)
+    rows = batch_size // shards
+    return _batched(_examples(task, lengths, split, Stream(position, rows), seed, shard, shards, True), rows)
 
 
 def held_out(
@@ -122,7 +147,8 @@ def held_out(
     count = max(1, source.num_input_examples(split) // batch_size)
     rows = batch_size // shards
     dataset = _examples(task, lengths, split, Stream(0, rows), 0, shard, shards, False)
-    return _batched(dataset.take(count * rows), rows)
+    batches: Any = _batched(dataset.take(count * rows), rows)
+    return batches.as_numpy_iterator()
 
 
 def for_stage(
@@ -157,9 +183,15 @@ def held_out_for_stage(
     return held_out(task, lengths, stage.batch_size, split=split, **options)
 
 
+def feature_lengths(stage: Stage) -> dict[str, int]:
+    """{feature: length along time} of a training batch: seqio's `sequence_length`."""
+    features = CONVERTERS[stage.name].TASK_FEATURES
+    return {name: shape.shape[1] for name, shape in stage.batch_shapes().items() if name in features}
+
+
 def _of_stage(stage: Stage, geometry: Geometry, directory: pathlib.Path, tokenizer: str | None):
     task = tasks.make_task(f"{stage.name}_here", stage.name, directory, geometry, tokenizer)
-    return task, {name: shape.shape[1] for name, shape in stage.batch_shapes().items() if name in task.output_features}
+    return task, feature_lengths(stage)
 
 
 def _source(task: seqio.Task) -> RecordSource:
@@ -189,12 +221,11 @@ def _examples(task, lengths, split, stream, seed, shard, shards, shuffle) -> tf.
     return CONVERTERS[stage]()(dataset, lengths)
 
 
-def _batched(dataset: tf.data.Dataset, rows: int) -> Iterator[dict[str, np.ndarray]]:
+def _batched(dataset: tf.data.Dataset, rows: int) -> tf.data.Dataset:
     dataset = dataset.batch(rows, drop_remainder=True).map(_widen).prefetch(_AHEAD)
     options = tf.data.Options()
     options.deterministic = True
-    batches: Any = dataset.with_options(options).as_numpy_iterator()
-    return batches
+    return dataset.with_options(options)
 
 
 def _widen(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

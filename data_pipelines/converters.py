@@ -4,9 +4,12 @@ They work on single examples, before the batch: audio stays int16 and latents fl
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import seqio
 import tensorflow as tf
+
+from melody_jax.errors import UserError
 
 _Spec = seqio.FeatureConverter.FeatureSpec
 
@@ -15,11 +18,20 @@ class StageConverter(seqio.FeatureConverter):
     """Takes the features over as they are: a Task's lengths are the model's, nothing is packed or padded.
 
     Subclasses name the features; the base class checks names, types and ranks.
+
+    Args:
+        pack: False; there is nothing to pack.
+        options: further ones of seqio's converters, as T5X gives them.
+
+    Raises:
+        UserError: `pack` is True.
     """
 
-    def __init__(self):
+    def __init__(self, pack: bool = False, **options: Any):
+        if pack:
+            raise UserError("sequences here have one length and are not packed; set DatasetConfig.pack = False")
         # the preprocessors fix every shape statically, so that a check of each example would find nothing
-        super().__init__(pack=False, apply_length_check=False)
+        super().__init__(pack=False, apply_length_check=False, **options)
 
     def _convert_features(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> tf.data.Dataset:
         del task_feature_lengths

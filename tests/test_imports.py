@@ -29,6 +29,7 @@ LAYERS = [
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))
+T5X = PACKAGE / "interop" / "t5x.py"
 DRAINS = {"utils", "util", "common", "misc", "helpers"}
 
 
@@ -74,8 +75,16 @@ def test_no_tensorflow_no_gin_outside_cli(path):
     }
     if _unit(path) == "cli":
         banned -= {"gin", "data_pipelines", "launch"}
+    if path == T5X:
+        banned -= {"t5x"}
     found = {name.split(".")[0] for name in _imports(path)} & banned
     assert not found, f"{path.name} imports {found}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_file_that_needs_t5x_is_imported_by_gin_files_only(path):
+    """T5X imports TensorFlow and gin itself: nothing of ours may bring it in."""
+    assert not {name for name in _imports(path) if f"{name}.".startswith("melody_jax.interop.t5x.")}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.py")), ids=lambda path: path.stem)

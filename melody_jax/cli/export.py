@@ -1,4 +1,4 @@
-"""`melody export`: the trained parts of a model folder become a bundle, or Hugging Face folders."""
+"""`melody export`: the trained parts of a model folder become a bundle, Hugging Face folders or T5X checkpoints."""
 
 import argparse
 import json
@@ -12,11 +12,16 @@ def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "export",
         help="collect trained parts into a bundle for sampling",
-        epilog="--format hf knows --model_dir, --out and --dtype (default: that of the parts) alone.",
+        epilog="--format hf and t5x know --model_dir, --out and (hf; default: that of the parts) --dtype alone.",
     )
     parser.set_defaults(run=run)
     parser.add_argument("--model_dir", required=True, metavar="DIR", help="where `melody train` put the stages")
-    parser.add_argument("--format", default="bundle", choices=("bundle", "hf"), help="hf: Hugging Face folders")
+    parser.add_argument(
+        "--format",
+        default="bundle",
+        choices=("bundle", "hf", "t5x"),
+        help="hf: Hugging Face folders; t5x: checkpoints of lm and dpd",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="the bundle; an older bundle there is replaced")
     parser.add_argument("--dtype", help="of the weights: float32, float16 or bfloat16 (a bundle's default: float16)")
     parser.add_argument("--max_file_mib", type=float, default=0.0, help="split weights into files of this size (0: no)")
@@ -47,8 +52,8 @@ def run(args: argparse.Namespace) -> None:
     model_dir = pathlib.Path(args.model_dir)
     if not model_dir.is_dir():
         raise UserError(f"--model_dir {model_dir} is not a folder")
-    if args.format == "hf":
-        return _export_hf(model_dir, pathlib.Path(args.out), args)
+    if args.format != "bundle":
+        return {"hf": _export_hf, "t5x": _export_t5x}[args.format](model_dir, pathlib.Path(args.out), args)
     if args.max_file_mib < 0:
         raise UserError(f"--max_file_mib must be at least 0, got {args.max_file_mib:g}")
     unfinished = [name for name in REQUIRED if not _part(model_dir, name)]
@@ -76,22 +81,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _export_hf(model_dir: pathlib.Path, out: pathlib.Path, args: argparse.Namespace) -> None:
     """One folder for every model that has a counterpart; says why the others have none."""
-    from melody_jax.bundle.part import INFO_FILE, load_part, locate
+    from melody_jax.bundle.part import load_part
     from melody_jax.interop import huggingface
     from melody_jax.interop.counterparts import NoCounterpartError
     from melody_jax.stages import ORDER
 
-    given = [
-        f"--{name}"
-        for name in ("title", "data", "licence", "section", "size", "set", "tokenizer")
-        if getattr(args, name)
-    ]
-    if given or args.max_file_mib:
-        raise UserError(f"{(given or ['--max_file_mib'])[0]} is not for --format hf")
-    alone = (locate(model_dir) / INFO_FILE).is_file()
-    folders = [model_dir] if alone else [model_dir / name for name in ORDER if _part(model_dir, name)]
-    if not folders:
-        raise UserError(f"{model_dir} holds no part and no finished stage")
+    folders = _folders(model_dir, args, ORDER)
     written = 0
     for folder in folders:
         part = load_part(folder)
@@ -109,6 +104,33 @@ def _export_hf(model_dir: pathlib.Path, out: pathlib.Path, args: argparse.Namesp
             print(f"{part.name}: {counterpart.name} in {out / counterpart.name}{rest}")
     if not written:
         raise UserError(f"nothing in {model_dir} has a counterpart")
+
+
+def _export_t5x(model_dir: pathlib.Path, out: pathlib.Path, args: argparse.Namespace) -> None:
+    """OUT/STAGE/checkpoint_0 for every part that T5X trains."""
+    from melody_jax.bundle.part import load_part
+    from melody_jax.interop import t5x_layout
+
+    if args.dtype:
+        raise UserError("--dtype is not for --format t5x: its RestoreCheckpointConfig.dtype casts")
+    for folder in _folders(model_dir, args, tuple(t5x_layout.STAGES)):
+        part = load_part(folder)
+        print(f"{part.name}: {t5x_layout.export_part(part, out / part.name)}")
+
+
+def _folders(model_dir: pathlib.Path, args: argparse.Namespace, names: tuple[str, ...]) -> list[pathlib.Path]:
+    """The parts of a model folder, or the one part that it is; refuses options of bundles."""
+    from melody_jax.bundle.part import INFO_FILE, locate
+
+    bundles = ("title", "data", "licence", "section", "size", "set", "tokenizer")
+    given = [f"--{name}" for name in bundles if getattr(args, name)]
+    if given or args.max_file_mib:
+        raise UserError(f"{(given or ['--max_file_mib'])[0]} is not for --format {args.format}")
+    alone = (locate(model_dir) / INFO_FILE).is_file()
+    folders = [model_dir] if alone else [model_dir / name for name in names if _part(model_dir, name)]
+    if not folders:
+        raise UserError(f"{model_dir} holds no part and no finished stage of {', '.join(names)}")
+    return folders
 
 
 def _part(model_dir: pathlib.Path, name: str) -> bool:

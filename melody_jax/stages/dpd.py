@@ -100,20 +100,28 @@ class DPDStage(Stage):
         codes = self.geometry.semantic_codes
         return state.replace(extra={"linear": measure(scaled, tokens, codes, self.config.patch, envelopes)})
 
+    def loss(self, params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Metrics]:
+        """(multi-chunk velocity loss of a training batch, no metrics); `params` with what is measured."""
+
+        def denoise(noisy, angles, keep):
+            return self.model.apply({"params": params}, noisy, angles, batch["semantic"], keep)
+
+        chunks, dropout = self.config.chunks, self.config.condition_dropout
+        return loss.velocity_loss(denoise, self.normalised(batch), key, chunks, dropout), {}
+
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         """One update on the multi-chunk velocity loss."""
-        clean = self._normalised(batch)
 
         def loss_of(params):
-            def denoise(noisy, angles, keep):
-                variables = {"params": {**params, **state.extra}}
-                return self.model.apply(variables, noisy, angles, batch["semantic"], keep)
-
-            return loss.velocity_loss(denoise, clean, state.step_key, self.config.chunks, self.config.condition_dropout)
+            return self.loss({**params, **state.extra}, batch, state.step_key)[0]
 
         value, gradients = jax.value_and_grad(loss_of)(state.params)
         state, metrics = apply_gradients(self.optim, state, gradients)
         return state, {"loss": value, **metrics}
+
+    def normalised(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """z [B, L, D] of the batch: latents in units of their deviation."""
+        return batch["latents"].astype(jnp.float32) / self.config.data_std
 
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
         """Velocity error averaged over the grid of angles, with the same noise under every condition.
@@ -122,7 +130,7 @@ class DPDStage(Stage):
         `unconditional_velocity_error`: condition dropped; `wiener_error`: the best per-channel linear predictor, fitted
         to the variances of this very batch. All in units of latents / data_std.
         """
-        clean, tokens = self._normalised(batch), batch["semantic"]
+        clean, tokens = self.normalised(batch), batch["semantic"]
         grid = loss.angle_grid(self.grid_points)
         variables = {"params": {**state.averaged, **state.extra}}
         drop = jnp.zeros(tokens.shape[0], bool)
@@ -157,6 +165,3 @@ class DPDStage(Stage):
         """Config, geometry and the ids of the parts that made tokens and latents."""
         folder = pathlib.Path(self.parents_dir)
         return self.config, self.geometry, {name: read_info(folder / name)["id"] for name in ("codes", "autoencoder")}
-
-    def _normalised(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-        return batch["latents"].astype(jnp.float32) / self.config.data_std

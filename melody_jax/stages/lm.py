@@ -15,7 +15,7 @@ from melody_jax.geometry import Geometry
 from melody_jax.lm.config import LMConfig
 from melody_jax.lm.loss import token_losses, weighted_mean
 from melody_jax.lm.network import SemanticLM
-from melody_jax.shapes import Array, Int
+from melody_jax.shapes import Array, Float, Int
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
 from melody_jax.train.stage import HostBatch, Metrics, Stage
 from melody_jax.train.state import TrainState
@@ -70,14 +70,19 @@ class LMStage(Stage):
         return SemanticLM(self.config, self.vocabulary)
 
     @property
+    def window(self) -> int:
+        """Semantic tokens in one sequence."""
+        return min(self.config.window or self.geometry.clip_tokens, self.geometry.clip_tokens)
+
+    @property
     def row_seconds(self) -> float:
         """Of a window."""
-        return self._window / self.geometry.token_rate
+        return self.window / self.geometry.token_rate
 
     @property
     def row_tokens(self) -> int:
         """bos, MuLan tokens and the semantic tokens of a window."""
-        return self.vocabulary.prefix + self._window
+        return self.vocabulary.prefix + self.window
 
     def init(self, key: jax.Array) -> TrainState:
         """Random parameters; no file is read."""
@@ -86,45 +91,52 @@ class LMStage(Stage):
         params = self.model.init(init_key, tokens)["params"]
         return TrainState.create(run_key, params, make_optimizer(self.optim), ema=self.optim.ema_decay > 0)
 
-    def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        """One update on the weighted cross entropy."""
-        text_key, condition_key, dropout_key, window_key = jax.random.split(state.step_key, 4)
+    def loss(self, params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Metrics]:
+        """(weighted cross entropy in nats, {"perplexity"} of the semantic tokens) of a training batch."""
+        text_key, condition_key, dropout_key, window_key = jax.random.split(key, 4)
         semantic = self._draw_window(window_key, batch["semantic"])
         targets = self.vocabulary.sequence(self._choose_condition(text_key, batch), semantic)
         inputs = self._drop_condition(condition_key, targets)
+        logits = self.model.apply({"params": params}, inputs[:, :-1], train=True, rngs={"dropout": dropout_key})
+        losses = token_losses(logits, targets[:, 1:])
+        semantic = jnp.mean(losses[:, self.geometry.mulan_tokens :])
+        return weighted_mean(losses, self._weights()), {"perplexity": jnp.exp(semantic)}
 
-        def loss_of(params):
-            logits = self.model.apply({"params": params}, inputs[:, :-1], train=True, rngs={"dropout": dropout_key})
-            losses = token_losses(logits, targets[:, 1:])
-            return weighted_mean(losses, self._weights()), self._semantic_mean(losses)
-
-        (loss, semantic), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        state, metrics = apply_gradients(self.optim, state, gradients)
-        return state, {"loss": loss, "perplexity": jnp.exp(semantic), **metrics}
+    def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        """One update on the weighted cross entropy."""
+        loss_of = jax.value_and_grad(self.loss, has_aux=True)
+        (loss, metrics), gradients = loss_of(state.params, batch, state.step_key)
+        state, updates = apply_gradients(self.optim, state, gradients)
+        return state, {"loss": loss, **metrics, **updates}
 
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
         """Cross entropy (nats) and perplexity per semantic token: with the clip's own MuLan tokens, with those of its
-        caption (`text_*`), with those of the next clip of the batch (`shuffled_*`), without any (`unconditional_*`).
-
-        Clips longer than a window are cut into as few windows as cover them, evenly spaced."""
-        semantic = self._windows(batch["semantic"])
-        repeats = semantic.shape[0] // batch["semantic"].shape[0]
-        mulan, text, shuffled = (
-            jnp.repeat(rows, repeats, axis=0)
-            for rows in (batch["mulan"], batch["text"], jnp.roll(batch["mulan"], 1, axis=0))
-        )
-        sequences = {
-            "": self.vocabulary.sequence(mulan, semantic),
-            "text_": self.vocabulary.sequence(text, semantic),
-            "shuffled_": self.vocabulary.sequence(shuffled, semantic),
-            "unconditional_": self.vocabulary.sequence(mulan, semantic, jnp.zeros(mulan.shape[0], bool)),
+        caption (`text_*`), with those of the next clip of the batch (`shuffled_*`), without any (`unconditional_*`)."""
+        mulan, semantic = batch["mulan"], batch["semantic"]
+        conditions = {
+            "": (mulan, None),
+            "text_": (batch["text"], None),
+            "shuffled_": (jnp.roll(mulan, 1, axis=0), None),
+            "unconditional_": (mulan, jnp.zeros(mulan.shape[0], bool)),
         }
         metrics = {}
-        for label, tokens in sequences.items():
-            logits = self.model.apply({"params": state.averaged}, tokens[:, :-1])
-            loss = self._semantic_mean(token_losses(logits, tokens[:, 1:]))
+        for label, (codes, keep) in conditions.items():
+            loss = jnp.mean(self.clip_losses(state.averaged, codes, semantic, keep))
             metrics |= {f"{label}loss": loss, f"{label}perplexity": jnp.exp(loss)}
         return metrics
+
+    def clip_losses(
+        self, params: Any, mulan: Int[Array, "B Q"], semantic: Int[Array, "B N"], keep: Array | None = None
+    ) -> Float[Array, " B"]:
+        """Cross entropy of each clip (nats per semantic token) given MuLan codes, none where `keep` [B] is False.
+
+        Clips longer than a window are cut into as few windows as cover them, evenly spaced."""
+        windows = self._windows(semantic)
+        repeats = windows.shape[0] // semantic.shape[0]
+        keep = None if keep is None else jnp.repeat(keep, repeats)
+        tokens = self.vocabulary.sequence(jnp.repeat(mulan, repeats, axis=0), windows, keep)
+        losses = token_losses(self.model.apply({"params": params}, tokens[:, :-1]), tokens[:, 1:])
+        return jnp.mean(losses[:, self.geometry.mulan_tokens :].reshape(semantic.shape[0], -1), axis=1)
 
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """mulan [B, Q] of the music, text [B, Q] of one of its captions and semantic [B, N] codes, int32."""
@@ -140,24 +152,19 @@ class LMStage(Stage):
         """Config, geometry and the id of the codes it was trained on."""
         return self.config, self.geometry, {"codes": read_info(pathlib.Path(self.parents_dir) / "codes")["id"]}
 
-    @property
-    def _window(self) -> int:
-        """Semantic tokens in one sequence."""
-        return min(self.config.window or self.geometry.clip_tokens, self.geometry.clip_tokens)
-
     def _draw_window(self, key: jax.Array, semantic: Int[Array, "B N"]) -> Int[Array, "B W"]:
         """A window of each clip, anywhere in it."""
-        if self._window == semantic.shape[1]:
+        if self.window == semantic.shape[1]:
             return semantic
-        starts = jax.random.randint(key, (semantic.shape[0],), 0, semantic.shape[1] - self._window + 1)
-        return jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, self._window))(semantic, starts)
+        starts = jax.random.randint(key, (semantic.shape[0],), 0, semantic.shape[1] - self.window + 1)
+        return jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, self.window))(semantic, starts)
 
     def _windows(self, semantic: Int[Array, "B N"]) -> Int[Array, "R W"]:
         """The windows that cover each clip, those of one clip beside one another."""
-        count = -(-semantic.shape[1] // self._window)
-        starts = np.linspace(0, semantic.shape[1] - self._window, count).round().astype(int)
-        windows = jnp.stack([semantic[:, start : start + self._window] for start in starts], axis=1)
-        return windows.reshape(-1, self._window)
+        count = -(-semantic.shape[1] // self.window)
+        starts = np.linspace(0, semantic.shape[1] - self.window, count).round().astype(int)
+        windows = jnp.stack([semantic[:, start : start + self.window] for start in starts], axis=1)
+        return windows.reshape(-1, self.window)
 
     def _choose_condition(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> Int[Array, "B Q"]:
         """Each clip's MuLan codes: its caption's with probability `text_share`, else its music's."""
@@ -180,8 +187,5 @@ class LMStage(Stage):
         """Loss weight of each predicted position [1, W-1]: 1 for semantic tokens, or more for the first of them, and
         `prefix_weight` for MuLan tokens."""
         levels = self.geometry.mulan_tokens
-        opening = self.opening_weight * np.exp(-np.arange(self._window) / self.opening_tokens)
+        opening = self.opening_weight * np.exp(-np.arange(self.window) / self.opening_tokens)
         return jnp.asarray(np.concatenate([np.full(levels, self.prefix_weight), 1.0 + opening])[None], jnp.float32)
-
-    def _semantic_mean(self, losses: Array) -> Array:
-        return jnp.mean(losses[:, self.geometry.mulan_tokens :])

@@ -1,0 +1,58 @@
+"""Our tokenised data sets in T5X: the functions that configs/t5x/*.gin bind. Nothing here needs T5X itself."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from data_pipelines import batches, tasks, tokens
+from melody_jax.errors import UserError
+from melody_jax.train.stage import Stage
+
+PREFIX = "melody"
+
+
+def token_task(stage: Stage, directory: str) -> seqio.Task:
+    """The Task "melody_STAGE" on a tokenised data set, in seqio's registry.
+
+    Args:
+        stage: lm or dpd.
+        directory: version folder of the tokenised data set.
+
+    Raises:
+        UserError: there is none, or its geometry is not the stage's.
+    """
+    found = tokens.open_tokens(pathlib.Path(directory)).geometry
+    if found != stage.geometry:
+        raise UserError(f"{directory} has {found}, but {stage.name} is configured for {stage.geometry}")
+    return tasks.register(PREFIX, stage.geometry, tokens=pathlib.Path(directory))[stage.name]
+
+
+def lengths(stage: Stage) -> dict[str, int]:
+    """T5X's `task_feature_lengths`."""
+    return batches.feature_lengths(stage)
+
+
+def train_batches(
+    config: Any, shard: int, shards: int, feature_converter_cls: Callable[..., seqio.FeatureConverter]
+) -> tf.data.Dataset:
+    """T5X's `get_dataset_fn`: the batches of `melody train`, endless, each epoch with an order, crops and captions of its own.
+
+    T5X's own function repeats the first epoch. It is the one to bind for a seqio Mixture.
+
+    Args:
+        config: t5x.utils.DatasetConfig; its seed None is 0.
+        shard, shards: this host's number and the number of hosts.
+        feature_converter_cls: as the Task's stage has it.
+
+    Raises:
+        UserError: a Mixture, no such split, or hosts that do not divide the batch.
+    """
+    del feature_converter_cls  # the features say which one it is
+    task = seqio.maybe_get_mixture_or_task(config.mixture_or_task_name)
+    if not isinstance(task, seqio.Task):
+        raise UserError(f"{task.name} is a Mixture; bind train.get_dataset_fn = @utils.get_dataset of T5X")
+    size, seed = config.batch_size, config.seed or 0
+    return batches.endless(task, config.task_feature_lengths, size, seed, config.split, shard, shards)
