@@ -29,7 +29,7 @@ def check_order(opened: Callable[[], Batches], count: int) -> tuple[list[Finding
       findings, the first `count` batches, and the iterator that gave them.
     """
     batches, again = opened(), opened()
-    taken = [next(batches) for _ in range(count)]
+    taken: list[HostBatch] = [next(batches) for _ in range(count)]
     repeated = [_same(next(again), batch) for batch in taken[:2]]
     with TemporaryDirectory() as position:
         batches.save(Path(position))

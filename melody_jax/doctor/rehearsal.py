@@ -47,13 +47,11 @@ class Rehearsal:
 def shortened(stage: Stage, steps: int) -> Stage:
     """The stage with what comes late in a training brought into the first `steps`: the learning rate's warm-up, the
     discriminators' game, the seeding of codebooks. No weight decay: what moves has been moved by the batch."""
-    optims = {field.name: getattr(stage, field.name) for field in dataclasses.fields(stage)}  # pyright: ignore
     changes: dict[str, Any] = {
         name: dataclasses.replace(
             optim, warmup_steps=min(optim.warmup_steps, steps * optim.accumulate // 10), weight_decay=0.0
         )
-        for name, optim in optims.items()
-        if isinstance(optim, OptimConfig)
+        for name, optim in _optims(stage).items()
     }
     if isinstance(stage, AutoencoderStage):
         changes["adversarial_start"] = min(stage.adversarial_start, 0)
@@ -72,7 +70,7 @@ def rehearse(stage: Stage, state: TrainState, mesh: Mesh, batch: HostBatch, step
     layout = jax.tree.map(lambda leaf: leaf.sharding, state)
     train_step = jitted(stage, mesh, layout)[0]
     placed = place_batch(batch, mesh)
-    update = stage.optim.accumulate  # steps to the first update of the parameters
+    update = max(optim.accumulate for optim in _optims(stage).values())  # steps to the first one of the parameters
 
     started = time.monotonic()
     history = []
@@ -212,6 +210,12 @@ def _check_fall(
     )
     return judge("one batch by heart", f"{measured} in {steps} steps on one batch (same {draws})", advice,
                  warning=bool(still))  # fmt: skip
+
+
+def _optims(stage: Any) -> dict[str, OptimConfig]:
+    """The stage's optimisers, by field."""
+    fields = {field.name: getattr(stage, field.name) for field in dataclasses.fields(stage)}
+    return {name: value for name, value in fields.items() if isinstance(value, OptimConfig)}
 
 
 def _floats(history: Sequence[Metrics]) -> list[dict[str, float]]:
