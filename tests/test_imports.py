@@ -24,6 +24,7 @@ LAYERS = [
     {"generate"},
     {"evaluate"},
     {"ahead"},
+    {"doctor"},
     {"sweep"},
     {"cli"},
 ]

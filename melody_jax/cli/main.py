@@ -16,6 +16,7 @@ from melody_jax.errors import UserError
 # In the order of use. Each module has `add_parser(subparsers)` and `run(args)`; only the chosen one is imported.
 COMMANDS = {
     "data": "build a captioned audio data set: the built-in corpus or your own music",
+    "doctor": "check data, one step and the disk before a long training",
     "train": "train one stage, or all of them in order",
     "sweep": "train with many settings and compare what they reach",
     "tokenize": "turn a data set into tokens and latents with the trained representation models",
@@ -28,6 +29,9 @@ COMMANDS = {
     "precompile": "compile for a TPU slice without one: memory, time, MFU",
     "describe": "parameters and FLOPs of every model of a size",
 }
+
+GIN_ARGUMENTS = ("train", "doctor")
+"""Commands that take --gin.NAME=value."""
 
 MODULES = {"import": "import_weights"}  # the others are called like their command
 
@@ -100,7 +104,7 @@ def _dispatch(argv: list[str]) -> int:
     if args.command is None:
         parser.print_help()
         return 0
-    if unknown and args.command != "train":
+    if unknown and args.command not in GIN_ARGUMENTS:
         raise UserError(f"unknown arguments: {' '.join(unknown)} (see melody {args.command} --help)")
     args.unknown = unknown
     return args.run(args) or 0

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -36,17 +37,8 @@ def add_parser(subparsers) -> None:
         epilog="--gin.NAME=value binds as --set NAME=value does, but strings need their quotes.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("stage", metavar="STAGE", help=f"{', '.join(stages.ORDER)}, or all")
-    parser.add_argument("--size", required=True, help="a folder of configs/sizes: tiny, small, paper")
-    parser.add_argument("--data", required=True, metavar="NAME", help="name of the data set, as given to melody data")
-    parser.add_argument("--model_dir", required=True, metavar="DIR", help="everything is written to DIR/STAGE")
-    parser.add_argument("--data_dir", default="./data", metavar="DIR", help="where data sets lie (default ./data)")
-    parser.add_argument("--set", action="append", default=[], metavar="BINDING=VALUE", help="a gin binding")
-    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="a further gin file")
-    parser.add_argument("--mesh", help="device mesh, as data=-1,fsdp=4,tensor=2 (default: by hardware)")
-    parser.add_argument("--hardware", default="auto", help="a file of configs/hardware (default: by what there is)")
+    add_configuration(parser, f"{', '.join(stages.ORDER)}, or all")
     parser.add_argument("--total_steps", type=int, help="instead of the configuration's")
-    parser.add_argument("--seed", type=int, help="of parameters, step randomness and data order (default 0)")
     parser.add_argument(
         "--init_from",
         action="append",
@@ -56,6 +48,20 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("--precompiled", metavar="DIR", help="executables written by melody precompile --save")
     parser.add_argument("--profile", metavar="FIRST:LAST", help="trace these steps (for XProf) into DIR/STAGE/profile")
+
+
+def add_configuration(parser: argparse.ArgumentParser, choices: str) -> None:
+    """The arguments that say what is trained (`choices` of STAGE), on what, and where."""
+    parser.add_argument("stage", metavar="STAGE", help=choices)
+    parser.add_argument("--size", required=True, help="a folder of configs/sizes: tiny, small, paper")
+    parser.add_argument("--data", required=True, metavar="NAME", help="name of the data set, as given to melody data")
+    parser.add_argument("--model_dir", required=True, metavar="DIR", help="everything is written to DIR/STAGE")
+    parser.add_argument("--data_dir", default="./data", metavar="DIR", help="where data sets lie (default ./data)")
+    parser.add_argument("--set", action="append", default=[], metavar="BINDING=VALUE", help="a gin binding")
+    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="a further gin file")
+    parser.add_argument("--mesh", help="device mesh, as data=-1,fsdp=4,tensor=2 (default: by hardware)")
+    parser.add_argument("--hardware", default="auto", help="a file of configs/hardware (default: by what there is)")
+    parser.add_argument("--seed", type=int, help="of parameters, step randomness and data order (default 0)")
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json of a MuLan text tower of your own")
 
 
@@ -68,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
     began = process_began()
     hosts.join()
     names = stages.ORDER if args.stage == "all" else (args.stage,)
-    configs = _compose(args, names)  # all of them, before any work can be lost
+    configs = compose(args, names, _bindings(args))  # all of them, before any work can be lost
     starts = _starts(args.init_from, {name: config.stage for name, config in configs.items()}, Path(args.model_dir))
-    _prepare_jax()
+    prepare_jax()
     try:
         for name in names:
             if args.stage == "all" and _is_finished(Path(args.model_dir), name):
@@ -87,26 +93,38 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _compose(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, RunConfig]:
-    foreign = [argument for argument in args.unknown if not argument.startswith("--gin.") or "=" not in argument]
-    if foreign:
-        raise UserError(f"unknown arguments: {' '.join(foreign)} (see melody train --help)")
-    bindings = [configuration.binding_of(item) for item in args.set]
-    bindings += [argument.removeprefix("--gin.") for argument in args.unknown]
-    if args.mesh is not None:
-        bindings.append(f"loop.train.mesh = {args.mesh!r}")
+def _bindings(args: argparse.Namespace) -> list[str]:
+    """What only `melody train` binds."""
+    bindings = []
     if args.precompiled is not None:
         bindings.append(f"loop.train.precompiled_dir = {args.precompiled!r}")
     if args.profile is not None:
         if not traced_steps(args.profile):
             raise UserError("--profile is empty; expected FIRST:LAST, as 10:15")
         bindings.append(f"loop.train.profile = {args.profile!r}")
-    if args.seed is not None:
-        bindings.append(f"loop.train.seed = {args.seed}")
     if args.total_steps is not None:
         if args.total_steps < 1:
             raise UserError(f"--total_steps must be at least 1, got {args.total_steps}")
         bindings.append(f"TOTAL_STEPS = {args.total_steps}")
+    return bindings
+
+
+def compose(args: argparse.Namespace, names: Sequence[str], further: Sequence[str] = ()) -> dict[str, RunConfig]:
+    """Stage -> its configuration, by the arguments of `add_configuration` and further bindings "name = value".
+
+    Raises:
+      UserError: unknown arguments or names, or bindings that no stage reads.
+    """
+    foreign = [argument for argument in args.unknown if not argument.startswith("--gin.") or "=" not in argument]
+    if foreign:
+        raise UserError(f"unknown arguments: {' '.join(foreign)} (see melody {args.command} --help)")
+    bindings = [configuration.binding_of(item) for item in args.set]
+    bindings += [argument.removeprefix("--gin.") for argument in args.unknown]
+    if args.mesh is not None:
+        bindings.append(f"loop.train.mesh = {args.mesh!r}")
+    if args.seed is not None:
+        bindings.append(f"loop.train.seed = {args.seed}")
+    bindings += further
     hardware = configuration.detect_hardware() if args.hardware == "auto" else args.hardware
     configs = {}
     for name in names:
@@ -140,11 +158,11 @@ def _starts(directories: list[str], stages_: dict[str, Stage], model_dir: Path) 
 
 
 def _train(args: argparse.Namespace, config: RunConfig, init_from: list[str], began: float) -> None:
-    stage = _with_parents(config.stage, args.model_dir)
+    stage = with_parents(config.stage, args.model_dir)
     if stage.name in TOKEN_STAGES:
         _tokenize(args)
     mesh, seed = config.train.get("mesh", DEFAULT), config.train.get("seed", 0)
-    batches, held_out = _open_data(args, stage, mesh, seed)
+    batches, held_out = open_data(args, stage, mesh, seed)
     if jax.process_index() == 0:
         folder = Path(args.model_dir) / stage.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +176,7 @@ def _train(args: argparse.Namespace, config: RunConfig, init_from: list[str], be
         print(f"{stage.name}: {part.parameters:,} parameters in {locate(Path(args.model_dir) / stage.name)}")
 
 
-def _with_parents(stage: Stage, model_dir: str) -> Stage:
+def with_parents(stage: Stage, model_dir: str) -> Stage:
     """Parents come from the same model folder unless the configuration names another one."""
     if getattr(stage, "parents_dir", None) != "":
         return stage
@@ -181,7 +199,7 @@ def _is_finished(model_dir: Path, name: str) -> bool:
     )
 
 
-def _open_data(args: argparse.Namespace, stage: Stage, mesh: str, seed: int):
+def open_data(args: argparse.Namespace, stage: Stage, mesh: str, seed: int):
     """(training batches, held-out batches) of this host."""
     from data_pipelines import read
 
@@ -209,7 +227,7 @@ def _tokenize(args: argparse.Namespace) -> None:
     tokenize.ensure(parts, args.model_dir, args.data, args.data_dir, tokenizer=args.tokenizer)
 
 
-def _prepare_jax() -> None:
+def prepare_jax() -> None:
     """Compiled programs are kept from run to run; orbax's and XLA's own reports of what we report are not."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("absl", "asyncio"):

@@ -40,7 +40,7 @@ def configs(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(line.strip() for line in text.splitlines()))
     monkeypatch.setattr(configuration, "configs_directory", lambda: tmp_path / "configs")
-    monkeypatch.setattr(train, "_open_data", _open_arrays)
+    monkeypatch.setattr(train, "open_data", _open_arrays)
     return tmp_path / "configs"
 
 
@@ -202,4 +202,4 @@ def test_no_tensorflow_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("data_pipelines.read.metadata", lambda directory: {})
     args = argparse.Namespace(data_dir=str(tmp_path), data="x", tokenizer=None)
     with pytest.raises(UserError, match="needs the extra `data`"):
-        train._open_data(args, regression.RegressionStage(), "data=-1", 0)
+        train.open_data(args, regression.RegressionStage(), "data=-1", 0)

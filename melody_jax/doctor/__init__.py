@@ -1,0 +1,1 @@
+"""What an engineer looks at before a long training: inputs and their lineage, one step, one batch by heart, the disk."""
