@@ -24,7 +24,15 @@ PARITY = all(importlib.util.find_spec(name) for name in ("torch", "transformers"
 collect_ignore = [] if PARITY else ["parity"]
 
 
-LONG = ("test_resume_stages", "test_sharding", "test_readme", "test_interrupted", "test_resume", "test_train")
+LONG = (
+    "test_pod",
+    "test_resume_stages",
+    "test_sharding",
+    "test_readme",
+    "test_interrupted",
+    "test_resume",
+    "test_train",
+)
 """Files of few tests that take minutes: they begin, so that no process waits for another one at the end."""
 
 

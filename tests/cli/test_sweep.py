@@ -22,7 +22,7 @@ from melody_jax.errors import UserError
 from melody_jax.generate.represent import NEEDED
 from melody_jax.sweep.trial import Trial
 from melody_jax.train.optim import OptimConfig
-from tests.cli.test_interrupted import OFTEN, SMALL, tokenised  # noqa: F401
+from tests.cli.test_interrupted import OFTEN, SMALL
 from tests.sweep.process import STAND_IN
 from tests.train.regression import RegressionConfig, RegressionStage
 
@@ -207,7 +207,7 @@ def test_a_launched_trial_has_a_description_of_its_own(tmp_path):
 
 
 @pytest.mark.slow  # compiles the language model: a minute
-def test_a_real_sweep_of_the_language_model(tmp_path, file, tokenised):  # noqa: F811
+def test_a_real_sweep_of_the_language_model(tmp_path, file, tokenised):
     models, data = tokenised
     options = ["--parents_dir", str(models), "--data_dir", str(data)]
     bindings = dict(binding.split("=") for binding in (*SMALL, *OFTEN))
