@@ -7,6 +7,7 @@ clips of 10 s in all and a buffer of 40 that was 19 MB symbolic and 40 MB plain,
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -56,8 +57,8 @@ class Batches:
         shard: int = 0,
         shards: int = 1,
     ):
-        self._task, self._lengths, self._batch_size = task, dict(lengths), batch_size
-        self._seed, self._split, self._shard, self._shards = seed, split, shard, shards
+        self._batch_size = batch_size
+        self._stream = functools.partial(endless, task, dict(lengths), batch_size, seed, split, shard, shards)
         # What must be equal for a position to mean the same example.
         self._identity = {"data": read.metadata(_source(task).directory)["id"], "split": split, "seed": seed}
         self._given = 0
@@ -93,16 +94,7 @@ class Batches:
         self._iterator = self._start(self._given)
 
     def _start(self, position: int) -> Iterator[dict[str, np.ndarray]]:
-        batches: Any = endless(
-            self._task,
-            self._lengths,
-            self._batch_size,
-            self._seed,
-            self._split,
-            self._shard,
-            self._shards,
-            position=position,
-        )
+        batches: Any = self._stream(position=position)
         return batches.as_numpy_iterator()
 
 

@@ -16,7 +16,7 @@ from melody_jax.parallel import rules
 from melody_jax.parallel.batch import batch_sharding, check_batch_size
 from melody_jax.parallel.init import abstract_state
 from melody_jax.train.stage import Stage
-from melody_jax.train.steps import jitted
+from melody_jax.train.steps import train_program
 
 PyTree = Any
 SAMPLING = {"lm-decode": "lm", "dpd-sampler": "dpd", "decoder": "autoencoder"}
@@ -64,7 +64,7 @@ def training(stage: Stage, mesh: Mesh) -> Plan:
         "batch": bytes_per_chip(batch),
     }
     layout = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return Plan(jitted(stage, mesh, layout)[0], (state, batch), count, held)
+    return Plan(train_program(stage, mesh, layout), (state, batch), count, held)
 
 
 def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, steps: int, guidance: float) -> Plan:

@@ -20,7 +20,7 @@ from melody_jax.stages.codes import CodesStage
 from melody_jax.train.optim import OptimConfig
 from melody_jax.train.stage import HostBatch, Metrics, Stage
 from melody_jax.train.state import TrainState
-from melody_jax.train.steps import jitted
+from melody_jax.train.steps import train_program
 
 FAR = 1e4  # times the median of the layers' gradient norms, or one over it
 PAIRED = 4  # updates whose random draws are repeated at the end
@@ -68,7 +68,7 @@ def rehearse(stage: Stage, state: TrainState, mesh: Mesh, batch: HostBatch, step
     of the first updates are repeated at the end; a stage without a loss (codes) is judged by its errors.
     """
     layout = jax.tree.map(lambda leaf: leaf.sharding, state)
-    train_step = jitted(stage, mesh, layout)[0]
+    train_step = train_program(stage, mesh, layout)
     placed = place_batch(batch, mesh)
     update = max(optim.accumulate for optim in _optims(stage).values())  # steps to the first one of the parameters
 

@@ -131,19 +131,14 @@ class AutoencoderStage(Stage):
         crop = self._crop(jax.random.fold_in(state.step_key, 1))
 
         # 1. The discriminators learn to tell `audio` from `output.audio`, and say where the latter should move.
-        def play(discriminator: PyTree, opt_state: PyTree) -> tuple[PyTree, PyTree, jax.Array, Metrics]:
+        opt_state, metrics, adversarial_gradient = state.opt_state["discriminator"], {}, jnp.zeros_like(output.audio)
+        if self.adversarial:
             value, gradients = jax.value_and_grad(self._discriminator_loss)(discriminator, audio, output.audio, crop)
             updates, opt_state = make_optimizer(self.discriminator_optim).update(gradients, opt_state, discriminator)
             discriminator = optax.apply_updates(discriminator, updates)
-            towards, terms = jax.grad(self._adversarial_loss, has_aux=True)(output.audio, discriminator, audio, crop)
-            terms |= {"discriminator": value, "discriminator_gradient_norm": optax.tree.norm(gradients)}
-            return discriminator, opt_state, towards, terms
-
-        players = (discriminator, state.opt_state["discriminator"])
-        metrics, adversarial_gradient = {}, jnp.zeros_like(output.audio)
-        if self.adversarial:
-            *after, adversarial_gradient, metrics = play(*players)
-            players = (after[0], after[1])
+            adversarial = jax.grad(self._adversarial_loss, has_aux=True)
+            adversarial_gradient, metrics = adversarial(output.audio, discriminator, audio, crop)
+            metrics |= {"discriminator": value, "discriminator_gradient_norm": optax.tree.norm(gradients)}
 
         # 2. The generator moves its waveform along all terms' gradients and its posterior along the KL's.
         reconstruction = jax.value_and_grad(self._reconstruction_loss, argnums=(0, 1), has_aux=True)
@@ -159,7 +154,7 @@ class AutoencoderStage(Stage):
         (gradients,) = pull_back(cotangent)
         metrics |= terms | {"loss": total + self.loss.kl * kl, "kl": kl}
         new = (generator, state.opt_state["generator"], state.ema, gradients)
-        return self._updated(state, new, players, metrics)
+        return self._updated(state, new, (discriminator, opt_state), metrics)
 
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
         """Of the averaged weights, decoding the posterior mean: SI-SDR (dB), log-mel distance (nats), that of a 2 kHz

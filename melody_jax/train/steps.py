@@ -41,17 +41,20 @@ def calibrated(stage: Stage, state: TrainState, batches: Iterator[HostBatch]) ->
     return jax.tree.map(place, stage.calibrate(state, batches), layout)
 
 
-def jitted(stage: Stage, mesh: Mesh, layout: Any) -> tuple[Any, Any]:
-    """The stage's training step (its state donated) and evaluation step over the mesh, traced when first called.
+def train_program(stage: Stage, mesh: Mesh, layout: Any) -> Any:
+    """The stage's training step over the mesh, jitted, its state donated.
 
     `layout` is a tree of shardings like the state; activations lie as the rules say.
     """
     whole, rows = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
-    train, evaluate = on_mesh(stage.train_step, mesh), on_mesh(stage.eval_step, mesh)
-    return (
-        jax.jit(train, in_shardings=(layout, rows), out_shardings=(layout, whole), donate_argnums=0),
-        jax.jit(evaluate, in_shardings=(layout, rows), out_shardings=whole),
-    )
+    step = on_mesh(stage.train_step, mesh)
+    return jax.jit(step, in_shardings=(layout, rows), out_shardings=(layout, whole), donate_argnums=0)
+
+
+def eval_program(stage: Stage, mesh: Mesh, layout: Any) -> Any:
+    """The stage's evaluation step over the mesh, jitted; `layout` as of `train_program`."""
+    whole, rows = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
+    return jax.jit(on_mesh(stage.eval_step, mesh), in_shardings=(layout, rows), out_shardings=whole)
 
 
 class Steps:
@@ -71,7 +74,7 @@ class Steps:
         layout = jax.tree.map(lambda leaf: leaf.sharding, state)
         self._stage, self._layout = stage, layout
         self._train_steps: dict[Stage, Any] = {}  # of the phases so far
-        self._eval_step = jitted(stage, mesh, layout)[1]
+        self._eval_step = eval_program(stage, mesh, layout)
         self._precompiled_dir = precompiled_dir
         self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
         self._window: list[dict[str, float]] = []
@@ -133,7 +136,7 @@ class Steps:
         """The program of the phase; from the folder of precompiled ones, where it is among them."""
         phase = self._stage.phase(self._step)
         if phase not in self._train_steps:
-            program = jitted(phase, self._mesh, self._layout)[0]
+            program = train_program(phase, self._mesh, self._layout)
             self._train_steps[phase] = self._executable(program, placed) if self._precompiled_dir else program
         return self._train_steps[phase]
 
