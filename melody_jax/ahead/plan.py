@@ -31,15 +31,15 @@ class Plan:
       program: jitted, with shardings.
       arguments: ShapeDtypeStructs.
       model_flops: of all chips together; recomputation, and the zero rows of padding, not counted.
+      hardware_flops: the same with what the backward pass computes again.
       held: name -> bytes per chip of what lies in memory during the whole run.
-      rounds: of the loop that the program is, 1 where it is none.
     """
 
     program: Any
     arguments: tuple[Any, ...]
     model_flops: int
+    hardware_flops: int
     held: dict[str, int]
-    rounds: int = 1
 
 
 def training(stage: Stage, mesh: Mesh) -> Plan:
@@ -57,14 +57,15 @@ def training(stage: Stage, mesh: Mesh) -> Plan:
     batch = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows) for name, leaf in stage.batch_shapes().items()
     }
-    count = flops.count(flops.without_remat(stage).train_step, state, batch)
+    needed = flops.count(flops.without_remat(stage).train_step, state, batch)
+    done = flops.count(stage.train_step, state, batch)
     held = {
         "parameters": bytes_per_chip((state.params, state.frozen)),
         "optimiser": bytes_per_chip((state.opt_state, state.ema)),
         "batch": bytes_per_chip(batch),
     }
     layout = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return Plan(train_program(stage, mesh, layout), (state, batch), count, held)
+    return Plan(train_program(stage, mesh, layout), (state, batch), needed, done, held)
 
 
 def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, steps: int, guidance: float) -> Plan:
@@ -89,9 +90,8 @@ def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, step
     count = flops.count(function, params, *inputs)
     held = {"parameters": bytes_per_chip(params), "inputs": bytes_per_chip(arguments)}
     donated = (2,) if name == "lm-decode" else ()
-    rounds = steps if name == "dpd-sampler" else 1
     program = jax.jit(rules.on_mesh(function, mesh), donate_argnums=donated)
-    return Plan(program, (params, *arguments), count, held, rounds)
+    return Plan(program, (params, *arguments), count, count, held)
 
 
 def _sampling_program(

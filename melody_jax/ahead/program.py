@@ -1,8 +1,14 @@
-"""What a compiled program costs: memory, operations, communication, and time as far as the compiler can tell."""
+"""What a compiled program costs: memory, communication, and time as far as the compiler tells it.
+
+The TPU compiler writes its own estimate, in cycles, beside every fusion. Their sum, loop bodies as often as they run, is the
+compute time here. (`cost_analysis()["optimal_seconds"]` counts the body of a loop once, and an operation that it does not
+know, such as a collective that runs beside others, as minus one second.)
+"""
 
 import dataclasses
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,47 +20,48 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
 _SHAPE = re.compile(r"\b(" + "|".join(_BYTES) + r")\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{")
-_CALL = re.compile(r"(?:calls|body|to_apply|condition|branch_computations)=\{?%?([\w.\-]+(?:, ?%[\w.\-]+)*)")
+_CALL = re.compile(r"\b(calls|body|to_apply|branch_computations)=\{?%?([\w.\-]+(?:, ?%[\w.\-]+)*)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
+_CONSTANT = re.compile(r"%?([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)")
+_LESS = re.compile(r"ROOT .* compare\([^%]*%?[\w.\-]+, [^%]*%?([\w.\-]+)\), direction=LT")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one run of a program, per chip unless said otherwise.
-
-    As the compiler tells them, `flops` and `seconds` have the body of a loop once (`loops.whole_cost`).
+    """Of one run of a program, per chip.
 
     Attributes:
       argument_bytes: what it is given.
       output_bytes: what it returns beyond donated arguments.
       temporary_bytes: activations and other intermediate results.
       peak_bytes: most that lies in memory at once.
-      flops: hardware operations, recomputation included.
       collectives: kind -> (how often, bytes that a chip receives).
-      seconds: the compiler's own estimate of the time.
+      cycles: the compiler's estimate of all that is no communication; 0 where it makes none (CPUs).
     """
 
     argument_bytes: int
     output_bytes: int
     temporary_bytes: int
     peak_bytes: int
-    flops: float
     collectives: dict[str, tuple[int, int]]
-    seconds: float
+    cycles: int
 
 
 def cost_of(compiled: Any) -> Cost:
     """Reads a `jax.stages.Compiled`."""
-    memory, analysis = compiled.memory_analysis(), compiled.cost_analysis()
+    memory = compiled.memory_analysis()
     output = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    program = Program(compiled.as_text())
     return Cost(
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=output,
         temporary_bytes=memory.temp_size_in_bytes,
         peak_bytes=memory.argument_size_in_bytes + output + memory.temp_size_in_bytes,
-        flops=float(analysis.get("flops", 0.0)),
-        collectives=collectives_of(compiled.as_text()),
-        seconds=float(analysis.get("optimal_seconds", 0.0)),
+        collectives=program.collectives(),
+        cycles=program.cycles(),
     )
 
 
@@ -63,41 +70,102 @@ def bytes_per_chip(tree: PyTree) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def collectives_of(text: str) -> dict[str, tuple[int, int]]:
-    """Kind -> (how often, bytes received by a chip) in an HLO module's text; loop bodies as often as they run."""
-    bodies: dict[str, list[str]] = {}
-    entry, current = "", ""
-    for line in text.splitlines():
-        match = _COMPUTATION.match(line)
-        if match:
-            current = match[1]
-            bodies[current] = []
-            entry = current if line.startswith("ENTRY") else entry
-        elif current:
-            bodies[current].append(line)
-    found: dict[str, tuple[int, int]] = {kind: (0, 0) for kind in COLLECTIVES}
-    for kind, size, times in _walk(bodies, entry, 1):
-        count, total = found[kind]
-        found[kind] = (count + times, total + times * size)
-    return {kind: value for kind, value in found.items() if value[0]}
+class Program:
+    """An optimised HLO module, from its text."""
+
+    def __init__(self, text: str):
+        self._bodies: dict[str, list[str]] = {}
+        self._entry = current = ""
+        for line in text.splitlines():
+            match = _COMPUTATION.match(line)
+            if match:
+                current = match[1]
+                self._bodies[current] = []
+                self._entry = current if line.startswith("ENTRY") else self._entry
+            elif current:
+                self._bodies[current].append(line)
+
+    def cycles(self) -> int:
+        """The compiler's estimates, summed over all that runs."""
+        found = 0
+        for line, times, fused in self._walk(self._entry, 1):
+            estimate = _CYCLES.search(line)
+            if estimate and not fused:
+                found += times * int(estimate[1])
+        return found
+
+    def collectives(self) -> dict[str, tuple[int, int]]:
+        """Kind -> (how often, bytes received by a chip), of rings.
+
+        The compiler may cut one collective, a channel, into steps within fusions that run beside it: it counts once,
+        as often as the least frequent of them.
+        """
+        channels: dict[Any, list[tuple[str, int, int]]] = defaultdict(list)
+        for line, times, _ in self._walk(self._entry, 1):
+            _, _, right = line.partition(" = ")
+            kind = next((kind for kind in COLLECTIVES if re.search(rf" {kind}(-start)?\(", " " + right)), None)
+            if kind:
+                channel = _CHANNEL.search(right)
+                key = (kind, channel[1]) if channel else line
+                channels[key].append((kind, _received(kind, right), times))
+        found: dict[str, tuple[int, int]] = {}
+        for steps in channels.values():
+            kind, size, times = min(steps, key=lambda step: step[2])
+            count, total = found.get(kind, (0, 0))
+            found[kind] = (count + times, total + times * size)
+        return {kind: found[kind] for kind in COLLECTIVES if kind in found}
+
+    def _walk(self, name: str, times: int, fused: bool = False) -> Iterator[tuple[str, int, bool]]:
+        """(instruction, how often it runs, whether it is part of a fusion) of a computation and those that it calls."""
+        for line in self._bodies.get(name, ()):
+            yield line, times, fused
+            rounds = self._rounds(line) if " while(" in line else 1
+            inside = fused or " fusion(" in line
+            for _, called in _CALL.findall(line):
+                for other in called.replace("%", "").split(","):
+                    yield from self._walk(other.strip(), times * rounds, inside)
+
+    def _rounds(self, line: str) -> int:
+        """Of a `while`: as XLA notes it, or the bound of a counter; 1 where neither tells."""
+        noted, condition = _TRIPS.search(line), _CONDITION.search(line)
+        if noted or not condition:
+            return int(noted[1]) if noted else 1
+        lines = self._bodies.get(condition[1], ())
+        constants = {match[1]: int(match[2]) for match in map(_CONSTANT.search, lines) if match}
+        bound = next((match[1] for match in map(_LESS.search, lines) if match), None)
+        return constants.get(bound or "", 1)
 
 
-def _walk(bodies: dict[str, list[str]], name: str, times: int) -> Iterator[tuple[str, int, int]]:
-    """(kind, bytes, how often) of every collective in a computation and those that it calls."""
-    for line in bodies.get(name, ()):
-        _, _, right = line.partition(" = ")
-        kind = next((kind for kind in COLLECTIVES if re.search(rf" {kind}(-start)?\(", " " + right)), None)
-        if kind:
-            result = right[: right.index(kind)]
-            sizes = [_size(*shape) for shape in _SHAPE.findall(result)]
-            # a -start gives its operand beside its result
-            yield kind, max(sizes, default=0) if f"{kind}-start(" in right else sum(sizes), times
-        trips = _TRIPS.search(right)
-        inner = times * int(trips[1]) if trips and " while(" in right else times
-        for called in _CALL.findall(right):
-            for other in called.replace("%", "").split(","):
-                if not kind:
-                    yield from _walk(bodies, other.strip(), inner)
+def _received(kind: str, right: str) -> int:
+    """Bytes that a chip receives in a collective that runs around a ring of the chips of a group."""
+    result = right[: right.index(kind)]
+    sizes = [_size(*shape) for shape in _SHAPE.findall(result)]
+    # a -start gives its operand beside its result
+    size = max(sizes, default=0) if f"{kind}-start(" in right else sum(sizes)
+    chips = _group(right)
+    share = {
+        "all-gather": (chips - 1) / chips,
+        "all-reduce": 2 * (chips - 1) / chips,
+        "reduce-scatter": chips - 1,
+        "all-to-all": (chips - 1) / chips,
+        "collective-permute": 1,
+    }
+    return round(size * share[kind])
+
+
+def _group(right: str) -> int:
+    """Chips that take part in a collective; a large number where the text does not tell (all of many)."""
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", right)
+    if listed:
+        return listed[1].count(",") + 1
+    iota = re.search(r"replica_groups=\[\d+,(\d+)\]<=", right)
+    if iota:
+        return int(iota[1])
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", right)
+    if mesh:
+        sizes = dict(re.findall(r"'([\w.]+)'=(\d+)", mesh[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([\w.]+)'", mesh[2]))
+    return 1 << 20
 
 
 def _size(dtype: str, dimensions: str) -> int:

@@ -28,6 +28,7 @@ def devices_of(topology: str, slices: int = 1) -> list[Any]:
     """
     chip_of(topology)
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU whose metadata could be asked for
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # none that another process could hold
     try:
         import libtpu  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:

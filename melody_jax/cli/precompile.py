@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 HINT = "try another remat policy (--set lm.LMConfig.remat=full), more fsdp in --mesh, or a smaller --batch"
@@ -49,20 +48,13 @@ def run(args: argparse.Namespace) -> int:
     chip = topology.chip_of(args.topology)
     devices = topology.devices_of(args.topology, args.slices)
     mesh = make_mesh(args.mesh, devices)
+    started = time.monotonic()
     if args.program in plan.SAMPLING:
-        stages, name = {name: _stage(args, name) for name in STAGES}, plan.SAMPLING[args.program]
-        stage, batch = stages[name], args.batch or len(devices)
-
-        def planned(stage: Any) -> Any:
-            return plan.sampling(args.program, {**stages, name: stage}, mesh, batch, args.steps, args.guidance)
-
+        stages, batch = {name: _stage(args, name) for name in STAGES}, args.batch or len(devices)
+        planned = plan.sampling(args.program, stages, mesh, batch, args.steps, args.guidance)
     else:
         stage = _stage(args, args.program)
-        batch = stage.batch_size
-
-        def planned(stage: Any) -> Any:
-            return plan.training(stage, mesh)
-
+        batch, planned = stage.batch_size, plan.training(stage, mesh)
     report = {
         "program": args.program,
         "size": args.size,
@@ -72,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         "mesh": args.mesh,
         "batch": batch,
     }
-    report |= _compiled(planned, stage, chip, mesh.devices.ravel().tolist(), args.save)
+    report |= _compiled(planned, chip, mesh.devices.ravel().tolist(), args.save, started)
     print(json.dumps(report, indent=2) if args.json else _table(report))
     if not report["fits"]:
         print(f"error: {report['hint']}", file=sys.stderr)
@@ -90,25 +82,22 @@ def _stage(args: argparse.Namespace, name: str) -> Any:
     return configuration.compose(files, bindings=bindings, partial=name != args.program).stage
 
 
-def _compiled(
-    plan_of: Callable[[Any], Any], stage: Any, chip: Any, devices: list[Any], save: str | None
-) -> dict[str, Any]:
-    """What the compiler says of the stage's plan, and whether it fits."""
+def _compiled(planned: Any, chip: Any, devices: list[Any], save: str | None, started: float) -> dict[str, Any]:
+    """What the compiler says of the plan, and whether it fits."""
     import jax
 
-    from melody_jax.ahead import loops, program
+    from melody_jax.ahead import program
     from melody_jax.train import precompiled
 
-    def compile_cost(stage: Any) -> program.Cost:
-        planned = plan_of(stage)
-        return program.cost_of(planned.program.lower(*planned.arguments).compile())
-
     jax.config.update("jax_enable_compilation_cache", False)  # see precompiled.save; and its time is of interest
-    started = time.monotonic()
-    planned = plan_of(stage)
     lowered = planned.program.lower(*planned.arguments)
     traced = time.monotonic()
-    known = {"hbm_bytes": int(chip.hbm_bytes), "held_bytes": planned.held, "model_flops": planned.model_flops}
+    known = {
+        "hbm_bytes": int(chip.hbm_bytes),
+        "held_bytes": planned.held,
+        "model_flops": planned.model_flops,
+        "hardware_flops": planned.hardware_flops,
+    }
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -119,8 +108,7 @@ def _compiled(
         )
         return known | {"fits": False, "hint": f"does not fit: {' '.join(said.split())[:300]}; {HINT}"}
     finished = time.monotonic()
-    cost = loops.whole_cost(stage, program.cost_of(compiled), compile_cost)
-    cost = dataclasses.replace(cost, seconds=planned.rounds * cost.seconds, flops=planned.rounds * cost.flops)
+    cost = program.cost_of(compiled)
     if save:
         precompiled.save(precompiled.path_of(save, lowered, devices), compiled)
     fits = cost.peak_bytes <= chip.hbm_bytes
@@ -129,14 +117,32 @@ def _compiled(
         "fits": fits,
         **({} if fits else {"hint": wanted}),
         **dataclasses.asdict(cost),
-        "mfu": planned.model_flops / (len(devices) * chip.flops * cost.seconds) if cost.seconds else None,
+        **_times(planned.model_flops / len(devices) / chip.flops, cost, chip),
         "trace_seconds": round(traced - started, 1),
         "compile_seconds": round(finished - traced, 1),
     }
 
 
+def _times(ideal: float, cost: Any, chip: Any) -> dict[str, float | None]:
+    """Estimated seconds and MFU, `ideal` being the seconds of the model FLOPs at the chip's peak.
+
+    Computation takes the compiler's cycles at the chip's clock; communication the bytes that a chip receives over two of
+    its links, a ring along one axis of the torus. The step takes the longer one where they overlap, both where nothing does.
+    """
+    computation = cost.cycles / chip.clock
+    communication = sum(size for _, size in cost.collectives.values()) / (2 * chip.link)
+    overlapped, serial = max(computation, communication), computation + communication
+    return {
+        "computation_seconds": computation,
+        "communication_seconds": communication,
+        "seconds": overlapped,
+        "mfu": ideal / overlapped if cost.cycles else None,
+        "mfu_without_overlap": ideal / serial if cost.cycles else None,
+    }
+
+
 def _table(report: dict[str, Any]) -> str:
-    """The report as lines of a table; MFU = model FLOPs / (chips x peak FLOP/s x the compiler's seconds)."""
+    """The report as lines of a table; MFU = model FLOPs / (chips x peak FLOP/s x seconds)."""
     gigabytes = {f"{name}, per chip": size for name, size in report["held_bytes"].items()}
     rows = [
         ("program", f"{report['program']}, {report['size']}, global batch {report['batch']}"),
@@ -146,11 +152,13 @@ def _table(report: dict[str, Any]) -> str:
         gigabytes |= {"temporary (activations)": report["temporary_bytes"], "peak": report["peak_bytes"]}
     rows += [(name, f"{size / 1e9:.3f} GB") for name, size in (gigabytes | {"HBM": report["hbm_bytes"]}).items()]
     rows.append(("model FLOPs, all chips", f"{report['model_flops'] / 1e12:.2f} T"))
+    rows.append(("with recomputation", f"{report['hardware_flops'] / 1e12:.2f} T"))
     if "peak_bytes" in report:
-        rows.append(("hardware FLOPs, per chip", f"{report['flops'] / 1e12:.3f} T"))
         collectives = report["collectives"].items()
         rows += [(kind, f"{count} x, {size / 1e6:,.1f} MB per chip") for kind, (count, size) in collectives]
+        rows += [(name, f"{report[f'{name}_seconds'] * 1e3:.2f} ms") for name in ("computation", "communication")]
         rows.append(("estimated step", f"{report['seconds'] * 1e3:.2f} ms"))
-        rows.append(("estimated MFU", f"{report['mfu']:.1%}" if report["mfu"] else "unknown"))
+        without = f", {report['mfu_without_overlap']:.1%} if no communication overlaps" if report["mfu"] else ""
+        rows.append(("estimated MFU", f"{report['mfu']:.1%}{without}" if report["mfu"] else "unknown"))
         rows.append(("trace, compile", f"{report['trace_seconds']:g} s, {report['compile_seconds']:g} s"))
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])

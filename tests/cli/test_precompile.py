@@ -11,7 +11,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from melody_jax import flops
 from melody_jax.ahead import topology
+from melody_jax.ahead.program import Cost
 from melody_jax.cli import configuration, main
+from melody_jax.cli import precompile as precompile_command
 from melody_jax.errors import UserError
 
 SMALL = {"layers": 2, "width": 32, "heads": 2, "hidden": 64, "unroll": 2, "window": 0}
@@ -39,7 +41,8 @@ def precompile(capsys, program, *options):
 
 
 def test_what_a_training_step_costs(slice_of_cpus, capsys, tmp_path):
-    code, report, _ = precompile(capsys, "lm", "--batch", "16", "--mesh", "data=2,fsdp=4", "--save", str(tmp_path))
+    options = ["--batch", "16", "--mesh", "data=2,fsdp=4", "--set", "lm.LMConfig.remat='full'", "--save", str(tmp_path)]
+    code, report, _ = precompile(capsys, "lm", *options)
     assert code == 0 and report["fits"] and "hint" not in report
     assert (report["chips"], report["batch"], report["mesh"]) == (8, 16, "data=2,fsdp=4")
     made = configuration.compose(
@@ -52,6 +55,9 @@ def test_what_a_training_step_costs(slice_of_cpus, capsys, tmp_path):
     assert 0.25 * 4 * parameters < report["held_bytes"]["parameters"] < 0.3 * 4 * parameters
     assert report["held_bytes"]["optimiser"] > 2.9 * report["held_bytes"]["parameters"]  # two moments and the average
     assert report["model_flops"] == flops.count(made.train_step, state, made.batch_shapes())
+    assert report["hardware_flops"] > report["model_flops"]  # remat="full"
+    assert report["mfu"] is None  # a CPU's compiler estimates no cycles
+    assert report["communication_seconds"] > 0
     assert report["peak_bytes"] >= sum(report["held_bytes"].values())
     assert report["collectives"]["all-gather"][0] > 0
     (saved,) = tmp_path.iterdir()
@@ -65,6 +71,16 @@ def test_what_sampling_costs_and_what_does_not_fit_is_said_with_what_to_do(slice
     assert report["batch"] == 8 and report["held_bytes"].keys() == {"parameters", "inputs"}
     assert report["model_flops"] > 0 and report["peak_bytes"] > sum(report["held_bytes"].values())
     assert error.startswith("error: does not fit: 0.1 GB of 0.02 GB; try another remat policy")
+
+
+def test_a_step_takes_what_the_compiler_says_of_its_cycles_and_what_the_links_let_through():
+    chip = topology.CHIPS["v5e"]
+    cost = Cost(0, 0, 0, 0, {"all-gather": (3, 9 * 10**9), "all-reduce": (1, 9 * 10**9)}, 3 * 10**8)
+    ideal = 0.1  # seconds of the model FLOPs at the chip's peak
+    times = precompile_command._times(ideal, cost, chip)
+    assert times["computation_seconds"] == pytest.approx(0.2)  # at 1.5 GHz
+    assert times["communication_seconds"] == pytest.approx(0.2)  # 18 GB over two links of 45 GB/s
+    assert times["mfu"] == pytest.approx(0.5) and times["mfu_without_overlap"] == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,19 @@ def test_batched_matmul_gradients():
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_softmax_and_its_gradient_equal_jax(masked):
+    logits, g = _normal(0, 2, 3, 4, 6), _normal(1, 2, 3, 4, 6)
+    mask = jnp.tril(jnp.ones((4, 6), bool), 1) if masked else jnp.ones((4, 6), bool)
+    mask = mask[None, None]
+    weights, vjp = jax.vjp(lambda x: attention.softmax(x, mask if masked else None), logits)
+    expected, expected_vjp = jax.vjp(lambda x: jax.nn.softmax(jnp.where(mask, x, -jnp.inf), axis=-1), logits)
+    np.testing.assert_allclose(weights, expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(vjp(g)[0], expected_vjp(g)[0], rtol=1e-5, atol=1e-6)
+    half, vjp = jax.vjp(lambda x: attention.softmax(x, mask), logits.astype(jnp.bfloat16))
+    assert half.dtype == vjp(half)[0].dtype == jnp.bfloat16
+
+
 def test_norms():
     x = _normal(0, 4, 16) * 3.0 + 1.0
     y, _ = norm.LayerNorm().init_with_output(jax.random.key(0), x)
