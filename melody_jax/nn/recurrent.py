@@ -33,10 +33,11 @@ def _sequential(decay: Array, inputs: Array, reverse: bool) -> Array:
         return state, state
 
     by_time = jnp.moveaxis(decay, -2, 0), jnp.moveaxis(inputs, -2, 0)
-    _, states = jax.lax.scan(step, jnp.zeros_like(by_time[1][0]), by_time, reverse=reverse)
+    _, states = jax.lax.scan(step, jnp.zeros_like(by_time[1][0]), by_time, reverse=reverse, unroll=STEPS)
     return jnp.moveaxis(states, 0, -2)
 
 
+STEPS = 8  # of a sequential recurrence in one round of its loop: rounds cost time on TPUs, and a row of 8 is their tile
 SCANS: dict[str, Callable[[Array, Array, bool], Array]] = {"associative": _associative, "sequential": _sequential}
 
 
