@@ -12,8 +12,9 @@ temporary folder: their contents mean nothing, their sizes are those of the geom
 are in memory, so the speed of a disk is not measured.
 
 Prints a table, medians of `--repeats`: rows and megabytes of a batch; seconds to the first; batches per second without
-a step; milliseconds the host spends on a batch at the asked step time (getting and placing it); milliseconds the devices
-stand still before a step, and their share of all time.
+a step, and milliseconds of processor time for each, which other programs change less; milliseconds the host spends on
+a batch at the asked step time (getting and placing it); milliseconds the devices stand still before a step, and their
+share of all time.
 """
 
 import argparse
@@ -42,11 +43,12 @@ MADE = "random"  # name of the data sets made here
 
 
 class Measured(NamedTuple):
-    """Of one stage: megabytes of a batch, seconds to the first, batches per second, seconds of host and wait per step."""
+    """Of one stage: megabytes of a batch, seconds to the first, batches per second; seconds per batch of processor, host, wait."""
 
     megabytes: float
     first: float
     rate: float
+    processor: float
     host: float
     wait: float
 
@@ -83,10 +85,11 @@ def measure(stage, directory, mesh, step, seconds):
     began = time.perf_counter()
     source = batches.for_stage(stage, stage.geometry, directory, seed=0)
     size = sum(array.nbytes for array in next(source).values())
-    started, count = time.perf_counter(), 0
+    started, busy, count = time.perf_counter(), time.process_time(), 0
     while (taken := time.perf_counter() - started) < seconds:
         jax.block_until_ready(place_batch(next(source), mesh))
         count += 1
+    rate, processor = count / taken, (time.process_time() - busy) / count
     host, waits, free, before = [], [], 0.0, 0.0
     while len(waits) < max(2, seconds / step):
         asked = time.perf_counter()
@@ -96,7 +99,7 @@ def measure(stage, directory, mesh, step, seconds):
         waits.append(max(0.0, now - free))
         before, free = free, max(now, free) + step  # the devices are free when this step ends
         time.sleep(max(0.0, before - now))  # `Steps.dispatch` ends when the step before does
-    return Measured(size / 1e6, started - began, count / taken, np.mean(host[1:]), np.mean(waits[1:]))
+    return Measured(size / 1e6, started - began, rate, processor, np.mean(host[1:]), np.mean(waits[1:]))
 
 
 def report(name, args, data_dir, data):
@@ -116,7 +119,8 @@ def report(name, args, data_dir, data):
         median = Measured(*map(statistics.median, zip(*runs)))
         print(
             f"| {name} | {stage.batch_size} | {median.megabytes:.1f} | {median.first:.1f} | {median.rate:.1f} "
-            f"| {1000 * median.host:.1f} | {1000 * median.wait:.1f} | {median.wait / (median.wait + step):.1%} |",
+            f"| {1000 * median.processor:.0f} | {1000 * median.host:.1f} | {1000 * median.wait:.1f} "
+            f"| {median.wait / (median.wait + step):.1%} |",
             flush=True,
         )
 
@@ -146,8 +150,10 @@ def main():
             )
         cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
         print(f"{cores} cores, load {load:.1f} before the start, {args.devices} devices, step of {args.step_ms:g} ms\n")
-        print("| stage | batch | MB | first (s) | batches per second | host (ms) | waits (ms) | share waited |")
-        print("|---|---|---|---|---|---|---|---|")
+        print(
+            "| stage | batch | MB | first (s) | batches per second | processor (ms) | host (ms) | waits (ms) | share waited |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|")
         for name in args.stage:
             report(name, args, args.data_dir if args.data else temporary, args.data or MADE)
 
