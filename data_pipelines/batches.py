@@ -6,12 +6,14 @@ what came before. tf.data's own checkpoints were the alternative: they hold the 
 clips of 10 s in all and a buffer of 40 that was 19 MB symbolic and 40 MB plain, and it grows with the buffer.
 """
 
+import atexit
 import contextlib
 import functools
 import json
 import os
 import pathlib
 import sys
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -94,8 +96,7 @@ class Batches:
         self._iterator = self._start(self._given)
 
     def _start(self, position: int) -> Iterator[dict[str, np.ndarray]]:
-        batches: Any = self._stream(position=position)
-        return batches.as_numpy_iterator()
+        return _Arrays(self._stream(position=position))
 
 
 def endless(
@@ -139,8 +140,7 @@ def held_out(
     count = max(1, source.num_input_examples(split) // batch_size)
     rows = batch_size // shards
     dataset = _examples(task, lengths, split, Stream(0, rows), 0, shard, shards, False)
-    batches: Any = _batched(dataset.take(count * rows), rows)
-    return batches.as_numpy_iterator()
+    return _Arrays(_batched(dataset.take(count * rows), rows))
 
 
 def for_stage(
@@ -218,6 +218,29 @@ def _batched(dataset: tf.data.Dataset, rows: int) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
     return dataset.with_options(options)
+
+
+class _Arrays(Iterator[dict[str, np.ndarray]]):
+    """The elements of a dataset as numpy arrays, until Python ends.
+
+    TensorFlow's threads read ahead by calling Python, which a closing interpreter no longer answers, while its end waits
+    for them: a program that an error ends would hang. So reading is ended first.
+    """
+
+    _open: "weakref.WeakSet[_Arrays]" = weakref.WeakSet()
+
+    def __init__(self, dataset: Any):
+        self._elements: Iterator[dict[str, np.ndarray]] = dataset.as_numpy_iterator()
+        self._open.add(self)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return next(self._elements)
+
+    @staticmethod
+    @atexit.register
+    def _end() -> None:
+        for arrays in list(_Arrays._open):
+            arrays._elements = iter(())
 
 
 def _widen(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

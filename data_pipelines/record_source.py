@@ -95,7 +95,6 @@ class RecordSource(seqio.DataSource):
         missing = set(self.fields) - set(features)
         if missing:
             raise UserError(f"{self.directory}: its clips have no {', '.join(sorted(missing))}")
-        order = _order(len(records), shuffle, seed or 0)
         shard = shard_info or seqio.ShardInfo(0, 1)
         positions = _positions(self.stream, len(records), shard)
         order = _order(len(records), shuffle, seed or 0)

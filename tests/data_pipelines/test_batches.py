@@ -1,6 +1,8 @@
 import collections
 import dataclasses
 import json
+import subprocess
+import sys
 import time
 
 import jax
@@ -79,6 +81,24 @@ def test_seqio_itself_gives_one_epoch_disjoint_and_complete(task, small_data):
         dataset = task.get_dataset(LENGTHS, "train", shuffle=True, seed=3, shard_info=shard, try_in_mem_cache=False)
         rows += [tuple(example["seed"]) for example in dataset.as_numpy_iterator()]
     assert sorted(rows) == [(3, position) for position in range(count)]
+
+
+ENDING = """
+import pathlib, sys, time
+from data_pipelines import batches, records, tasks
+from tests.data_pipelines.test_batches import GEOMETRY, LENGTHS
+
+read = records.Records.read
+records.Records.read = lambda *args: time.sleep(0.3) or read(*args)  # one is under way whenever the program ends
+source = batches.Batches(tasks.make_task("ending", "autoencoder", pathlib.Path(sys.argv[1]), GEOMETRY), LENGTHS, 16)
+next(source)
+raise RuntimeError("out of memory, say")
+"""
+
+
+def test_a_program_that_an_error_ends_while_batches_are_read_ahead_does_end(small_data):
+    ended = subprocess.run([sys.executable, "-c", ENDING, small_data], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1 and ended.stderr.rstrip().endswith("RuntimeError: out of memory, say")
 
 
 @pytest.mark.parametrize("before", [0, 9])
