@@ -88,9 +88,9 @@ class Program:
     def cycles(self) -> int:
         """The compiler's estimates, summed over all that runs."""
         found = 0
-        for line, times, fused in self._walk(self._entry, 1):
+        for line, times, fusion in self._walk(self._entry, 1):
             estimate = _CYCLES.search(line)
-            if estimate and not fused:
+            if estimate and not fusion:
                 found += times * int(estimate[1])
         return found
 
@@ -98,16 +98,17 @@ class Program:
         """Kind -> (how often, bytes received by a chip), of rings.
 
         The compiler may cut one collective, a channel, into steps within fusions that run beside it: it counts once,
-        as often as the least frequent of them.
+        as often as the least frequent of them. A reduce-scatter it writes as the fusion of an all-reduce and a slice.
         """
         channels: dict[Any, list[tuple[str, int, int]]] = defaultdict(list)
-        for line, times, _ in self._walk(self._entry, 1):
+        for line, times, fusion in self._walk(self._entry, 1):
             _, _, right = line.partition(" = ")
             kind = next((kind for kind in COLLECTIVES if re.search(rf" {kind}(-start)?\(", " " + right)), None)
             if kind:
-                channel = _CHANNEL.search(right)
-                key = (kind, channel[1]) if channel else line
-                channels[key].append((kind, _received(kind, right), times))
+                size, scatter = _received(kind, right), fusion.startswith("all-reduce-scatter")
+                channel = _CHANNEL.search(right) if fusion and not scatter else None
+                step = ("reduce-scatter", size // 2, times) if scatter else (kind, size, times)
+                channels[(kind, channel[1]) if channel else line].append(step)
         found: dict[str, tuple[int, int]] = {}
         for steps in channels.values():
             kind, size, times = min(steps, key=lambda step: step[2])
@@ -115,15 +116,14 @@ class Program:
             found[kind] = (count + times, total + times * size)
         return {kind: found[kind] for kind in COLLECTIVES if kind in found}
 
-    def _walk(self, name: str, times: int, fused: bool = False) -> Iterator[tuple[str, int, bool]]:
-        """(instruction, how often it runs, whether it is part of a fusion) of a computation and those that it calls."""
+    def _walk(self, name: str, times: int, fusion: str = "") -> Iterator[tuple[str, int, str]]:
+        """(instruction, how often it runs, name of the fusion that it is part of) of a computation and those it calls."""
         for line in self._bodies.get(name, ()):
-            yield line, times, fused
+            yield line, times, fusion
             rounds = self._rounds(line) if " while(" in line else 1
-            inside = fused or " fusion(" in line
             for _, called in _CALL.findall(line):
-                for other in called.replace("%", "").split(","):
-                    yield from self._walk(other.strip(), times * rounds, inside)
+                for other in map(str.strip, called.replace("%", "").split(",")):
+                    yield from self._walk(other, times * rounds, fusion or (other if " fusion(" in line else ""))
 
     def _rounds(self, line: str) -> int:
         """Of a `while`: as XLA notes it, or the bound of a counter; 1 where neither tells."""

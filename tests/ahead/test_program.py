@@ -61,9 +61,15 @@ def test_what_a_loop_sends_counts_as_often_as_it_runs():
 # loop of 24 rounds, whose bound only its condition tells; a ring of permutations of a loop in the loop.
 TPU = """HloModule m
 
-%beside (p: f32[8,4]) -> f32[32,4] {
+%async_collective_fusion.1 (p: f32[8,4]) -> f32[32,4] {
   %p = f32[8,4]{1,0} parameter(0)
   ROOT %g = f32[32,4]{1,0} all-gather(%p), channel_id=7, replica_groups=[4,4]<=[16], dimensions={0}
+}
+
+%all-reduce-scatter.2 (p: f32[16,8]) -> f32[16,2] {
+  %p = f32[16,8]{1,0} parameter(0)
+  %whole = f32[16,8]{1,0} all-reduce(%p), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %own = f32[16,2]{1,0} dynamic-slice(%whole, %zero, %i)
 }
 
 %inner.condition (c: (u32[])) -> pred[] {
@@ -94,15 +100,16 @@ TPU = """HloModule m
 
 %body (b: (s32[])) -> (s32[]) {
   %b = (s32[]) parameter(0)
-  %f = f32[32,4]{1,0} fusion(%b), kind=kCustom, calls=%beside, backend_config={"estimated_cycles":"100"}
+  %f = f32[32,4]{1,0} fusion(%b), kind=kCustom, calls=%async_collective_fusion.1, backend_config={"estimated_cycles":"100"}
   %w = (u32[]) while(%b), condition=%inner.condition, body=%inner
   ROOT %r = (s32[]) tuple(%b)
 }
 
 ENTRY %main (p: f32[8,4]) -> f32[32,4] {
   %p = f32[8,4]{1,0} parameter(0)
-  %first = f32[32,4]{1,0} fusion(%p), kind=kCustom, calls=%beside, backend_config={"estimated_cycles":"1000"}
+  %first = f32[32,4]{1,0} fusion(%p), kind=kCustom, calls=%async_collective_fusion.1, backend_config={"estimated_cycles":"1000"}
   %s = (f32[8,4]{1,0}, f32[32,4]{1,0}) all-gather-start(%p), replica_groups={{0,1,2,3}}, dimensions={0}
+  %shares = f32[16,2]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.2
   %sum = (f32[6]{0}, f32[]) all-reduce(%p, %q), channel_id=8, replica_groups=mesh['a'=2,'b'=8] {'b'}, to_apply=%add
   %loop = (s32[]) while(%p), condition=%condition, body=%body
   ROOT %d = f32[32,4]{1,0} all-gather-done(%s)
@@ -117,6 +124,7 @@ def test_what_a_tpu_does_at_once_and_in_loops_counts_as_often_as_it_runs():
     assert program.collectives() == {
         "all-gather": (2, gathered),
         "all-reduce": (1, round(2 * 7 / 8 * 7 * 4)),
+        "reduce-scatter": (1, 16 * 8 * 4 * 3 // 4),
         "collective-permute": (24 * 4, 24 * 4 * 16 * 4 * 2),
     }
 
