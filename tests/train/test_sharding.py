@@ -6,6 +6,8 @@ length. Hence losses to 1e-3 of their value, and parameters to 2 % of the way th
 differences are printed with -s.
 """
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -43,6 +45,7 @@ def alone(parents):
 def _train(name, parents, mesh):
     """(losses, parameters at the start, at the end), on the host."""
     stage = six_stages.make_stage(name, parents)
+    stage = dataclasses.replace(stage, batch_size=max(stage.batch_size, 8))  # a row for each device at least
     batches = six_stages.make_batches(stage)
     steps = Steps(stage, mesh, calibrated(stage, initial_state(stage, 0, mesh), batches))
     start, losses = jax.device_get(steps.state.params), []

@@ -1,0 +1,64 @@
+"""What the TPU compiler says of every stage at the published size, on slices of 16 to 1,024 chips.
+
+    pip install 'melody_jax[aot]'
+    python -m tests.benchmarks.scaling                                  # everything, hours of one core
+    python -m tests.benchmarks.scaling --stage lm dpd --topology v5e:16x16
+
+Runs `melody precompile` for each pair and prints a row of the table in docs/scaling.md as soon as it is known: bytes per
+chip, milliseconds of computation and of communication, MFU where they overlap and where nothing does, and how long
+compiling took. `--out` keeps the whole reports, one JSON file each; pairs that are there already are not compiled again.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+CHIPS = {"v5e:4x4": 16, "v5e:16x16": 256, "v5p:4x4x4": 64, "v6e:16x16": 256, "v5p:8x8x16": 1024}
+ROWS = {"lm": 16, "dpd": 2, "mulan": 8, "semantic": 4, "autoencoder": 2}
+"""Rows of the global batch for each chip."""
+COLUMNS = ("stage", "topology", "mesh", "batch", "parameters and optimiser (GB)", "peak (GB)", "HBM (GB)")
+COLUMNS += ("computation (ms)", "communication (ms)", "MFU", "without overlap", "compiled in (s)")
+
+
+def row(report):
+    """A line of the table."""
+    held, gigabyte = report["held_bytes"], 1e9
+    cells = [report["program"], report["topology"], report["mesh"], report["batch"]]
+    cells += [f"{(held['parameters'] + held['optimiser']) / gigabyte:.2f}"]
+    if "peak_bytes" not in report:
+        return [*cells, "does not fit", f"{report['hbm_bytes'] / gigabyte:g}", *[""] * 5]
+    cells += [f"{report['peak_bytes'] / gigabyte:.2f}", f"{report['hbm_bytes'] / gigabyte:g}"]
+    cells += [f"{1000 * report[f'{name}_seconds']:.1f}" for name in ("computation", "communication")]
+    cells += [f"{report['mfu']:.1%}", f"{report['mfu_without_overlap']:.1%}", f"{report['compile_seconds']:.0f}"]
+    return cells
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--topology", nargs="+", default=list(CHIPS), choices=list(CHIPS))
+    parser.add_argument("--mesh", default="data=-1,fsdp=16")
+    parser.add_argument("--out", default="scaling", help="folder of the reports")
+    args = parser.parse_args()
+    out = pathlib.Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    print("| " + " | ".join(COLUMNS) + " |")
+    print("|" + "---|" * len(COLUMNS), flush=True)
+    for topology in args.topology:
+        for stage in args.stage:
+            path = out / f"{stage}_{topology.replace(':', '_')}.json"
+            if not path.exists():
+                command = [sys.executable, "-m", "melody_jax.cli.main", "precompile", stage, "--topology", topology]
+                command += ["--mesh", args.mesh, "--batch", str(ROWS[stage] * CHIPS[topology]), "--json"]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode not in (0, 3):
+                    print(f"| {stage} | {topology} | {done.stderr.strip().splitlines()[-1]} |", flush=True)
+                    continue
+                path.write_text(done.stdout)
+            print("| " + " | ".join(map(str, row(json.loads(path.read_text())))) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
