@@ -104,6 +104,7 @@ class Slurm:
       account: empty is the user's default.
       shared_dir: what {bucket} in the command stands for.
       setup: shell lines before the start, as `source .venv/bin/activate`; they run in the code folder.
+      wait: stay until the job has ended, with its exit code; a signal then cancels it.
     """
 
     nodes: int
@@ -114,6 +115,7 @@ class Slurm:
     account: str = ""
     shared_dir: str = ""
     setup: tuple[str, ...] = ()
+    wait: bool = False
 
     def __post_init__(self) -> None:
         if min(self.nodes, self.gpus_per_node, self.cpus_per_task) < 1:

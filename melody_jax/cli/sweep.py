@@ -15,6 +15,7 @@ import jax
 from melody_jax import stages
 from melody_jax.bundle.part import INFO_FILE, locate, read_info
 from melody_jax.cli import configuration
+from melody_jax.cli.launch import TARGETS
 from melody_jax.cli.train import TOKEN_STAGES
 from melody_jax.errors import UserError
 from melody_jax.sweep import report
@@ -26,7 +27,6 @@ from melody_jax.sweep.study import StudyTrials
 from melody_jax.sweep.trial import Trial, Trials, folder
 from melody_jax.train import loop
 
-FOLLOWED = ("tpu-vm", "gke")  # targets of `melody launch` that end when the run does
 MELODY = (sys.executable, "-m", "melody_jax.cli.main")
 
 
@@ -49,7 +49,10 @@ def add_parser(subparsers) -> None:
         parser.add_argument(f"--{name}", help=f"{text_} (default: the file's)")
     parser.add_argument("--workers", type=int, default=1, help="trials beside one another (default 1)")
     parser.add_argument(
-        "--launch", nargs=2, metavar=("TARGET", "FILE"), help="each trial through `melody launch TARGET --config FILE`"
+        "--launch",
+        nargs=2,
+        metavar=("TARGET", "FILE"),
+        help="each trial through `melody launch TARGET --config FILE` (tpu-vm, gke, slurm)",
     )
     parser.add_argument("--dry_run", action="store_true", help="print the trials, start none")
 
@@ -142,11 +145,16 @@ def train_command(sweep: Sweep, trial: Trial, model_dir: Path) -> list[str]:
 
 
 def launch_command(target: str, file: str, trial: Trial, model_dir: Path, command: list[str]) -> list[str]:
-    """`melody launch` with a description of the trial's own: that of `file`, but for its name and its command."""
+    """`melody launch` with a description of the trial's own: that of `file`, but for its name and its command.
+
+    The launcher of a SLURM job waits for its end.
+    """
     import yaml
 
     description = yaml.safe_load(Path(file).read_text())
     description |= {"name": f"{description['name'][:31].rstrip('-')}-{trial.key}", "command": command}
+    if target == "slurm":
+        description["slurm"] |= {"wait": True}
     own = model_dir / "launch.yaml"
     own.write_text(yaml.safe_dump(description, sort_keys=False))
     return [*MELODY, "launch", target, "--config", str(own), "--out", str(model_dir / "launch")]
@@ -156,9 +164,10 @@ def _check_launch(target: str, file: str) -> None:
     """Raises UserError where trials cannot be run by this target, or the description is wrong."""
     from launch import job
 
-    if target not in FOLLOWED:
-        raise UserError(f"--launch: {target!r} does not wait for the end of a run; choose {' or '.join(FOLLOWED)}")
-    job.read(file)
+    if target not in TARGETS:
+        raise UserError(f"--launch: {target!r} is none of {', '.join(TARGETS)}")
+    if getattr(job.read(file), TARGETS[target]) is None:
+        raise UserError(f"--launch {target}: the key `{TARGETS[target]}` is missing in {file}")
 
 
 def _try_out(sweep: Sweep, proposals: list[dict[str, str]]) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
 import jax
 
@@ -22,7 +23,7 @@ from melody_jax.parallel.batch import host_shard
 from melody_jax.parallel.mesh import DEFAULT, make_mesh
 from melody_jax.train import loop
 from melody_jax.train.goodput import process_began
-from melody_jax.train.hooks import StoppedError
+from melody_jax.train.hooks import StoppedError, together
 from melody_jax.train.profile import traced_steps
 from melody_jax.train.stage import Stage
 
@@ -88,7 +89,8 @@ def run(args: argparse.Namespace) -> int:
             jax.clear_caches()
             gc.collect()
     except StoppedError as stopped:
-        print(f"error: {stopped}", file=sys.stderr)
+        print(f"error: {stopped}", file=sys.stderr, flush=True)
+        hosts.part()
         return stopped.exit_code
     return 0
 
@@ -163,11 +165,12 @@ def _train(args: argparse.Namespace, config: RunConfig, init_from: list[str], be
         _tokenize(args)
     mesh, seed = config.train.get("mesh", DEFAULT), config.train.get("seed", 0)
     batches, held_out = open_data(args, stage, mesh, seed)
-    if jax.process_index() == 0:
-        folder = Path(args.model_dir) / stage.name
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_FILE).write_text(config.text)
-        print(f"{stage.name}: {jax.device_count()} x {jax.devices()[0].device_kind}, mesh {mesh}", flush=True)
+    with together():
+        if jax.process_index() == 0:
+            folder = Path(args.model_dir) / stage.name
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / CONFIG_FILE).write_text(config.text)
+            print(f"{stage.name}: {jax.device_count()} x {jax.devices()[0].device_kind}, mesh {mesh}", flush=True)
     settings = {"data": args.data, "began": began} | config.train
     if init_from:
         settings["init_from"] = (*settings.get("init_from", ()), *init_from)
@@ -232,6 +235,13 @@ def prepare_jax() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.excepthook = _without_closed_loops
     if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "melody_jax" / "xla"))
+
+
+def _without_closed_loops(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints what nobody caught, but not what orbax's other writes say, in hundreds of lines, after one has failed."""
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)

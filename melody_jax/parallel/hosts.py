@@ -39,3 +39,11 @@ def join() -> None:
         jax.distributed.initialize(**options)  # pyright: ignore[reportArgumentType]
     except (RuntimeError, ValueError) as error:
         raise UserError(f"cannot join the other hosts: {error}") from None
+
+
+def part() -> None:
+    """Takes leave of the other hosts, which do so too; nothing where there are none.
+
+    Threads that still wait for another host, as those of a checkpoint that it could not write, end with it.
+    """
+    jax.distributed.shutdown()

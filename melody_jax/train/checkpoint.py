@@ -2,31 +2,34 @@
 
 Orbax writes a checkpoint into a temporary folder in the background and renames it when every host is done; the data
 position and the record are items of the same checkpoint, so a checkpoint either is complete or does not exist. The sizes of
-all of its files are written last: one that was cut short afterwards is known before anything of it is read.
+all of its files are written last: one that was cut short afterwards is known before anything of it is read. A host that
+cannot write (a full disk) stops all of them: `save`, `wait` and `check` are called on every host.
 """
 
+import asyncio
 import dataclasses
 import gc
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
+from orbax.checkpoint import future
 
 from melody_jax.errors import UserError
-from melody_jax.train.hooks import StoppedError
+from melody_jax.train.hooks import StoppedError, everywhere, together
 from melody_jax.train.stage import Batches
 from melody_jax.train.state import TrainState
 
 Record = dict[str, Any]
 SIZES = "sizes.json"
+_POLL = 0.1  # seconds between two looks at a checkpoint that several hosts write
 _LOG = logging.getLogger(__name__)
 
 
@@ -38,8 +41,15 @@ class Restored:
     record: Record
 
 
-class PositionHandler(ocp.CheckpointHandler):
+class PositionHandler(ocp.AsyncCheckpointHandler):
     """Orbax item for a `Batches`: one folder per host, written before the checkpoint is declared complete."""
+
+    async def async_save(self, directory: Any, args: "SavePosition") -> list[future.Future]:
+        """Writes at once, as the batches move on. That it failed is said later, in the background: hosts meet in between."""
+        written = future.CommitFutureAwaitingContractedSignals(asyncio.to_thread(self.save, directory, args))
+        with suppress(Exception):
+            written.result()
+        return [written]
 
     def save(self, directory: Any, args: "SavePosition") -> None:
         folder = Path(directory) / str(jax.process_index())
@@ -68,19 +78,32 @@ class RestorePosition(ocp.args.CheckpointArgs):
     batches: Batches
 
 
+class _Manager(ocp.CheckpointManager):
+    """Knows at once that this host could not write; orbax's own waits for the other hosts before it says so."""
+
+    failure: Exception | None = None
+
+    def _wait_for_checkpointers(self) -> None:
+        try:
+            super()._wait_for_checkpointers()
+        except Exception as error:
+            self.failure = error
+            raise
+
+
 class Checkpoints:
     """The last `keep` checkpoints of one run."""
 
     def __init__(self, directory: Path, keep: int):
         self._directory = directory.absolute()
         directory.mkdir(parents=True, exist_ok=True)
-        self._saving = -1
+        self._saving, self._failed = -1, False
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sizes),
         )
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._manager = _Manager(self._directory, options=options)
 
     def save(self, state: TrainState, batches: Batches, record: Record) -> None:
         """Starts writing the checkpoint of `state.step`; waits only for the copy to the host and the one before.
@@ -91,30 +114,55 @@ class Checkpoints:
         step = int(state.step)
         arrays = _arrays(state)
         record = {**record, "arrays": _signature(arrays)}
-        with _explained():
+        with self._explained():
             if step not in self._manager.all_steps():
                 items = ocp.args.Composite(
                     state=ocp.args.StandardSave(arrays),
                     batches=SavePosition(batches),
                     record=ocp.args.JsonSave(record),
                 )
-                self._manager.wait_until_finished()
+                self._finish()
                 self._saving = step
-                self._manager.save(step, args=items, force=True)
+                with together():
+                    self._manager.save(step, args=items, force=True)
 
     def wait(self) -> None:
         """Until the last checkpoint is on disk. Raises as `save`."""
-        with _explained():
-            self._manager.wait_until_finished()
+        with self._explained():
+            self._finish()
 
     def check(self) -> None:
         """Raises as `save` where the checkpoint that is being written has already failed."""
-        with _explained():
-            self._manager.check_for_errors()
+        with self._explained(), together():
+            self._check()
 
     def close(self) -> None:
-        """Ends the background threads."""
-        self._manager.close()
+        """Ends the background threads; those of a failed write wait for hosts that do not come."""
+        if not (self._failed and jax.process_count() > 1):
+            self._manager.close()
+
+    def _check(self) -> None:
+        self._manager.check_for_errors()
+        if self._manager.failure is not None:
+            raise self._manager.failure
+
+    def _finish(self) -> None:
+        done = jax.process_count() == 1
+        while not done:
+            with together():
+                self._check()
+            done = everywhere(not self._manager.is_saving_in_progress())
+            time.sleep(0 if done else _POLL)
+        self._manager.wait_until_finished()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # orbax and tensorstore raise many kinds; all mean the same to the user
+            self._failed = True
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise StoppedError(f"a checkpoint could not be written ({reason})") from error
 
     def restore(self, state: TrainState, batches: Batches) -> Restored | None:
         """The newest checkpoint that can be read, laid out as `state`, and moves `batches`; None if there is none.
@@ -167,7 +215,7 @@ class Checkpoints:
         finally:
             gc.collect()
             sys.unraisablehook = hook
-        if _everywhere(found is not None):
+        if everywhere(found is not None):
             return found
         _LOG.warning("checkpoint %s/%d cannot be read, trying the one before: %s", self._directory, step, error)
         return None
@@ -180,21 +228,17 @@ class Checkpoints:
             if folder.name.partition(".")[0] == str(self._saving):
                 (folder / SIZES).write_text(json.dumps(_sizes(folder)))
 
-    def last_good(self) -> str:
-        """Where the newest complete checkpoint is, for a message; waits for the one being written."""
-        with suppress(StoppedError):
-            self.wait()
+    def last_good(self, alone: bool = False) -> str:
+        """Where the newest complete checkpoint is, for a message; waits for the one being written.
+
+        Not where this host is `alone` with what ended its run: the others do not wait with it.
+        """
+        self._failed |= alone and jax.process_count() > 1
+        if not self._failed:
+            with suppress(StoppedError):
+                self.wait()
         steps = self._manager.all_steps(read=True)
         return f"the last good checkpoint is {self._directory}/{max(steps)}" if steps else "there is no checkpoint yet"
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # orbax and tensorstore raise many kinds; all mean the same to the user
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise StoppedError(f"a checkpoint could not be written ({reason})") from error
 
 
 def _arrays(state: TrainState) -> dict[str, jax.Array]:
@@ -236,8 +280,3 @@ def _check_sizes(folder: Path) -> None:
     for name, size in json.loads((folder / SIZES).read_text()).items():
         if found.get(name) != size:
             raise OSError(f"{name} has {found.get(name, 'none')} of {size} bytes")
-
-
-def _everywhere(done: bool) -> bool:
-    """Whether all hosts say so."""
-    return done if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.bool_(done))))

@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from melody_jax.errors import UserError
 
 LOCK = "lock"
+_REASON = 256  # bytes of a reason that other hosts are told
 
 
 class StoppedError(Exception):
@@ -57,6 +58,37 @@ class StopSignals:
         if not at_meeting:
             return 0
         return int(np.max(multihost_utils.process_allgather(np.int32(self._received))))
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What fails inside on one host fails on all of them, so that none waits for one that has ended.
+
+    Every host must come here. A process that is alone only gets its OSError, of a full disk, as a StoppedError.
+
+    Raises:
+      StoppedError: this host's failure, or that of the first one that failed.
+    """
+    if jax.process_count() == 1:
+        try:
+            yield
+        except OSError as error:
+            raise StoppedError(str(error)) from error
+        return
+    reason, error = "", None
+    try:
+        yield
+    except Exception as caught:  # whatever it is, the others must hear of it
+        reason, error = str(caught) or type(caught).__name__, caught
+    own = np.frombuffer(reason.encode()[:_REASON].ljust(_REASON, b"\0"), np.uint8)
+    for host, told in enumerate(multihost_utils.process_allgather(own)):
+        if text := told.tobytes().rstrip(b"\0").decode(errors="ignore"):
+            raise StoppedError(reason or f"host {host}: {text}") from error
+
+
+def everywhere(done: bool) -> bool:
+    """Whether all hosts say so; every host must ask."""
+    return done if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.bool_(done))))
 
 
 def check_finite(metrics: Mapping[str, float], step: int) -> None:

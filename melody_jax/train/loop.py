@@ -17,7 +17,7 @@ from melody_jax.parallel.init import to_host
 from melody_jax.parallel.mesh import DEFAULT, make_mesh
 from melody_jax.train.checkpoint import Checkpoints
 from melody_jax.train.goodput import Goodput
-from melody_jax.train.hooks import StoppedError, StopSignals, sole_user
+from melody_jax.train.hooks import StoppedError, StopSignals, sole_user, together
 from melody_jax.train.initial import start_from
 from melody_jax.train.metrics import MetricWriter, plot_curves, progress_bar, show
 from melody_jax.train.profile import Profile, traced_steps
@@ -93,8 +93,9 @@ def train(
         else:
             state, record["init_from"] = start_from(stage, state, init_from)
             state = calibrated(stage, state, _endless(batches))
-        writer = MetricWriter(directory, int(state.step))
-        goodput = Goodput(directory, int(state.step), total_steps, began)
+        with together():
+            writer = MetricWriter(directory, int(state.step))
+            goodput = Goodput(directory, int(state.step), total_steps, began)
         throughput = Throughput(stage, state, grid.devices.ravel().tolist())
         steps = Steps(stage, grid, state, precompiled_dir)
         tracer = Profile(traced, directory, steps.wait, goodput)
@@ -119,10 +120,10 @@ def train(
             training |= {"seconds": round(record["seconds"], 1), "device": jax.devices()[0].device_kind}
             training["evaluation"] = record["evaluation"]
             training |= {name: record[name] for name in ("init_from", "rollbacks") if record.get(name)}
-            with goodput.spent("finish"):
+            with goodput.spent("finish"), together():
                 part = _write_part(stage, steps.state, batches, directory, training)
         except (StoppedError, OSError) as error:
-            message = f"{stage.name}: {error}; {checkpoints.last_good()}"
+            message = f"{stage.name}: {error}; {checkpoints.last_good(alone=isinstance(error, OSError))}"
             raise StoppedError(message, getattr(error, "exit_code", 1)) from error
         finally:
             tracer.close()
@@ -172,14 +173,16 @@ class _Run:
                 last, at_log = step == total, step % log_every == 0
                 if at_log or last:
                     means = self.steps.take_means()
-                    means |= self.throughput.rates(self.goodput.take())
-                    show(bar, means)
-                    self.writer.write(step, "train", means)
+                    with together():  # one host writes, all must know that it could
+                        means |= self.throughput.rates(self.goodput.take())
+                        show(bar, means)
+                        self.writer.write(step, "train", means)
                     self.checkpoints.check()
                 if self.held_out and (step % eval_every == 0 or last):
                     with self.goodput.spent("evaluation"):
                         self.record["evaluation"] = self.steps.evaluate(self.held_out)
-                    self.writer.write(step, "eval", self.record["evaluation"])
+                    with together():
+                        self.writer.write(step, "eval", self.record["evaluation"])
                 stop = self.signals.agreed(at_meeting=at_log)
                 if step % checkpoint_every == 0 or last or stop:
                     self.steps.read()  # what is saved is known to be finite

@@ -1,6 +1,7 @@
 """`melody train lm` on a pod of real processes (`launch.local_pod`): the numbers, and what a host's end does to them."""
 
 import os
+import resource
 import shutil
 import signal
 import time
@@ -137,4 +138,27 @@ def test_a_checkpoint_cut_short_sends_all_hosts_to_the_one_before(tokenised, who
     code, said = finish(start(folder, data, 2, 4))
     assert code == 0, said
     assert f"checkpoints/{2 * SAVE_EVERY} cannot be read, trying the one before" in said
+    assert_same_run(folder, whole)
+
+
+@pytest.mark.parametrize("full", [(1,), pytest.param((0, 1), marks=pytest.mark.slow)], ids=str)
+def test_a_full_disk_ends_all_hosts_and_the_same_command_goes_on(tokenised, whole, tmp_path, full):
+    """A limit on file sizes stands in for the full disk of these hosts: host 0 writes logs too, host 1 checkpoints only."""
+    folder, data = shutil.copytree(tokenised[0], tmp_path / "models"), tokenised[1]
+    process = start(folder, data, 2, 4, "--restarts", 1)
+    saved = folder / "lm" / "checkpoints" / str(SAVE_EVERY)
+    processes.wait_until(process, lambda: saved.is_dir() and processes.logged(folder / "lm", SAVE_EVERY + 2))
+    hosts = hosts_of(process)
+    for host in full:
+        resource.prlimit(hosts[host], resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+    code, said = finish(process)
+    assert code == 1 and "start 2 of 2" not in said
+    errors = sorted(line for line in said.splitlines() if "error: " in line)
+    assert [line[: len("[0] error: lm: ")] for line in errors] == ["[0] error: lm: ", "[1] error: lm: "], said
+    assert all("File too large" in line and line.endswith(f"checkpoint is {saved}") for line in errors)
+    before = losses(folder)
+    assert SAVE_EVERY + 2 <= len(before) < 3 * SAVE_EVERY
+    code, said = finish(start(folder, data, 2, 4))
+    assert code == 0, said
+    np.testing.assert_array_equal(losses(folder)[:SAVE_EVERY], before[:SAVE_EVERY])  # it did not begin anew
     assert_same_run(folder, whole)

@@ -74,6 +74,7 @@ def fingerprint(folder):
 
 
 FILES = sorted((configuration.configs_directory() / "sweeps").glob("*.gin"))
+LAUNCH = configuration.configs_directory() / "launch"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -109,7 +110,8 @@ def test_there_is_a_sweep_of_every_kind_and_the_tiny_one_has_twelve_trials():
         (["--set", "sweep.Sweep.shape=3"], "doesn't have a parameter named 'shape'"),
         (["--set", "b/ranges.Uniform.low=0.1"], "nobody reads the bindings of b/"),
         (["--workers", "0"], "--workers must be at least 1"),
-        (["--launch", "slurm", "x.yaml"], "'slurm' does not wait for the end of a run"),
+        (["--launch", "lsf", "x.yaml"], "'lsf' is none of tpu-vm, gke, slurm"),
+        (["--launch", "slurm", str(LAUNCH / "v5e-256.yaml")], "the key `slurm` is missing in"),
         (["--launch", "gke", "none.yaml"], "none.yaml cannot be read"),
         ([], "no finished data set here"),
     ],
@@ -204,6 +206,41 @@ def test_a_launched_trial_has_a_description_of_its_own(tmp_path):
     assert made.command == tuple(command) and made.name.endswith(trial.key) and made.name != given.name
     own = yaml.safe_load(file.read_text()).keys() - {"name", "command"}
     assert own and all(getattr(made, name) == getattr(given, name) for name in own)
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Stand-ins on PATH for SLURM, which runs a job at once, and for `melody`; the description of its jobs."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, body in {
+        "sbatch": 'echo "$@" >> $0.calls; echo 17; SLURM_JOB_ID=17 exec bash "${@: -1}"',
+        "squeue": "echo RUNNING",
+        "srun": '"$@"',
+        "melody": f'exec {sys.executable} {STAND_IN} "$@"',
+    }.items():
+        (programs / name).write_text(f"#!/bin/bash\n{body}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    description = {"name": "trial", "command": "melody train lm", "restarts": 0}
+    file = tmp_path / "slurm.yaml"
+    file.write_text(yaml.safe_dump(description | {"slurm": {"nodes": 1, "gpus_per_node": 1}}))
+    return file
+
+
+def test_a_sweep_through_slurm(tmp_path, file, parents, slurm, capsys):
+    """The launcher of a trial ends with its job: with its success, and with its failure."""
+    space = "sweep.Sweep.space={'optim.OptimConfig.b1': [0.0, 1.0]}"
+    options = [*parents[0], "--launch", "slurm", str(slurm), "--set", space]
+    assert melody(tmp_path, file, *options, "--dry_run") == 0
+    assert not (tmp_path / "sweep").exists()
+    assert melody(tmp_path, file, *options) == 0
+    with (tmp_path / "sweep" / "results.csv").open(newline="") as results:
+        rows = {row["optim.OptimConfig.b1"]: row for row in csv.DictReader(results)}
+    assert (rows["0.0"]["state"], rows["1.0"]["state"]) == ("finished", "failed"), rows
+    assert "ended with exit code 1; see " in rows["1.0"]["message"]
+    calls = (tmp_path / "bin" / "sbatch.calls").read_text().splitlines()
+    assert len(calls) == 2 and all(call.startswith("--parsable --wait ") for call in calls)
 
 
 @pytest.mark.slow  # compiles the language model: a minute

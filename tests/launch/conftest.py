@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch import gke, processes, tpu_vm
+from launch import gke, processes, slurm, tpu_vm
 from melody_jax.cli.main import main
 
 # Literals instead of JSON, and few imports: a hundred of these start in a test run.
@@ -68,7 +68,7 @@ class Cloud:
     def __init__(self, folder: Path):
         self.folder, self.bin = folder, folder / "bin"
         self.bin.mkdir()
-        for program in ("gcloud", "kubectl", "sbatch"):
+        for program in ("gcloud", "kubectl", "sbatch", "scancel", "squeue"):
             (self.bin / program).write_text(STAND_IN.format(python=sys.executable))
             (self.bin / program).chmod(0o755)
         self.answer()
@@ -104,5 +104,6 @@ def cloud(tmp_path, monkeypatch):
     monkeypatch.setattr(tpu_vm, "POLL", 0.0)
     monkeypatch.setattr(tpu_vm, "DELETE_PAUSES", (0.0, 0.0))
     monkeypatch.setattr(gke, "POLL", 0.0)
+    monkeypatch.setattr(slurm, "POLL", 0.0)
     monkeypatch.setattr(processes, "TICK", 0.02)
     return made

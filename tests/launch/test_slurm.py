@@ -1,10 +1,18 @@
 """The batch script, run by bash with stand-ins for SLURM's commands, and its submission."""
 
 import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from launch import slurm
+from tests.launch.conftest import JOB
+
+WAITING = JOB["slurm"] | {"wait": True}
 
 
 @pytest.fixture
@@ -92,3 +100,91 @@ def test_a_refused_script(cloud, capsys):
     assert "could not be submitted: sbatch: error: invalid partition" in capsys.readouterr().err
     assert cloud.launch("slurm", slurm=None) == 2
     assert "`slurm`" in capsys.readouterr().err
+
+
+def done(number=17):
+    """What the script leaves behind when its command has ended with 0."""
+    path = Path(f"runs/launch/test-run/done-{number}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def one_line(capsys):
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error
+    return error
+
+
+def test_the_end_is_waited_for(cloud, capsys):
+    done()
+    cloud.answer(sbatch=[{"out": "sbatch: info: of a plugin\n17;cluster"}])
+    assert cloud.launch("slurm", slurm=WAITING) == 0
+    assert cloud.calls()[0]["argv"] == ["sbatch", "--parsable", "--wait", "runs/launch/test-run/job.sh"]
+    assert "is job 17; follow it with tail -F runs/launch/test-run/slurm-17.txt" in capsys.readouterr().out
+    assert cloud.launch("slurm", "--dry_run", slurm=WAITING) == 0
+    assert capsys.readouterr().out.endswith("\nsbatch --parsable --wait runs/launch/test-run/job.sh\n")
+
+
+@pytest.mark.parametrize("code", [1, 2, 143])
+def test_a_job_that_fails_while_it_is_waited_for(code, cloud, capsys):
+    cloud.answer(sbatch=[{"out": "17", "code": code}])
+    assert cloud.launch("slurm", slurm=WAITING) == code
+    assert one_line(capsys).endswith(f"ended with exit code {code}; see runs/launch/test-run/slurm-17.txt")
+
+
+def test_a_job_that_is_cancelled_in_the_queue_is_no_success(cloud, capsys):
+    done(number=16)
+    assert cloud.launch("slurm", slurm=WAITING) == 1
+    assert "job 17, left the queue before it was done" in one_line(capsys)
+
+
+def test_only_success_leaves_its_mark(run):
+    mark = Path("runs/launch/test-run/done-17")
+    for code in (1, 2, 143):
+        run(f"exit {code}")
+        assert not mark.exists()
+    run("exit 0")
+    assert mark.exists()
+
+
+def test_a_script_that_is_refused_or_not_answered_while_waiting(cloud, capsys, monkeypatch):
+    cloud.answer(sbatch=[{"code": 1, "err": "sbatch: error: invalid partition\n"}])
+    assert cloud.launch("slurm", slurm=WAITING) == 1
+    assert "could not be submitted: sbatch: error: invalid partition" in one_line(capsys)
+    monkeypatch.setattr(slurm, "SUBMIT_LIMIT", 0.2)
+    cloud.answer(sbatch=[{"hang": True}])
+    assert cloud.launch("slurm", slurm=WAITING) == 1
+    assert "could not be submitted: no answer in time" in one_line(capsys)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_cancels_the_job_that_is_waited_for(number, cloud):
+    cloud.answer(sbatch=[{"out": "17", "hang": True}], squeue=[{"out": "17 gpu"}, {"out": ""}])
+    command = [sys.executable, "-m", "melody_jax.cli.main", "launch", "slurm", "--config", cloud.config(slurm=WAITING)]
+    root = str(Path(__file__).parents[2])
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": root})
+    try:
+        deadline = time.monotonic() + 30
+        while not (cloud.bin / "child").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(number)
+        error = process.communicate(timeout=30)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number
+    assert error.strip() == f"error: stopped by {number.name}"
+    assert cloud.kinds() == ["sbatch", "scancel", "squeue", "squeue"]
+    assert cloud.calls()[1]["argv"] == ["scancel", "17"]
+
+
+def test_a_job_that_cannot_be_cancelled_is_named(cloud, capsys, monkeypatch):
+    def interrupted(runner, argv, line, **_):
+        line("17\n")
+        raise slurm.InterruptError("stopped by SIGTERM", 143)
+
+    monkeypatch.setattr(slurm.Runner, "follow", interrupted)
+    cloud.answer(scancel=[{"code": 1, "err": "scancel: error: no controller"}])
+    assert cloud.launch("slurm", slurm=WAITING) == 143
+    shown = capsys.readouterr().out
+    assert "it may go on, scancel 17 ends it: scancel: error: no controller" in shown
+    assert cloud.kinds() == ["scancel"]
