@@ -43,7 +43,7 @@ class DPDConfig:
       data_std: the diffusion runs on z = latents / data_std, so that signal and noise are balanced at delta = pi/4.
         1.0, the paper's, takes latents as they are. Latents in [-1, 1] with few clipped have a deviation of about 0.3:
         then most angles of the unscaled process are nearly pure noise, and with 0.3 they are not.
-      remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or "full" (whole blocks).
+      remat: what the backward pass recomputes: "none", "dots" (all but products with weights) or "full" (whole blocks).
       dtype: compute dtype. Angles, the process and the loss are float32 always.
       param_dtype: dtype of the parameters.
     """

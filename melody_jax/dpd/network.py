@@ -14,7 +14,7 @@ from melody_jax.nn.dense import Dense
 from melody_jax.nn.norm import RMSNorm
 from melody_jax.shapes import Array, Bool, Float, Int
 
-REMAT_POLICIES = {"dots": jax.checkpoint_policies.checkpoint_dots, "full": None}
+REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
 
 class DPD(nn.Module):

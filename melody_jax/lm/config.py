@@ -24,7 +24,7 @@ class LMConfig:
       norm_eps: epsilon of RMSNorm.
       tie_embeddings: the output layer is the embedding table.
       dropout: rate on the embeddings and on both branches of a block, in training.
-      remat: "none", "full" or "dots" (keep the matrix products): what the backward pass computes again.
+      remat: "none", "full" or "dots" (keep the products with weights): what the backward pass computes again.
       unroll: layers per iteration of the scan over them (a CPU likes all, compile time likes 1).
       dtype: compute dtype.
       param_dtype: dtype of the parameters.

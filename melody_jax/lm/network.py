@@ -41,7 +41,7 @@ class Block(nn.Module):
 def _remat(policy: str) -> type[Block]:
     if policy == "none":
         return Block
-    save = jax.checkpoint_policies.checkpoint_dots if policy == "dots" else None
+    save = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
     return nn.remat(Block, policy=save, prevent_cse=False)  # pyright: ignore[reportReturnType]
 
 
