@@ -98,7 +98,8 @@ def train(
             goodput = Goodput(directory, int(state.step), total_steps, began)
         throughput = Throughput(stage, state, grid.devices.ravel().tolist())
         steps = Steps(stage, grid, state, precompiled_dir)
-        tracer = Profile(traced, directory, steps.wait, goodput)
+        left = range(int(state.step) + 1, total_steps + 1)
+        tracer = Profile(traced, left, directory, steps.wait, goodput)
         del state, restored  # the first step takes over their memory
         held_out = _first(eval_batches, eval_steps)
         run = _Run(

@@ -34,12 +34,16 @@ class Profile:
 
     Args:
       steps: to be traced.
+      left: that this process will run; where none of `steps` is among them it says so.
       directory: the run's folder; traces go to its `profile`, on several hosts to `profile/host0` and so on.
       wait: returns when every dispatched step is done, so that the trace holds these steps and no others.
       goodput: the clock; the profiler's own time is no step's.
     """
 
-    def __init__(self, steps: range, directory: Path, wait: Callable[[], None], goodput: Goodput):
+    def __init__(self, steps: range, left: range, directory: Path, wait: Callable[[], None], goodput: Goodput):
+        if steps and not (steps.start < left.stop and left.start < steps.stop):
+            where = f"which runs steps {left.start} to {left.stop - 1}" if left else "which has no step left"
+            _LOG.warning("profile: no step of %d:%d is traced by this process, %s", steps.start, steps.stop - 1, where)
         host = f"host{jax.process_index()}" if jax.process_count() > 1 else ""
         self._steps, self._wait, self._goodput = steps, wait, goodput
         self._directory = directory / FOLDER / host

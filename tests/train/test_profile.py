@@ -42,8 +42,9 @@ def traces(monkeypatch):
     return told
 
 
-def test_a_restart_traces_what_is_left_of_the_range(tmp_path, traces):
+def test_a_restart_traces_what_is_left_of_the_range(tmp_path, traces, caplog):
     regression.run(tmp_path, total_steps=7, checkpoint_every=7, profile="4:20")
+    assert not caplog.records
     assert traces == [(True, 3, "profile"), (False, 7)]  # it ended inside the range
     traces.clear()
     regression.run(tmp_path, total_steps=14, profile="10:12")  # batches 8 and 9 came first, two calibrated the part
@@ -51,6 +52,7 @@ def test_a_restart_traces_what_is_left_of_the_range(tmp_path, traces):
     traces.clear()
     regression.run(tmp_path, total_steps=16, profile="10:12")
     assert not traces
+    assert caplog.messages == ["profile: no step of 10:12 is traced by this process, which runs steps 15 to 16"]
 
 
 def test_a_run_that_stops_inside_the_range_ends_the_trace(tmp_path, traces):
@@ -62,7 +64,7 @@ def test_a_run_that_stops_inside_the_range_ends_the_trace(tmp_path, traces):
 def test_every_host_has_a_folder(tmp_path, traces, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 4)
     monkeypatch.setattr(jax, "process_index", lambda: 3)
-    profile = Profile(range(1, 2), tmp_path, lambda: None, Goodput(tmp_path, 0, 1, 0.0))
+    profile = Profile(range(1, 2), range(1, 2), tmp_path, lambda: None, Goodput(tmp_path, 0, 1, 0.0))
     with profile.step(1):
         pass
     assert traces == [(True, 0, "host3"), (False, 0)]
