@@ -42,8 +42,8 @@ class Plan:
     held: dict[str, int]
 
 
-def training(stage: Stage, mesh: Mesh) -> Plan:
-    """The very step that `melody train` runs.
+def training(stage: Stage, mesh: Mesh, step: int | None = None) -> Plan:
+    """The very step that `melody train` runs after `step` steps (`Stage.phase`); None: at the end of the training.
 
     Raises:
       UserError: parameters or batch do not fit the mesh.
@@ -57,15 +57,16 @@ def training(stage: Stage, mesh: Mesh) -> Plan:
     batch = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows) for name, leaf in stage.batch_shapes().items()
     }
-    needed = flops.count(flops.without_remat(stage).train_step, state, batch)
-    done = flops.count(stage.train_step, state, batch)
+    phase = stage if step is None else stage.phase(step)
+    needed = flops.count(flops.without_remat(phase).train_step, state, batch)
+    done = flops.count(phase.train_step, state, batch)
     held = {
         "parameters": bytes_per_chip((state.params, state.frozen)),
         "optimiser": bytes_per_chip((state.opt_state, state.ema)),
         "batch": bytes_per_chip(batch),
     }
     layout = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return Plan(train_program(stage, mesh, layout), (state, batch), needed, done, held)
+    return Plan(train_program(phase, mesh, layout), (state, batch), needed, done, held)
 
 
 def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, steps: int, guidance: float) -> Plan:

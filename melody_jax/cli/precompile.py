@@ -24,6 +24,8 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--mesh", default="fsdp=-1", help="device mesh, as data=-1,fsdp=16 (default fsdp=-1)")
     parser.add_argument("--batch", type=int, help="global batch (default: the configuration's; sampling: one per chip)")
     parser.add_argument("--set", action="append", default=[], metavar="BINDING=VALUE", help="a gin binding")
+    phase = "the program that runs after so many steps (autoencoder: another one before adversarial_start)"
+    parser.add_argument("--at_step", type=int, help=phase)
     parser.add_argument("--steps", type=int, default=20, help="of the diffusion, in sampling (default 20)")
     parser.add_argument("--guidance", type=float, default=2.5, help="in sampling, 1 for none (default 2.5)")
     parser.add_argument("--save", metavar="DIR", help="write the executable there, where melody train finds it")
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         planned = plan.sampling(args.program, stages, mesh, batch, args.steps, args.guidance)
     else:
         stage = _stage(args, args.program)
-        batch, planned = stage.batch_size, plan.training(stage, mesh)
+        batch, planned = stage.batch_size, plan.training(stage, mesh, args.at_step)
     report = {
         "program": args.program,
         "size": args.size,

@@ -10,11 +10,13 @@ from flax import linen as nn
 from jax.experimental.compilation_cache import compilation_cache
 
 from melody_jax import flops
-from melody_jax.ahead import topology
+from melody_jax.ahead import plan, topology
 from melody_jax.ahead.program import Cost
 from melody_jax.cli import configuration, main
 from melody_jax.cli import precompile as precompile_command
 from melody_jax.errors import UserError
+from melody_jax.parallel.mesh import make_mesh
+from tests.stages import test_autoencoder
 
 SMALL = {"layers": 2, "width": 32, "heads": 2, "hidden": 64, "unroll": 2, "window": 0}
 BINDINGS = [word for name, value in SMALL.items() for word in ("--set", f"lm.LMConfig.{name}={value}")]
@@ -62,6 +64,15 @@ def test_what_a_training_step_costs(slice_of_cpus, capsys, tmp_path):
     assert report["collectives"]["all-gather"][0] > 0
     (saved,) = tmp_path.iterdir()
     assert saved.suffix == ".xla" and saved.stat().st_size > 10_000
+
+
+def test_a_phase_of_a_training_is_a_program_of_its_own():
+    stage = dataclasses.replace(test_autoencoder.STAGE, adversarial_start=100)
+    mesh = make_mesh("data=1", jax.devices()[:1])
+    first, last = plan.training(stage, mesh, 0), plan.training(stage, mesh)
+    assert first.held == last.held  # the discriminators wait in memory
+    assert first.model_flops < last.model_flops
+    assert plan.training(stage, mesh, 100).model_flops == last.model_flops
 
 
 def test_what_sampling_costs_and_what_does_not_fit_is_said_with_what_to_do(slice_of_cpus, capsys):
