@@ -26,6 +26,7 @@ _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 _CONSTANT = re.compile(r"%?([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)")
 _LESS = re.compile(r"ROOT .* compare\([^%]*%?[\w.\-]+, [^%]*%?([\w.\-]+)\), direction=LT")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_UNKNOWN = 1 << 62  # the compiler's largest number, of an operation that it cannot estimate
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 
 
@@ -86,11 +87,11 @@ class Program:
                 self._bodies[current].append(line)
 
     def cycles(self) -> int:
-        """The compiler's estimates, summed over all that runs."""
+        """The compiler's estimates, summed over all that runs; operations that it has none for count nothing."""
         found = 0
         for line, times, fusion in self._walk(self._entry, 1):
             estimate = _CYCLES.search(line)
-            if estimate and not fusion:
+            if estimate and not fusion and int(estimate[1]) < _UNKNOWN:
                 found += times * int(estimate[1])
         return found
 

@@ -109,6 +109,7 @@ ENTRY %main (p: f32[8,4]) -> f32[32,4] {
   %p = f32[8,4]{1,0} parameter(0)
   %first = f32[32,4]{1,0} fusion(%p), kind=kCustom, calls=%async_collective_fusion.1, backend_config={"estimated_cycles":"1000"}
   %s = (f32[8,4]{1,0}, f32[32,4]{1,0}) all-gather-start(%p), replica_groups={{0,1,2,3}}, dimensions={0}
+  %sort = f32[6]{0} fusion(%p), kind=kLoop, calls=%other, backend_config={"estimated_cycles":"9223372036854775807"}
   %shares = f32[16,2]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.2
   %sum = (f32[6]{0}, f32[]) all-reduce(%p, %q), channel_id=8, replica_groups=mesh['a'=2,'b'=8] {'b'}, to_apply=%add
   %loop = (s32[]) while(%p), condition=%condition, body=%body
