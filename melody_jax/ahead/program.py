@@ -20,7 +20,7 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
 _SHAPE = re.compile(r"\b(" + "|".join(_BYTES) + r")\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{")
-_CALL = re.compile(r"\b(calls|body|to_apply|branch_computations)=\{?%?([\w.\-]+(?:, ?%[\w.\-]+)*)")
+_CALL = re.compile(r"\b(?:calls|body|to_apply|branch_computations)=\{?%?([\w.\-]+(?:, ?%[\w.\-]+)*)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 _CONSTANT = re.compile(r"%?([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)")
@@ -28,6 +28,7 @@ _LESS = re.compile(r"ROOT .* compare\([^%]*%?[\w.\-]+, [^%]*%?([\w.\-]+)\), dire
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _UNKNOWN = 1 << 62  # the compiler's largest number, of an operation that it cannot estimate
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
+_CHIPS = re.compile(r"^HloModule .*\bnum_partitions=(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Program:
     def __init__(self, text: str):
         self._bodies: dict[str, list[str]] = {}
         self._entry = current = ""
+        header = _CHIPS.search(text)
+        self._chips = int(header[1]) if header else 1
         for line in text.splitlines():
             match = _COMPUTATION.match(line)
             if match:
@@ -106,7 +109,7 @@ class Program:
             _, _, right = line.partition(" = ")
             kind = next((kind for kind in COLLECTIVES if re.search(rf" {kind}(-start)?\(", " " + right)), None)
             if kind:
-                size, scatter = _received(kind, right), fusion.startswith("all-reduce-scatter")
+                size, scatter = _received(kind, right, self._chips), fusion.startswith("all-reduce-scatter")
                 channel = _CHANNEL.search(right) if fusion and not scatter else None
                 step = ("reduce-scatter", size // 2, times) if scatter else (kind, size, times)
                 channels[(kind, channel[1]) if channel else line].append(step)
@@ -122,7 +125,7 @@ class Program:
         for line in self._bodies.get(name, ()):
             yield line, times, fusion
             rounds = self._rounds(line) if " while(" in line else 1
-            for _, called in _CALL.findall(line):
+            for called in _CALL.findall(line):
                 for other in map(str.strip, called.replace("%", "").split(",")):
                     yield from self._walk(other, times * rounds, fusion or (other if " fusion(" in line else ""))
 
@@ -137,13 +140,13 @@ class Program:
         return constants.get(bound or "", 1)
 
 
-def _received(kind: str, right: str) -> int:
+def _received(kind: str, right: str, all_chips: int) -> int:
     """Bytes that a chip receives in a collective that runs around a ring of the chips of a group."""
     result = right[: right.index(kind)]
     sizes = [_size(*shape) for shape in _SHAPE.findall(result)]
     # a -start gives its operand beside its result
     size = max(sizes, default=0) if f"{kind}-start(" in right else sum(sizes)
-    chips = _group(right)
+    chips = _group(right) or all_chips
     share = {
         "all-gather": (chips - 1) / chips,
         "all-reduce": 2 * (chips - 1) / chips,
@@ -155,18 +158,18 @@ def _received(kind: str, right: str) -> int:
 
 
 def _group(right: str) -> int:
-    """Chips that take part in a collective; a large number where the text does not tell (all of many)."""
+    """Chips of one group of a collective; 0 where none are named, which means all."""
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", right)
     if listed:
         return listed[1].count(",") + 1
     iota = re.search(r"replica_groups=\[\d+,(\d+)\]<=", right)
     if iota:
         return int(iota[1])
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", right)
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", right)
     if mesh:
         sizes = dict(re.findall(r"'([\w.]+)'=(\d+)", mesh[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'([\w.]+)'", mesh[2]))
-    return 1 << 20
+    return 0
 
 
 def _size(dtype: str, dimensions: str) -> int:

@@ -59,7 +59,7 @@ def test_what_a_loop_sends_counts_as_often_as_it_runs():
 
 # What the TPU compiler writes, shortened: a gather that is sent piece by piece in fusions beside products, one of them in a
 # loop of 24 rounds, whose bound only its condition tells; a ring of permutations of a loop in the loop.
-TPU = """HloModule m
+TPU = """HloModule m, is_scheduled=true, num_partitions=16
 
 %async_collective_fusion.1 (p: f32[8,4]) -> f32[32,4] {
   %p = f32[8,4]{1,0} parameter(0)
@@ -112,6 +112,8 @@ ENTRY %main (p: f32[8,4]) -> f32[32,4] {
   %sort = f32[6]{0} fusion(%p), kind=kLoop, calls=%other, backend_config={"estimated_cycles":"9223372036854775807"}
   %shares = f32[16,2]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.2
   %sum = (f32[6]{0}, f32[]) all-reduce(%p, %q), channel_id=8, replica_groups=mesh['a'=2,'b'=8] {'b'}, to_apply=%add
+  %all = f32[30]{0} all-reduce(%p), channel_id=10, replica_groups={}, to_apply=%add
+  %turned = f32[64]{0} all-reduce(%p), channel_id=11, replica_groups=mesh['a'=2,'b'=8], device_ids=([8,2]T(1,0)) {'a'}
   %loop = (s32[]) while(%p), condition=%condition, body=%body
   ROOT %d = f32[32,4]{1,0} all-gather-done(%s)
 }
@@ -124,7 +126,7 @@ def test_what_a_tpu_does_at_once_and_in_loops_counts_as_often_as_it_runs():
     gathered = 2 * round(32 * 4 * 4 * 3 / 4)  # the asynchronous one, and the one in pieces, once each
     assert program.collectives() == {
         "all-gather": (2, gathered),
-        "all-reduce": (1, round(2 * 7 / 8 * 7 * 4)),
+        "all-reduce": (3, round(2 * 7 / 8 * 7 * 4) + round(2 * 15 / 16 * 30 * 4) + 64 * 4),  # of 8, of all 16, of 2
         "reduce-scatter": (1, 16 * 8 * 4 * 3 // 4),
         "collective-permute": (24 * 4, 24 * 4 * 16 * 4 * 2),
     }

@@ -2,7 +2,10 @@
 
 import ast
 import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -94,6 +97,21 @@ class Cloud:
 
     def launch(self, target: str, *options: str, **changes) -> int:
         return main(["launch", target, "--config", self.config(**changes), *options])
+
+    def interrupted(self, number: signal.Signals, target: str, **changes) -> tuple[int, str]:
+        """(exit code, stderr) of a launcher of its own that gets this signal once a command hangs."""
+        command = [sys.executable, "-m", "melody_jax.cli.main", "launch", target, "--config", self.config(**changes)]
+        root = str(Path(__file__).parents[2])
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": root})
+        try:
+            deadline = time.monotonic() + 30
+            while not (self.bin / "child").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.send_signal(number)
+            error = process.communicate(timeout=30)[1]
+        finally:
+            process.kill()
+        return process.returncode, error
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -160,18 +158,8 @@ def test_a_script_that_is_refused_or_not_answered_while_waiting(cloud, capsys, m
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_cancels_the_job_that_is_waited_for(number, cloud):
     cloud.answer(sbatch=[{"out": "17", "hang": True}], squeue=[{"out": "17 gpu"}, {"out": ""}])
-    command = [sys.executable, "-m", "melody_jax.cli.main", "launch", "slurm", "--config", cloud.config(slurm=WAITING)]
-    root = str(Path(__file__).parents[2])
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": root})
-    try:
-        deadline = time.monotonic() + 30
-        while not (cloud.bin / "child").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(number)
-        error = process.communicate(timeout=30)[1]
-    finally:
-        process.kill()
-    assert process.returncode == 128 + number
+    code, error = cloud.interrupted(number, "slurm", slurm=WAITING)
+    assert code == 128 + number
     assert error.strip() == f"error: stopped by {number.name}"
     assert cloud.kinds() == ["sbatch", "scancel", "squeue", "squeue"]
     assert cloud.calls()[1]["argv"] == ["scancel", "17"]

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -223,18 +222,8 @@ def test_deletion_also_after_a_defect_of_ours(cloud, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_and_deletes(number, cloud):
     cloud.answer(run=[{"hang": True}])
-    command = [sys.executable, "-m", "melody_jax.cli.main", "launch", "tpu-vm", "--config", cloud.config()]
-    root = str(Path(__file__).parents[2])
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": root})
-    try:
-        deadline = time.monotonic() + 30
-        while not (cloud.bin / "child").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(number)
-        error = process.communicate(timeout=30)[1]
-    finally:
-        process.kill()
-    assert process.returncode == 128 + number
+    code, error = cloud.interrupted(number, "tpu-vm")
+    assert code == 128 + number
     assert cloud.kinds() == [*FIRST, "end", "delete"]
     assert error.strip() == f"error: stopped by {number.name}"
     assert not alive(int((cloud.bin / "child").read_text()))
