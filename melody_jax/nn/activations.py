@@ -7,14 +7,17 @@ partitioner sees only inputs and parameters, and may gather a batch in order to 
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import jax
 from flax.linen import spmd
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from melody_jax.shapes import Array
 
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
+Axes = tuple[str | None, ...]
 
 _PLACE: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextVar("activations", default=None)
 
@@ -26,7 +29,7 @@ def placed(mesh: Mesh, rules: Rules) -> Iterator[None]:
     An activation's rows take their mesh axes first; an axis that wants one of these stays whole ("embed" is split over
     fsdp in a parameter, never in an activation).
     """
-    token = _PLACE.set((mesh, rules) if mesh.size > 1 else None)
+    token = _PLACE.set((mesh, rules))
     try:
         yield
     finally:
@@ -36,14 +39,54 @@ def placed(mesh: Mesh, rules: Rules) -> Iterator[None]:
 def constrain(x: Array, last: str) -> Array:
     """x [B, ..., C] with logical axes "batch" and `last`; as it is outside `placed`, and where a size does not divide."""
     place = _PLACE.get()
-    if place is None or x.ndim < 2:
+    if place is None or place[0].size == 1 or x.ndim < 2:
         return x
     mesh, rules = place
-    table = dict(rules)
+    axes = _dividing(x.shape, ("batch", *[None] * (x.ndim - 2), last))
+    return spmd.with_logical_constraint(x, axes, rules=rules, mesh=mesh)
+
+
+def on_tpu() -> bool:
+    """Whether what is traced runs on TPUs: those of the mesh, which may not be here, or of this process without one."""
+    place = _PLACE.get()
+    return (jax.default_backend() if place is None else place[0].devices.flat[0].platform) == "tpu"
+
+
+def per_chip(function: Callable[..., Any], inputs: tuple[Axes, ...], outputs: Any) -> Callable[..., Any]:
+    """The function on the part of its arguments that a chip holds, for kernels, which the partitioner cannot split.
+
+    Args:
+      function: of arrays.
+      inputs: logical axes of every argument; a size that does not divide stays whole.
+      outputs: logical axes of its result, or a tuple of those of each; they divide where those of the inputs do.
+    """
+
+    def split(*arguments: Any) -> Any:
+        place = _PLACE.get()
+        if place is None or place[0].size == 1:
+            return function(*arguments)
+        mesh, table = place[0], dict(place[1])
+        kept = [_dividing(x.shape, axes) for x, axes in zip(arguments, inputs, strict=True)]
+        whole = {axis for axes, left in zip(inputs, kept, strict=True) for axis in set(axes) - set(left)}
+
+        def spec(axes: Axes) -> PartitionSpec:
+            return PartitionSpec(*[None if axis is None or axis in whole else table[axis] for axis in axes])
+
+        several = bool(outputs) and isinstance(outputs[0], tuple)
+        results = tuple(map(spec, outputs)) if several else spec(outputs)
+        specs = tuple(map(spec, inputs))
+        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=results, check_vma=False)(*arguments)
+
+    return split
+
+
+def _dividing(shape: tuple[int, ...], axes: Axes) -> Axes:
+    """The logical axes, None for those that the mesh does not divide."""
+    place = _PLACE.get()
+    assert place is not None
+    mesh, table = place[0], dict(place[1])
 
     def divides(size: int, axis: str) -> bool:
         return size % math.prod(mesh.shape[mesh_axis] for mesh_axis in table[axis]) == 0
 
-    rows = "batch" if divides(x.shape[0], "batch") else None
-    columns = last if divides(x.shape[-1], last) else None
-    return spmd.with_logical_constraint(x, (rows, *[None] * (x.ndim - 2), columns), rules=rules, mesh=mesh)
+    return tuple(axis if axis and divides(size, axis) else None for size, axis in zip(shape, axes, strict=True))
