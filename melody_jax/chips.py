@@ -10,6 +10,7 @@ class Chip:
     Attributes:
       hbm_bytes: memory.
       flops: peak of bfloat16 products, per second.
+      bandwidth: bytes per second from and to its memory.
       clock: cycles per second; the peak divided by what the matrix units do in one.
       link: bytes per second that a chip receives over one of its links to neighbours, as measured ("How to Scale Your
         Model", Austin et al., 2025, chapter 2).
@@ -17,15 +18,16 @@ class Chip:
 
     hbm_bytes: float
     flops: float
+    bandwidth: float
     clock: float
     link: float
 
 
 CHIPS = {
-    "v4": Chip(32e9, 275e12, 1.05e9, 45e9),
-    "v5e": Chip(16e9, 197e12, 1.5e9, 45e9),
-    "v5p": Chip(95e9, 459e12, 1.75e9, 90e9),
-    "v6e": Chip(32e9, 918e12, 1.75e9, 90e9),
+    "v4": Chip(32e9, 275e12, 1.228e12, 1.05e9, 45e9),
+    "v5e": Chip(16e9, 197e12, 0.819e12, 1.5e9, 45e9),
+    "v5p": Chip(95e9, 459e12, 2.765e12, 1.75e9, 90e9),
+    "v6e": Chip(32e9, 918e12, 1.64e12, 1.75e9, 90e9),
 }
 
 DEVICE_KINDS = {

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from melody_jax.nn import activations
+
 
 def count(function: Callable[..., Any], *arguments: Any) -> int:
     """FLOPs of `function` at arguments that are arrays or ShapeDtypeStructs.
@@ -20,7 +22,8 @@ def count(function: Callable[..., Any], *arguments: Any) -> int:
     Raises:
       ValueError: a `while` loop around products, whose number of rounds no trace tells.
     """
-    return _jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+    with activations.off_tpu():
+        return _jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def without_remat(config: Any) -> Any:

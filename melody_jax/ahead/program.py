@@ -9,7 +9,8 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -27,6 +28,8 @@ _CONSTANT = re.compile(r"%?([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)")
 _LESS = re.compile(r"ROOT .* compare\([^%]*%?[\w.\-]+, [^%]*%?([\w.\-]+)\), direction=LT")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _UNKNOWN = 1 << 62  # the compiler's largest number, of an operation that it cannot estimate
+_NAME = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = ")
+KERNEL = 'custom_call_target="tpu_custom_call"'
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _CHIPS = re.compile(r"^HloModule .*\bnum_partitions=(\d+)")
 
@@ -42,6 +45,7 @@ class Cost:
       peak_bytes: most that lies in memory at once.
       collectives: kind -> (how often, bytes that a chip receives).
       cycles: the compiler's estimate of all that is no communication; 0 where it makes none (CPUs).
+      unknown: operations that it has no estimate of, which count nothing.
     """
 
     argument_bytes: int
@@ -50,20 +54,31 @@ class Cost:
     peak_bytes: int
     collectives: dict[str, tuple[int, int]]
     cycles: int
+    unknown: int
 
 
-def cost_of(compiled: Any) -> Cost:
-    """Reads a `jax.stages.Compiled`."""
+def cost_of(
+    compiled: Any, kernels: Mapping[str, int] = MappingProxyType({}), bytes_per_cycle: float = math.inf
+) -> Cost:
+    """Reads a `jax.stages.Compiled`.
+
+    Args:
+      compiled: what the compiler made.
+      kernels: cycles of its Pallas kernels, see `ahead.kernels`.
+      bytes_per_cycle: that a chip reads or writes; a kernel takes at least the time of what goes in and out.
+    """
     memory = compiled.memory_analysis()
     output = memory.output_size_in_bytes - memory.alias_size_in_bytes
     program = Program(compiled.as_text())
+    cycles, unknown = program.cycles(kernels, bytes_per_cycle)
     return Cost(
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=output,
         temporary_bytes=memory.temp_size_in_bytes,
         peak_bytes=memory.argument_size_in_bytes + output + memory.temp_size_in_bytes,
         collectives=program.collectives(),
-        cycles=program.cycles(),
+        cycles=cycles,
+        unknown=unknown,
     )
 
 
@@ -89,14 +104,21 @@ class Program:
             elif current:
                 self._bodies[current].append(line)
 
-    def cycles(self) -> int:
-        """The compiler's estimates, summed over all that runs; operations that it has none for count nothing."""
-        found = 0
+    def cycles(
+        self, kernels: Mapping[str, int] = MappingProxyType({}), bytes_per_cycle: float = math.inf
+    ) -> tuple[int, int]:
+        """(the compiler's estimates, summed over all that runs; how many operations have none, and count nothing)."""
+        found = unknown = 0
         for line, times, fusion in self._walk(self._entry, 1):
-            estimate = _CYCLES.search(line)
-            if estimate and not fusion and int(estimate[1]) < _UNKNOWN:
+            estimate, name = _CYCLES.search(line), _NAME.match(line)
+            if KERNEL in line and name and name[1] in kernels:
+                moved = sum(_size(*shape) for shape in _SHAPE.findall(_passed(line)))
+                found += times * max(kernels[name[1]], round(moved / bytes_per_cycle))
+            elif KERNEL in line or (estimate and int(estimate[1]) >= _UNKNOWN):
+                unknown += 1
+            elif estimate and not fusion:
                 found += times * int(estimate[1])
-        return found
+        return found, unknown
 
     def collectives(self) -> dict[str, tuple[int, int]]:
         """Kind -> (how often, bytes received by a chip), of rings.
@@ -170,6 +192,12 @@ def _group(right: str) -> int:
         sizes = dict(re.findall(r"'([\w.]+)'=(\d+)", mesh[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'([\w.]+)'", mesh[2]))
     return 0
+
+
+def _passed(line: str) -> str:
+    """Of a kernel's call, the shapes of its results and of its operands."""
+    results, _, call = line.partition(" = ")[2].partition(" custom-call(")
+    return results + call.partition("operand_layout_constraints=")[2].partition("frontend_attributes")[0]
 
 
 def _size(dtype: str, dimensions: str) -> int:

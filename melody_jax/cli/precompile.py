@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 HINT = "try another remat policy (--set lm.LMConfig.remat=full), more fsdp in --mesh, or a smaller --batch"
@@ -39,14 +40,27 @@ def run(args: argparse.Namespace) -> int:
       UserError: unknown names, a mesh or batch that does not divide, or no compiler.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from melody_jax.ahead import plan, topology
+    from melody_jax.ahead import kernels, plan
     from melody_jax.errors import UserError
-    from melody_jax.parallel.mesh import make_mesh
 
     if args.program not in (*STAGES, *plan.SAMPLING):
         raise UserError(f"unknown program {args.program!r}; choose one of {', '.join((*STAGES, *plan.SAMPLING))}")
     if args.slices < 1 or (args.batch is not None and args.batch < 1) or args.steps < 1:
         raise UserError("--slices, --batch and --steps must be at least 1")
+    with kernels.schedules() as schedules:
+        report = _report(args, schedules)
+    print(json.dumps(report, indent=2) if args.json else _table(report))
+    if not report["fits"]:
+        print(f"error: {report['hint']}", file=sys.stderr)
+        return DOES_NOT_FIT
+    return 0
+
+
+def _report(args: argparse.Namespace, schedules: Path) -> dict[str, Any]:
+    """What is asked for, and what the compiler says of it."""
+    from melody_jax.ahead import plan, topology
+    from melody_jax.parallel.mesh import make_mesh
+
     chip = topology.chip_of(args.topology)
     devices = topology.devices_of(args.topology, args.slices)
     mesh = make_mesh(args.mesh, devices)
@@ -57,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         stage = _stage(args, args.program)
         batch, planned = stage.batch_size, plan.training(stage, mesh, args.at_step)
-    report = {
+    asked = {
         "program": args.program,
         "size": args.size,
         "topology": args.topology,
@@ -66,12 +80,7 @@ def run(args: argparse.Namespace) -> int:
         "mesh": args.mesh,
         "batch": batch,
     }
-    report |= _compiled(planned, chip, mesh.devices.ravel().tolist(), args.save, started)
-    print(json.dumps(report, indent=2) if args.json else _table(report))
-    if not report["fits"]:
-        print(f"error: {report['hint']}", file=sys.stderr)
-        return DOES_NOT_FIT
-    return 0
+    return asked | _compiled(planned, chip, mesh.devices.ravel().tolist(), args.save, started, schedules)
 
 
 def _stage(args: argparse.Namespace, name: str) -> Any:
@@ -84,11 +93,13 @@ def _stage(args: argparse.Namespace, name: str) -> Any:
     return configuration.compose(files, bindings=bindings, partial=name != args.program).stage
 
 
-def _compiled(planned: Any, chip: Any, devices: list[Any], save: str | None, started: float) -> dict[str, Any]:
+def _compiled(
+    planned: Any, chip: Any, devices: list[Any], save: str | None, started: float, schedules: Path
+) -> dict[str, Any]:
     """What the compiler says of the plan, and whether it fits."""
     import jax
 
-    from melody_jax.ahead import program
+    from melody_jax.ahead import kernels, program
     from melody_jax.train import precompiled
 
     jax.config.update("jax_enable_compilation_cache", False)  # see precompiled.save; and its time is of interest
@@ -110,7 +121,7 @@ def _compiled(planned: Any, chip: Any, devices: list[Any], save: str | None, sta
         )
         return known | {"fits": False, "hint": f"does not fit: {' '.join(said.split())[:300]}; {HINT}"}
     finished = time.monotonic()
-    cost = program.cost_of(compiled)
+    cost = program.cost_of(compiled, kernels.cycles(schedules), chip.bandwidth / chip.clock)
     if save:
         precompiled.save(precompiled.path_of(save, lowered, devices), compiled)
     fits = cost.peak_bytes <= chip.hbm_bytes
@@ -162,5 +173,7 @@ def _table(report: dict[str, Any]) -> str:
         rows.append(("estimated step", f"{report['seconds'] * 1e3:.2f} ms"))
         without = f", {report['mfu_without_overlap']:.1%} if no communication overlaps" if report["mfu"] else ""
         rows.append(("estimated MFU", f"{report['mfu']:.1%}{without}" if report["mfu"] else "unknown"))
+        if report["unknown"]:
+            rows.append(("operations without an estimate", f"{report['unknown']}, which count nothing"))
         rows.append(("trace, compile", f"{report['trace_seconds']:g} s, {report['compile_seconds']:g} s"))
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])

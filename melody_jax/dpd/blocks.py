@@ -17,12 +17,12 @@ from flax import linen as nn
 from melody_jax.dpd import segments
 from melody_jax.dpd.conditioning import MLP
 from melody_jax.dpd.config import DPDConfig
-from melody_jax.nn.attention import Attention, attend, rotary
+from melody_jax.nn.attention import Attention, multi_head
 from melody_jax.nn.dense import Dense
 from melody_jax.nn.feedforward import FeedForward
 from melody_jax.nn.norm import RMSNorm
 from melody_jax.nn.recurrent import SRU
-from melody_jax.shapes import Array, Bool, Float, Int
+from melody_jax.shapes import Array, Bool, Float
 
 
 def merge_factor(block: int, blocks: int) -> int:
@@ -84,25 +84,21 @@ class CrossAttention(nn.Module):
             "value": dense(("embed", "kv"), use_bias=False, name="value"),
         }
         batch, columns, count, width = x.shape
-        heads = (config.heads, width // config.heads)
+        kinds = {"dim": width // config.heads, "rope": config.rope_base, "fused": config.fused_attention}
         half = config.segment // 2
         middle = jnp.arange(columns, dtype=jnp.int32) * self.factor + self.factor // 2
         start = (jnp.arange(count, dtype=jnp.int32) - 1) * half
-        frame = (middle[:, None] + start[None, :]) * config.patch + config.patch // 2
+        frame = ((middle[:, None] + start[None, :]) * config.patch + config.patch // 2).reshape(1, -1)
         token_frame = jnp.arange(tokens.shape[1], dtype=jnp.int32) * self.frames_per_token + self.frames_per_token // 2
 
-        def turn(y: Array, positions: Int[Array, "#B W"]) -> Array:
-            return rotary(y, positions, config.rope_base)
-
-        query = turn(project["query"](x).reshape(batch, -1, *heads), frame.reshape(1, -1))
-        key = turn(project["key"](tokens).reshape(batch, -1, *heads), token_frame[None])
-        value = project["value"](tokens).reshape(batch, -1, *heads)
-        y = attend(query, key, value).reshape(x.shape)
+        query, key, value = project["query"](x), project["key"](tokens), project["value"](tokens)
+        flat = query.reshape(batch, -1, width)
+        y = multi_head(flat, key, value, positions=(frame, token_frame[None]), **kinds).reshape(x.shape)
         if keep is not None:
-            rows = (batch * columns, count, *heads)
-            own_key = turn(project["key"](x).reshape(batch, -1, *heads), frame.reshape(1, -1)).reshape(rows)
-            own_value = project["value"](x).reshape(rows)
-            own = attend(query.reshape(rows), own_key, own_value).reshape(x.shape)
+            # Of a column alone only the distances between its segments matter.
+            of_rows, at = (batch * columns, count, width), (start * config.patch)[None]
+            own = (t.reshape(of_rows) for t in (query, project["key"](x), project["value"](x)))
+            own = multi_head(*own, positions=(at, at), **kinds).reshape(x.shape)
             y = jnp.where(keep[:, None, None, None], y, own)
         return dense(("heads", "embed"), use_bias=False, name="out")(y)
 
@@ -129,7 +125,12 @@ class RoFormerLayer(nn.Module):
         norm = functools.partial(RMSNorm, param_dtype=config.param_dtype)
         rows = norm(name="self_norm")(x).reshape(-1, *x.shape[2:])  # a column of a clip is a sequence of S segments
         attention = Attention(
-            config.heads, config.width // config.heads, rope=config.rope_base, name="self_attention", **dtypes
+            config.heads,
+            config.width // config.heads,
+            rope=config.rope_base,
+            fused=config.fused_attention,
+            name="self_attention",
+            **dtypes,
         )
         x = x + attention(rows)[0].reshape(x.shape)
         cross = CrossAttention(config, self.frames_per_token, self.factor, name="cross_attention")

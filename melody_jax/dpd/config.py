@@ -44,6 +44,7 @@ class DPDConfig:
         1.0, the paper's, takes latents as they are. Latents in [-1, 1] with few clipped have a deviation of about 0.3:
         then most angles of the unscaled process are nearly pure noise, and with 0.3 they are not.
       remat: what the backward pass recomputes: "none", "dots" (all but products with weights) or "full" (whole blocks).
+      fused_attention: on TPUs, the kernel of `nn/kernels/attention.py`; XLA's own operations elsewhere, or where False.
       dtype: compute dtype. Angles, the process and the loss are float32 always.
       param_dtype: dtype of the parameters.
     """
@@ -68,6 +69,7 @@ class DPDConfig:
     condition_dropout: float = 0.1
     data_std: float = 1.0
     remat: str = "none"
+    fused_attention: bool = True
     dtype: str = "float32"
     param_dtype: str = "float32"
 

@@ -1,6 +1,5 @@
 """The dual-path diffusion network v(z_noisy; {tokens, delta}) (MeLoDy, section 4.2)."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -12,9 +11,8 @@ from melody_jax.dpd.precondition import LinearPredictor
 from melody_jax.geometry import Geometry
 from melody_jax.nn.dense import Dense
 from melody_jax.nn.norm import RMSNorm
+from melody_jax.nn.remat import POLICIES
 from melody_jax.shapes import Array, Bool, Float, Int
-
-REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
 
 class DPD(nn.Module):
@@ -74,7 +72,7 @@ class DPD(nn.Module):
         x = segments.cut(x, config.segment)
         block_class = DualPathBlock
         if config.remat != "none":
-            block_class = nn.remat(DualPathBlock, policy=REMAT_POLICIES[config.remat])
+            block_class = nn.remat(DualPathBlock, policy=POLICIES[config.remat])
         for i in range(1, config.blocks + 1):
             factor = merge_factor(i, config.blocks)
             block = block_class(config, geometry.frames_per_token, factor, name=f"block_{i}")

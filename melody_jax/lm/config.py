@@ -25,6 +25,7 @@ class LMConfig:
       tie_embeddings: the output layer is the embedding table.
       dropout: rate on the embeddings and on both branches of a block, in training.
       remat: "none", "full" or "dots" (keep the products with weights): what the backward pass computes again.
+      fused_attention: on TPUs, the kernel of `nn/kernels/attention.py`; XLA's own operations elsewhere, or where False.
       unroll: layers per iteration of the scan over them (a CPU likes all, compile time likes 1).
       dtype: compute dtype.
       param_dtype: dtype of the parameters.
@@ -40,6 +41,7 @@ class LMConfig:
     tie_embeddings: bool = False
     dropout: float = 0.0
     remat: str = "none"
+    fused_attention: bool = True
     unroll: int = 1
     dtype: str = "float32"
     param_dtype: str = "float32"

@@ -1,6 +1,5 @@
 """The network: LLaMA, layer by layer as in `LlamaForCausalLM`, with a key-value cache for decoding."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -10,6 +9,7 @@ from melody_jax.nn.attention import Attention, KVCache
 from melody_jax.nn.dense import Dense, Embed
 from melody_jax.nn.feedforward import FeedForward
 from melody_jax.nn.norm import RMSNorm
+from melody_jax.nn.remat import POLICIES
 from melody_jax.shapes import Array, Bool, Float, Int
 
 _INIT = nn.initializers.normal(0.02)
@@ -23,16 +23,15 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B W H"], cache: KVCache | None, mask: Array, positions: Array
+        self, x: Float[Array, "B W H"], cache: KVCache | None, mask: Array | None, positions: Array
     ) -> tuple[Float[Array, "B W H"], KVCache | None]:
         cfg = self.config
         drop = nn.Dropout(cfg.dropout, deterministic=not self.train)
-        attention = Attention(
-            cfg.heads, cfg.width // cfg.heads, False, cfg.rope, dtype=cfg.dtype, param_dtype=cfg.param_dtype
-        )
+        kinds = {"fused": cfg.fused_attention, "dtype": cfg.dtype, "param_dtype": cfg.param_dtype}
+        attention = Attention(cfg.heads, cfg.width // cfg.heads, False, cfg.rope, **kinds)
         feed_forward = FeedForward(cfg.hidden, "swiglu", False, cfg.dtype, cfg.param_dtype)
         norm = RMSNorm(cfg.norm_eps, param_dtype=cfg.param_dtype, name="attention_norm")
-        y, cache = attention(norm(x), mask=mask, positions=positions, cache=cache)
+        y, cache = attention(norm(x), mask=mask, positions=positions, cache=cache, causal=cache is None)
         x = x + drop(y)
         norm = RMSNorm(cfg.norm_eps, param_dtype=cfg.param_dtype, name="feed_forward_norm")
         return x + drop(feed_forward(norm(x))), cache
@@ -41,8 +40,7 @@ class Block(nn.Module):
 def _remat(policy: str) -> type[Block]:
     if policy == "none":
         return Block
-    save = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
-    return nn.remat(Block, policy=save, prevent_cse=False)  # pyright: ignore[reportReturnType]
+    return nn.remat(Block, policy=POLICIES[policy], prevent_cse=False)  # pyright: ignore[reportReturnType]
 
 
 class SemanticLM(nn.Module):
@@ -57,9 +55,13 @@ class SemanticLM(nn.Module):
     @nn.compact
     def _forward(self, tokens, valid, cache, train):
         cfg = self.config
-        start = jnp.zeros((), jnp.int32) if cache is None else cache.length[0]
-        slots = start + jnp.arange(tokens.shape[1], dtype=jnp.int32)
-        mask, positions = _visibility(valid, slots)
+        slots = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+        if cache is not None:
+            mask, positions = _visibility(valid, cache.length[0] + slots)
+        elif valid is not None:
+            mask, positions = valid[:, None, None, :], _positions(valid)
+        else:
+            mask, positions = None, slots[None]
         table = Embed(self.vocabulary.size, cfg.width, dtype=cfg.dtype, param_dtype=cfg.param_dtype, name="embed")
         x = nn.Dropout(cfg.dropout, deterministic=not train)(table(tokens))
         layers = nn.scan(
@@ -88,8 +90,7 @@ class SemanticLM(nn.Module):
           mask: True = a real token, False = padding; all real if None.
           train: dropout is on (needs a "dropout" key).
         """
-        valid = jnp.ones(tokens.shape, bool) if mask is None else mask
-        return self._forward(tokens, valid, None, train)[0].astype(jnp.float32)
+        return self._forward(tokens, mask, None, train)[0].astype(jnp.float32)
 
     def extend(
         self, tokens: Int[Array, "B W"], cache: KVCache, mask: Bool[Array, "B U"] | None = None
@@ -107,12 +108,15 @@ class SemanticLM(nn.Module):
 
 
 def _visibility(valid: Bool[Array, "B U"], slots: Int[Array, " W"]) -> tuple[Bool[Array, "B 1 W U"], Int[Array, "B W"]]:
-    """Who sees whom (True), and the position of each query: the number of real tokens before its slot."""
+    """Who sees whom (True), and the position of each query."""
     keys = jnp.arange(valid.shape[1], dtype=jnp.int32)
     causal = keys[None, :] <= slots[:, None]
-    counts = jnp.cumsum(valid.astype(jnp.int32), axis=1) - 1
-    positions = jnp.maximum(jnp.take(counts, slots, axis=1), 0)
-    return (causal[None] & valid[:, None, :])[:, None], positions
+    return (causal[None] & valid[:, None, :])[:, None], jnp.take(_positions(valid), slots, axis=1)
+
+
+def _positions(valid: Bool[Array, "B U"]) -> Int[Array, "B U"]:
+    """The number of real tokens before each slot."""
+    return jnp.maximum(jnp.cumsum(valid.astype(jnp.int32), axis=1) - 1, 0)
 
 
 def empty_cache(config: LMConfig, rows: int, size: int) -> KVCache:

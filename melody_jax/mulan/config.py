@@ -130,6 +130,7 @@ class MuLanConfig:
         takes the place of the music.
       temperature: initial temperature of the contrastive loss, learned from there.
       remat: "none", "full" or "dots": what the backward pass computes again instead of storing.
+      fused_attention: on TPUs, the kernel of `nn/kernels/attention.py`; XLA's own operations elsewhere, or where False.
       dtype: of computation.
       param_dtype: of parameters.
     """
@@ -145,6 +146,7 @@ class MuLanConfig:
     center: bool = False
     temperature: float = 0.07
     remat: str = "none"
+    fused_attention: bool = True
     dtype: str = "float32"
     param_dtype: str = "float32"
 

@@ -26,7 +26,7 @@ class MusicTower(nn.Module):
     Attributes:
       config: shape of the tower.
       frames: F, the longest spectrogram.
-      remat: see `Transformer`.
+      remat, fused_attention: see `Transformer`.
       dtype: of computation.
       param_dtype: of parameters.
     """
@@ -34,6 +34,7 @@ class MusicTower(nn.Module):
     config: MusicTowerConfig
     frames: int
     remat: str = "none"
+    fused_attention: bool = True
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -57,7 +58,17 @@ class MusicTower(nn.Module):
         patches = patches + positions[None].astype(self.dtype)
         special = jnp.broadcast_to((special + special_positions)[None].astype(self.dtype), (x.shape[0], 2, c.width))
         y = Transformer(
-            c.layers, c.heads, c.mlp, True, c.norm_eps, c.dropout, self.remat, c.unroll, name="encoder", **precision
+            c.layers,
+            c.heads,
+            c.mlp,
+            True,
+            c.norm_eps,
+            c.dropout,
+            self.remat,
+            c.unroll,
+            self.fused_attention,
+            name="encoder",
+            **precision,
         )(jnp.concatenate([special, patches], axis=1), None, deterministic)
         # Only the two special tokens are read, so only they are normalised.
         y = LayerNorm(c.norm_eps, param_dtype=self.param_dtype, name="norm")(y[:, :2])

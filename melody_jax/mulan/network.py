@@ -59,8 +59,8 @@ class MuLan(nn.Module):
         c = self.config
         precision = {"dtype": c.dtype, "param_dtype": c.param_dtype}
         frames = 1 + self.geometry.clip_samples // c.music.hop
-        self.music = MusicTower(c.music, frames, c.remat, **precision)
-        self.text = TextTower(c.text, c.remat, **precision)
+        self.music = MusicTower(c.music, frames, c.remat, c.fused_attention, **precision)
+        self.text = TextTower(c.text, c.remat, c.fused_attention, **precision)
         self.music_projection = Projection(c.music_hidden, c.joint, c.projection_dropout, **precision)
         self.text_projection = Projection(c.text_hidden, c.joint, c.projection_dropout, **precision)
         scale = nn.with_logical_partitioning(nn.initializers.constant(-np.log(c.temperature)), ())

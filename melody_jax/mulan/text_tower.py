@@ -17,13 +17,14 @@ class TextTower(nn.Module):
 
     Attributes:
       config: shape of the tower.
-      remat: see `Transformer`.
+      remat, fused_attention: see `Transformer`.
       dtype: of computation.
       param_dtype: of parameters.
     """
 
     config: TextTowerConfig
     remat: str = "none"
+    fused_attention: bool = True
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -35,7 +36,15 @@ class TextTower(nn.Module):
         self.type = Embed(c.types, c.width, ("time", "embed"), **precision)
         self.embedding_norm = LayerNorm(c.norm_eps, param_dtype=self.param_dtype)
         self.encoder = Transformer(
-            c.layers, c.heads, c.mlp, False, c.norm_eps, remat=self.remat, unroll=c.unroll, **precision
+            c.layers,
+            c.heads,
+            c.mlp,
+            False,
+            c.norm_eps,
+            remat=self.remat,
+            unroll=c.unroll,
+            fused_attention=self.fused_attention,
+            **precision,
         )
 
     def states(self, tokens: Int[Array, "B W"]) -> Float[Array, "B W H"]:

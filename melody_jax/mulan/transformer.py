@@ -1,11 +1,11 @@
 """The transformer encoder that both towers are: pre-norm for AST (a ViT), post-norm for BERT."""
 
-import jax
 from flax import linen as nn
 
 from melody_jax.nn.attention import Attention
 from melody_jax.nn.feedforward import FeedForward
 from melody_jax.nn.norm import LayerNorm
+from melody_jax.nn.remat import POLICIES
 from melody_jax.shapes import Array, Bool, Float
 
 
@@ -18,6 +18,7 @@ class TransformerLayer(nn.Module):
       pre_norm: x + f(LN(x)) as in ViT, else LN(x + f(x)) as in BERT.
       norm_eps: epsilon of the LayerNorms.
       dropout: rate on the results of attention and feed-forward.
+      fused_attention: on TPUs, the kernel of `nn/kernels/attention.py`.
       dtype: of computation.
       param_dtype: of parameters.
     """
@@ -27,6 +28,7 @@ class TransformerLayer(nn.Module):
     pre_norm: bool
     norm_eps: float
     dropout: float = 0.0
+    fused_attention: bool = True
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -36,7 +38,8 @@ class TransformerLayer(nn.Module):
     ) -> tuple[Float[Array, "B W H"], None]:
         """One layer; the second result is what `nn.scan` wants of a step."""
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        attention = Attention(self.heads, x.shape[-1] // self.heads, use_bias=True, name="attention", **precision)
+        kinds = {"use_bias": True, "fused": self.fused_attention, **precision}
+        attention = Attention(self.heads, x.shape[-1] // self.heads, name="attention", **kinds)
         feed_forward = FeedForward(self.mlp, "gelu", name="mlp", **precision)
         attention_norm = LayerNorm(self.norm_eps, param_dtype=self.param_dtype, name="attention_norm")
         mlp_norm = LayerNorm(self.norm_eps, param_dtype=self.param_dtype, name="mlp_norm")
@@ -55,7 +58,7 @@ class Transformer(nn.Module):
       layers: depth.
       remat: "none", "full" or "dots" (keep matrix products, compute the rest again).
       unroll: layers per iteration of the scan (a CPU likes all, compile time likes 1).
-      heads, mlp, pre_norm, norm_eps, dropout, dtype, param_dtype: see `TransformerLayer`.
+      heads, mlp, pre_norm, norm_eps, dropout, fused_attention, dtype, param_dtype: see `TransformerLayer`.
     """
 
     layers: int
@@ -66,6 +69,7 @@ class Transformer(nn.Module):
     dropout: float = 0.0
     remat: str = "none"
     unroll: int = 1
+    fused_attention: bool = True
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -75,9 +79,8 @@ class Transformer(nn.Module):
     ) -> Float[Array, "B W H"]:
         layer = TransformerLayer
         if self.remat != "none":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
             # Argument 3 is `deterministic`; prevent_cse is not needed inside a scan.
-            layer = nn.remat(layer, policy=policy, prevent_cse=False, static_argnums=(3,))
+            layer = nn.remat(layer, policy=POLICIES[self.remat], prevent_cse=False, static_argnums=(3,))
         scanned = nn.scan(
             layer,
             variable_axes={"params": 0},
@@ -93,6 +96,7 @@ class Transformer(nn.Module):
             pre_norm=self.pre_norm,
             norm_eps=self.norm_eps,
             dropout=self.dropout,
+            fused_attention=self.fused_attention,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name="layers",

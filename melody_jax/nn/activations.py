@@ -19,6 +19,7 @@ from melody_jax.shapes import Array
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
 Axes = tuple[str | None, ...]
 
+_OFF_TPU: contextvars.ContextVar[bool] = contextvars.ContextVar("off_tpu", default=False)
 _PLACE: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextVar("activations", default=None)
 
 
@@ -46,9 +47,21 @@ def constrain(x: Array, last: str) -> Array:
     return spmd.with_logical_constraint(x, axes, rules=rules, mesh=mesh)
 
 
+@contextlib.contextmanager
+def off_tpu() -> Iterator[None]:
+    """What is traced inside has no kernels: a count of its operations sees all of them."""
+    token = _OFF_TPU.set(True)
+    try:
+        yield
+    finally:
+        _OFF_TPU.reset(token)
+
+
 def on_tpu() -> bool:
     """Whether what is traced runs on TPUs: those of the mesh, which may not be here, or of this process without one."""
     place = _PLACE.get()
+    if _OFF_TPU.get():
+        return False
     return (jax.default_backend() if place is None else place[0].devices.flat[0].platform) == "tpu"
 
 
@@ -90,3 +103,12 @@ def _dividing(shape: tuple[int, ...], axes: Axes) -> Axes:
         return size % math.prod(mesh.shape[mesh_axis] for mesh_axis in table[axis]) == 0
 
     return tuple(axis if axis and divides(size, axis) else None for size, axis in zip(shape, axes, strict=True))
+
+
+def part(size: int, axis: str) -> int:
+    """What a chip holds of an activation's `size` along a logical axis."""
+    place = _PLACE.get()
+    if place is None:
+        return size
+    split = math.prod(place[0].shape[mesh_axis] for mesh_axis in dict(place[1])[axis])
+    return size // split if size % split == 0 else size

@@ -6,8 +6,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
+from melody_jax.nn import activations
 from melody_jax.nn.dense import Dense, batched_matmul
+from melody_jax.nn.kernels import attention as kernel
+from melody_jax.nn.remat import KEPT
 from melody_jax.shapes import Array, Bool, Float, Int, Shaped
 
 
@@ -62,6 +66,48 @@ def attend(
     return batched_matmul(softmax(logits, mask), v).transpose(0, 2, 1, 3)
 
 
+def multi_head(
+    query: Float[Array, "B W C"],
+    key: Float[Array, "B U C"],
+    value: Float[Array, "B U C"],
+    dim: int,
+    *,
+    positions: tuple[Int[Array, "#B W"], Int[Array, "#B U"]] | None = None,
+    rope: float = 10_000.0,
+    interleaved: bool = False,
+    causal: bool = False,
+    mask: Bool[Array, "#B #heads #W #U"] | None = None,
+    fused: bool = True,
+) -> Float[Array, "B W C"]:
+    """Attention of heads that lie side by side in C = heads * dim. Returns query's dtype.
+
+    Args:
+      query, key, value: the maps' results.
+      dim: width of a head.
+      positions: of queries and of keys, which are then turned by `rotary`; None for no positions.
+      rope: base of the rotary positions.
+      interleaved: see `rotary`.
+      causal: query i sees keys 0 .. i only.
+      mask: True = attend.
+      fused: run the kernel of `nn/kernels/attention.py` where it can: on TPUs, with a mask that is one for all queries.
+    """
+    plain = mask is None or mask.shape[1:3] == (1, 1)
+    if fused and plain and not interleaved and activations.on_tpu() and kernel.fits(query.shape[-1], dim):
+        turns = (
+            None if positions is None else (kernel.turn(positions[0], dim, rope), kernel.turn(positions[1], dim, rope))
+        )
+        seen = None if mask is None else jnp.broadcast_to(mask[:, 0, 0], key.shape[:2])
+        y = kernel.attention(query, key.astype(query.dtype), value.astype(query.dtype), dim, causal, turns, seen)
+        return checkpoint_name(y, KEPT)
+    q, k, v = (x.reshape(*x.shape[:2], -1, dim) for x in (query, key, value))
+    if positions is not None:
+        q, k = (rotary(x, at, rope, interleaved) for x, at in zip((q, k), positions, strict=True))
+    if causal:
+        before = causal_mask(q.shape[1])
+        mask = before if mask is None else mask & before
+    return attend(q, k.astype(q.dtype), v.astype(q.dtype), mask).reshape(query.shape)
+
+
 @jax.custom_vjp
 def softmax(
     logits: Float[Array, "B heads W U"], mask: Bool[Array, "#B #heads #W #U"] | None
@@ -99,6 +145,7 @@ class Attention(nn.Module):
       use_bias: biases on the query, key, value and output maps.
       rope: base of the rotary positions of queries and keys, or None for none.
       interleaved: rotary pairs (2i, 2i + 1) as in RoFormer, instead of (i, i + dim/2).
+      fused: on TPUs, and without a cache, as the kernel of `nn/kernels/attention.py`.
       dtype: compute dtype.
       param_dtype: dtype of the parameters.
     """
@@ -108,6 +155,7 @@ class Attention(nn.Module):
     use_bias: bool = False
     rope: float | None = None
     interleaved: bool = False
+    fused: bool = True
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -119,6 +167,7 @@ class Attention(nn.Module):
         mask: Bool[Array, "..."] | None = None,
         positions: Int[Array, "#B W"] | None = None,
         cache: KVCache | None = None,
+        causal: bool = False,
     ) -> tuple[Float[Array, "B W H"], KVCache | None]:
         """Attends; with a cache (self-attention only) appends x's keys and values to it first.
 
@@ -128,6 +177,7 @@ class Attention(nn.Module):
           mask: True = attend, broadcastable to [B, heads, W, U]; with a cache U is the cache's size.
           positions: of x, for the rotary angles; 0 .. W-1 if None (counted from the cache's length with a cache).
           cache: what was decoded before.
+          causal: every position sees those up to itself only; with a cache the mask says so instead.
 
         Returns:
           The result of x's width and the new cache (None without one).
@@ -135,23 +185,29 @@ class Attention(nn.Module):
         dense = functools.partial(Dense, use_bias=self.use_bias, dtype=self.dtype, param_dtype=self.param_dtype)
         source = x if memory is None else memory
         width = self.heads * self.head_dim
-        query = self._split(dense(width, ("embed", "heads"), name="query")(x))
-        key = self._split(dense(width, ("embed", "kv"), name="key")(source))
-        value = self._split(dense(width, ("embed", "kv"), name="value")(source))
-        if self.rope is not None and memory is None:
-            if positions is None:
-                start = jnp.int32(0) if cache is None else cache.length
-                positions = (start + jnp.arange(x.shape[1], dtype=jnp.int32))[None]
-            query = rotary(query, positions, self.rope, self.interleaved)
-            key = rotary(key, positions, self.rope, self.interleaved)
-        if cache is not None:
+        query = dense(width, ("embed", "heads"), name="query")(x)
+        key = dense(width, ("embed", "kv"), name="key")(source)
+        value = dense(width, ("embed", "kv"), name="value")(source)
+        turned = self.rope is not None and memory is None
+        if turned and positions is None:
+            start = jnp.int32(0) if cache is None else cache.length
+            positions = (start + jnp.arange(x.shape[1], dtype=jnp.int32))[None]
+        rope = {"rope": self.rope or 0.0, "interleaved": self.interleaved}
+        if cache is None:
+            both = (positions, positions) if turned else None
+            kinds = {"causal": causal, "mask": mask, "fused": self.fused}
+            y = multi_head(query, key, value, self.head_dim, positions=both, **rope, **kinds)
+        else:
+            query, key, value = map(self._split, (query, key, value))
+            if turned:
+                query, key = (rotary(t, positions, *rope.values()) for t in (query, key))
             zero = jnp.zeros((), cache.length.dtype)
             at = (zero, cache.length, zero, zero)
             key = jax.lax.dynamic_update_slice(cache.key, key.astype(cache.key.dtype), at)
             value = jax.lax.dynamic_update_slice(cache.value, value.astype(cache.value.dtype), at)
             cache = KVCache(key, value, cache.length + x.shape[1])
-        y = attend(query, key.astype(query.dtype), value.astype(query.dtype), mask)
-        y = y.reshape(*y.shape[:2], width)
+            y = attend(query, key.astype(query.dtype), value.astype(query.dtype), mask)
+            y = y.reshape(*y.shape[:2], width)
         return dense(x.shape[-1], ("heads", "embed"), name="out")(y), cache
 
     def _split(self, x: Array) -> Array:

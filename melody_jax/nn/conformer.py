@@ -13,11 +13,12 @@ import numpy as np
 from flax import linen as nn
 
 from melody_jax.errors import UserError
-from melody_jax.nn.attention import attend, rotary
+from melody_jax.nn.attention import multi_head, rotary
 from melody_jax.nn.conv import DepthwiseConv1d
 from melody_jax.nn.dense import Dense, batched_matmul
 from melody_jax.nn.feedforward import ACTIVATIONS, FeedForward
 from melody_jax.nn.norm import LayerNorm, RMSNorm
+from melody_jax.nn.remat import POLICIES
 from melody_jax.shapes import Array, Bool, Float
 
 STATISTICS = "statistics"
@@ -44,6 +45,7 @@ class ConformerConfig:
       dropout: rate on the result of every branch, in training.
       norm_eps: epsilon of every norm.
       remat: "none", "full" or "dots": what the backward pass computes again instead of storing.
+      fused_attention: on TPUs, the kernel of `nn/kernels/attention.py`; XLA's own operations elsewhere, or where False.
       unroll: blocks per iteration of the scan over them (a CPU likes all, compile time likes 1).
       dtype: of computation.
       param_dtype: of parameters.
@@ -61,6 +63,7 @@ class ConformerConfig:
     dropout: float = 0.1
     norm_eps: float = 1e-5
     remat: str = "none"
+    fused_attention: bool = True
     unroll: int = 1
     dtype: str = "float32"
     param_dtype: str = "float32"
@@ -129,22 +132,24 @@ class SelfAttention(nn.Module):
     def __call__(self, x: Float[Array, "B N H"], mask: Bool[Array, "B N"] | None) -> Float[Array, "B N H"]:
         cfg, (batch, frames, width) = self.config, x.shape
         types = {"dtype": cfg.dtype, "param_dtype": cfg.param_dtype}
-        split = (batch, frames, cfg.heads, width // cfg.heads)
+        dim = width // cfg.heads
+        split = (batch, frames, cfg.heads, dim)
         positions = jnp.arange(frames, dtype=jnp.int32)[None]
         source = x
         if cfg.positions == "rotary_input":
             source = rotary(x.reshape(split), positions, cfg.rope).reshape(x.shape)
-        query = Dense(width, ("embed", "heads"), name="query", **types)(source).reshape(split)
-        key = Dense(width, ("embed", "kv"), name="key", **types)(source).reshape(split)
-        value = Dense(width, ("embed", "kv"), name="value", **types)(x).reshape(split)
+        query = Dense(width, ("embed", "heads"), name="query", **types)(source)
+        key = Dense(width, ("embed", "kv"), name="key", **types)(source)
+        value = Dense(width, ("embed", "kv"), name="value", **types)(x)
         visible = None if mask is None else mask[:, None, None, :]
         if cfg.positions == "relative":
-            y = self._relative(query, key, value, visible)
+            query, key, value = (t.reshape(split) for t in (query, key, value))
+            y = self._relative(query, key, value, visible).reshape(x.shape)
         else:
-            if cfg.positions == "rotary":
-                query, key = (rotary(t, positions, cfg.rope) for t in (query, key))
-            y = attend(query, key, value, visible)
-        return Dense(width, ("heads", "embed"), name="out", **types)(y.reshape(x.shape))
+            both = (positions, positions) if cfg.positions == "rotary" else None
+            kinds = {"rope": cfg.rope, "mask": visible, "fused": cfg.fused_attention}
+            y = multi_head(query, key, value, dim, positions=both, **kinds)
+        return Dense(width, ("heads", "embed"), name="out", **types)(y)
 
     def _relative(self, query: Array, key: Array, value: Array, visible: Array | None) -> Array:
         """Scores (q + u) k + (q + v) (W r): Transformer-XL (Dai et al., 2019), section 3.3, the form with u and v."""
@@ -257,9 +262,8 @@ class Conformer(nn.Module):
         cfg = self.config
         block = ConformerBlock
         if cfg.remat != "none":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if cfg.remat == "dots" else None
             # Argument 3 is `train`; prevent_cse is not needed inside a scan.
-            block = nn.remat(block, policy=policy, prevent_cse=False, static_argnums=(3,))
+            block = nn.remat(block, policy=POLICIES[cfg.remat], prevent_cse=False, static_argnums=(3,))
         shallow = depth is not None and not self.is_initializing()
         scanned = nn.scan(
             block,

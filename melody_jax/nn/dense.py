@@ -10,13 +10,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from melody_jax.nn import activations
 from melody_jax.nn.activations import constrain
 from melody_jax.shapes import Array, Float, Int
-
-
-def _dot(a: Array, b: Array, contract: tuple[int, int]) -> Array:
-    dims = (((contract[0],), (contract[1],)), ((), ()))
-    return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
 
 
 @jax.jit  # a layout constraint wants a trace, also when the caller runs op by op
@@ -39,17 +35,28 @@ def matmul(x: Array, w: Array) -> Array:
 
 
 def _matmul_forward(x, w):
-    flat = x.reshape(-1, x.shape[-1])
-    y = _dot(flat, w.astype(x.dtype), (1, 0)).astype(x.dtype)
-    return y.reshape(*x.shape[:-1], w.shape[-1]), (x, w)
+    rows = _rows(x)
+    y = jax.lax.dot_general(
+        rows, w.astype(x.dtype), (((rows.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    return y.astype(x.dtype).reshape(*x.shape[:-1], w.shape[-1]), (x, w)
 
 
 def _matmul_backward(residuals, g):
     x, w = residuals
-    flat_x, flat_g = x.reshape(-1, x.shape[-1]), g.astype(x.dtype).reshape(-1, g.shape[-1])
-    dx = _dot(flat_g, w.astype(x.dtype), (1, 1)).astype(x.dtype)
-    dw = _dot(_transpose(flat_x), flat_g, (1, 0)).astype(w.dtype)  # stays float32 for float32 parameters
-    return dx.reshape(x.shape), dw
+    rows_x, rows_g = _rows(x), _rows(g.astype(x.dtype))
+    last, before = rows_x.ndim - 1, tuple(range(rows_x.ndim - 1))
+    wide = {"preferred_element_type": jnp.float32}
+    dx = jax.lax.dot_general(rows_g, w.astype(x.dtype), (((last,), (1,)), ((), ())), **wide).astype(x.dtype)
+    if last == 1:
+        rows_x, before = _transpose(rows_x), (1,)
+    dw = jax.lax.dot_general(rows_x, rows_g, ((before, tuple(range(last))), ((), ())), **wide)
+    return dx.reshape(x.shape), dw.astype(w.dtype)  # stays float32 for float32 parameters
+
+
+def _rows(x: Array) -> Array:
+    """x [..., I] as [rows, I] for CPUs; TPUs multiply it as it is: their tiles are rows of 8, which few lengths fill."""
+    return x if activations.on_tpu() else x.reshape(-1, x.shape[-1])
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)

@@ -122,7 +122,8 @@ ENTRY %main (p: f32[8,4]) -> f32[32,4] {
 
 def test_what_a_tpu_does_at_once_and_in_loops_counts_as_often_as_it_runs():
     program = Program(TPU)
-    assert program.cycles() == 1000 + 24 * (100 + 4 * 10)  # what a fusion's parts would cost alone is not added to it
+    # what a fusion's parts would cost alone is not added to it; one operation has no estimate
+    assert program.cycles() == (1000 + 24 * (100 + 4 * 10), 1)
     gathered = 2 * round(32 * 4 * 4 * 3 / 4)  # the asynchronous one, and the one in pieces, once each
     assert program.collectives() == {
         "all-gather": (2, gathered),
@@ -130,6 +131,36 @@ def test_what_a_tpu_does_at_once_and_in_loops_counts_as_often_as_it_runs():
         "reduce-scatter": (1, 16 * 8 * 4 * 3 // 4),
         "collective-permute": (24 * 4, 24 * 4 * 16 * 4 * 2),
     }
+
+
+KERNEL = """HloModule m
+
+%body (p: (s32[])) -> (s32[]) {
+  %attention_forward_8_steps.3 = bf16[4,8,128]{2,1,0} custom-call(%a, %b), CALL
+}
+
+%condition (p: (s32[])) -> pred[] {
+  %c = s32[]{:T(128)} constant(24)
+  ROOT %lt = pred[]{:T(512)} compare(%i, %c), direction=LT
+}
+
+ENTRY %main (p: f32[8,4]) -> f32[32,4] {
+  %loop = (s32[]) while(%p), condition=%condition, body=%body
+  ROOT %other = f32[2]{0} custom-call(%p), custom_call_target="tpu_custom_call", operand_layout_constraints={f32[2]{0}}
+}
+""".replace(
+    "CALL",
+    'custom_call_target="tpu_custom_call", operand_layout_constraints={bf16[4,8,128]{2,1,0}, f32[1,8,128]{2,1,0}}, '
+    'frontend_attributes={kernel_metadata={}}, backend_config={"custom_call_config":{"body":"f32[1000]"}}',
+)
+
+
+def test_a_kernel_takes_its_schedule_or_the_time_of_its_bytes():
+    moved = 4 * 8 * 128 * 2 * 2 + 8 * 128 * 4  # what it is given and what it returns
+    program, kernels = Program(KERNEL), {"attention_forward_8_steps.3": 900}
+    assert program.cycles() == (0, 2)
+    assert program.cycles(kernels) == (24 * 900, 1)
+    assert program.cycles(kernels, bytes_per_cycle=10.0) == (24 * round(moved / 10), 1)
 
 
 def test_bytes_of_a_state_are_those_of_one_chip():

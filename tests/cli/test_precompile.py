@@ -86,7 +86,7 @@ def test_what_sampling_costs_and_what_does_not_fit_is_said_with_what_to_do(slice
 
 def test_a_step_takes_what_the_compiler_says_of_its_cycles_and_what_the_links_let_through():
     chip = topology.CHIPS["v5e"]
-    cost = Cost(0, 0, 0, 0, {"all-gather": (3, 9 * 10**9), "all-reduce": (1, 9 * 10**9)}, 3 * 10**8)
+    cost = Cost(0, 0, 0, 0, {"all-gather": (3, 9 * 10**9), "all-reduce": (1, 9 * 10**9)}, 3 * 10**8, 0)
     ideal = 0.1  # seconds of the model FLOPs at the chip's peak
     times = precompile_command._times(ideal, cost, chip)
     assert times["computation_seconds"] == pytest.approx(0.2)  # at 1.5 GHz

@@ -1,0 +1,46 @@
+"""How long Pallas kernels take. The TPU compiler puts no estimate of them into the program, but writes their schedules.
+
+A line of a final schedule is a bundle: what the core does in one cycle. A kernel's own name ends with the steps of its grid
+(`attention_forward_128_steps`); it takes that many times the bundles of a step. Loops inside a step count once: the kernels
+here have none but those that copy the rest of a block.
+"""
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_FILE = re.compile(r"^\d+-(.+_(\d+)_steps\S*)-\d+-final_bundles\.txt$")
+_BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s[A-Z:, ]*:\s*((?:> ?)*)\{")
+
+
+@contextlib.contextmanager
+def schedules() -> Iterator[Path]:
+    """A folder that libtpu writes final schedules to, where it is loaded inside; removed at the end."""
+    before = os.environ.get("LIBTPU_INIT_ARGS", "")
+    with tempfile.TemporaryDirectory(prefix="melody_schedules_") as folder:
+        flags = {"dump_to": folder, "dump_llo_text": "true", "dump_llo_pass_label_regex": "^final_bundles"}
+        os.environ["LIBTPU_INIT_ARGS"] = " ".join(
+            [before, *(f"--xla_jf_{name}={value}" for name, value in flags.items())]
+        )
+        try:
+            yield Path(folder)
+        finally:
+            os.environ["LIBTPU_INIT_ARGS"] = before
+
+
+def cycles(folder: Path) -> dict[str, int]:
+    """Name of the instruction -> cycles of one call, of all kernels with a schedule in the folder."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        match = _FILE.match(path.name)
+        if match:
+            found[match[1]] = _cycles(path.read_text(), int(match[2]))
+    return found
+
+
+def _cycles(schedule: str, steps: int) -> int:
+    bundles = [match[1] for match in map(_BUNDLE.match, schedule.splitlines()) if match]
+    return sum(steps if depth else 1 for depth in bundles)
