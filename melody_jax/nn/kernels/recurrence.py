@@ -1,0 +1,202 @@
+"""The gated linear recurrence of the SRU as one pass over memory.
+
+    c_t = f_t c_{t-1} + (1 - f_t) candidate_t          f_t = sigmoid(forget_t)
+    h_t = r_t c_t + (1 - r_t) highway_t                r_t = sigmoid(output_t)
+
+A parallel scan in XLA goes through float32 states in memory log2(K) times. Here a sequence stays on the chip: each
+array is read or written once, in its compute dtype, and all between is float32. Time lies on the sublanes of a
+register, eight steps to one; those run as a scan of three steps inside the register, and only the last state goes on to
+the next eight. The lanes of a block all run in the same direction.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from melody_jax.nn import activations
+from melody_jax.shapes import Array, Float
+
+LANES = 128
+STEPS = 8  # a register is [8, 128] in float32
+TILE = 16  # and two of them in bfloat16
+WIDEST = 6  # registers side by side: enough independent work to hide how long each waits for its step before
+BLOCKS_BYTES = 8 * 2**20  # of a kernel's arrays, each twice: one block is computed while the next one is on its way
+
+
+def fits(features: int) -> bool:
+    """Whether lanes divide into registers, each of one direction."""
+    return features % LANES == 0
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def gated_recurrence(
+    candidate: Float[Array, "... K O"],
+    forget: Float[Array, "... K O"],
+    output: Float[Array, "... K O"],
+    highway: Float[Array, "... K O"],
+    features: int,
+) -> Float[Array, "... K O"]:
+    """h of all steps, from c = 0; lanes beyond the first `features` (of one or two times as many) run from the end.
+
+    Args:
+      candidate, forget, output, highway: of the same shape and dtype, the gates as they are before the sigmoid.
+      features: width of a direction, a multiple of 128 (`fits`).
+    """
+    return _per_chip("sru_forward", _forward_kernel, 1, (candidate, forget, output, highway), features)
+
+
+def _forward(candidate, forget, output, highway, features):
+    arrays = candidate, forget, output, highway
+    return _per_chip("sru_forward", _forward_kernel, 1, arrays, features), arrays
+
+
+def _backward(features, arrays, gradient):
+    return _per_chip("sru_backward", _backward_kernel, 4, (*arrays, gradient), features)
+
+
+gated_recurrence.defvjp(_forward, _backward)
+
+
+def _per_chip(name, kernel, results, arrays, features):
+    rank, width = arrays[0].ndim, arrays[0].shape[-1]
+    axes = (("batch" if rank > 2 else None), *[None] * (rank - 2), "mlp")
+    reverse = jnp.arange(width // LANES, dtype=jnp.int32) // (features // LANES)
+    run = functools.partial(_call, name, kernel, results, features)
+    outputs = axes if results == 1 else (axes,) * results
+    return activations.per_chip(run, (("mlp",), *[axes] * len(arrays)), outputs)(reverse, *arrays)
+
+
+def _call(name, kernel, results, features, reverse, *arrays):
+    """The kernel on [rows, K, O] in blocks of some rows and some lanes; `reverse` [O / 128] as of the lanes here."""
+    shape, dtype = arrays[0].shape, arrays[0].dtype
+    steps, width = shape[-2:]
+    arrays = [x.reshape(-1, steps, width) for x in arrays]
+    rows, whole = arrays[0].shape[0], -(-steps // TILE) * TILE
+    if whole > steps:  # a candidate of zero leaves a state of zero as it is
+        arrays = [jnp.pad(x, ((0, 0), (0, whole - steps), (0, 0))) for x in arrays]
+    moved, elements = len(arrays) + results, rows * whole * width
+    fitting = BLOCKS_BYTES // (2 * moved * whole * LANES * dtype.itemsize)  # rows of 128 lanes
+    alike = math.gcd(width, features) // LANES
+    lanes = LANES * max(n for n in range(1, WIDEST + 1) if alike % n == 0 and n <= max(1, fitting))
+    block_rows = max(1, min(rows, fitting * LANES // lanes))
+    block = pl.BlockSpec((block_rows, whole, lanes), lambda row, lane, _: (row, 0, lane))
+    run = pl.pallas_call(
+        functools.partial(_either, kernel),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            grid=(pl.cdiv(rows, block_rows), width // lanes),
+            in_specs=[block] * len(arrays),
+            out_specs=[block] * results,
+            scratch_shapes=[pltpu.VMEM((3, whole, lanes), jnp.float32)] if results > 1 else [],
+        ),
+        out_shape=[jax.ShapeDtypeStruct((rows, whole, width), dtype)] * results,
+        cost_estimate=pl.CostEstimate(
+            flops=(10 if results == 1 else 25) * elements,
+            transcendentals=2 * elements,
+            bytes_accessed=moved * elements * dtype.itemsize,
+        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        interpret=not activations.on_tpu(),
+        name=name,
+    )
+    found = [x[:, :steps].reshape(shape) for x in run(reverse, *arrays)]
+    return found[0] if results == 1 else tuple(found)
+
+
+def _either(kernel, reverse, *refs):
+    backwards = reverse[pl.program_id(1) * (refs[0].shape[-1] // LANES)] == 1
+    for direction in (False, True):
+        pl.when(backwards == direction)(functools.partial(_every_row, kernel, refs, direction))
+
+
+def _every_row(kernel, refs, reverse):
+    def row(index, carry):
+        kernel(index, reverse, *refs)
+        return carry
+
+    jax.lax.fori_loop(0, refs[0].shape[0], row, 0)
+
+
+def _forward_kernel(row, reverse, candidate, forget, output, highway, h):
+    carry = jnp.zeros((1, h.shape[-1]), jnp.float32)
+    for tile in _tiles(h.shape[1], reverse):
+        a, f, r, x = (ref[row, tile].astype(jnp.float32) for ref in (candidate, forget, output, highway))
+        f, r = _sigmoid(f), _sigmoid(r)
+        c, carry = _scan(f, a - f * a, carry, reverse)
+        h[row, tile] = (x + r * (c - x)).astype(h.dtype)
+
+
+def _backward_kernel(row, reverse, candidate, forget, output, highway, dh, da, df, dr, dx, kept):
+    """The gradient of c_t is g_t = r_t dh_t + p_{t+1}, with p_t = f_t g_t the recurrence from the other end."""
+    carry = jnp.zeros((1, dh.shape[-1]), jnp.float32)
+    for tile in _tiles(dh.shape[1], reverse):
+        a, f, r, x, dy = (ref[row, tile].astype(jnp.float32) for ref in (candidate, forget, output, highway, dh))
+        f, r = _sigmoid(f), _sigmoid(r)
+        c, carry = _scan(f, a - f * a, carry, reverse)
+        through = r * dy
+        dx[row, tile] = (dy - through).astype(dx.dtype)
+        dr[row, tile] = (r * (dy - through) * (c - x)).astype(dr.dtype)
+        kept[0, tile], kept[1, tile], kept[2, tile] = f, through, c - a
+    carry = jnp.zeros_like(carry)
+    for tile in _tiles(dh.shape[1], not reverse):
+        f, through, ahead = kept[0, tile], kept[1, tile], kept[2, tile]  # c_t - a_t = f_t (c_{t-1} - a_t)
+        before = carry
+        p, carry = _scan(f, f * through, carry, not reverse)
+        d = through + _delay(p, before, not reverse) - p
+        da[row, tile] = d.astype(da.dtype)
+        df[row, tile] = (ahead * d).astype(df.dtype)
+
+
+def _tiles(steps, reverse):
+    starts = range(0, steps, TILE)
+    return [pl.ds(start, TILE) for start in (reversed(starts) if reverse else starts)]
+
+
+def _sigmoid(x):
+    return 0.5 * jnp.tanh(0.5 * x) + 0.5
+
+
+def _groups(x, reverse):
+    groups = [x[start : start + STEPS] for start in range(0, TILE, STEPS)]
+    return groups[::-1] if reverse else groups
+
+
+def _whole(groups, reverse):
+    return jnp.concatenate(groups[::-1] if reverse else groups, axis=0)
+
+
+def _scan(decay, inputs, carry, reverse):
+    """States [16, O] of c_t = decay_t c_{t-1} + inputs_t from c = carry [1, O], and the last one."""
+    states = []
+    for f, c in zip(_groups(decay, reverse), _groups(inputs, reverse)):
+        first = _step(f, reverse) == 0
+        c = c + jnp.where(first, f * carry, 0.0)
+        f = jnp.where(first, 0.0, f)
+        for distance in (1, 2, 4):
+            c = c + f * _roll(c, distance, reverse)
+            f = f * _roll(f, distance, reverse)
+        carry = c[:1] if reverse else c[-1:]
+        states.append(c)
+    return _whole(states, reverse), carry
+
+
+def _delay(states, carry, reverse):
+    """The state before each of `states` [16, O]; carry [1, O] before the first."""
+    found = []
+    for c in _groups(states, reverse):
+        found.append(jnp.where(_step(c, reverse) == 0, carry, _roll(c, 1, reverse)))
+        carry = c[:1] if reverse else c[-1:]
+    return _whole(found, reverse)
+
+
+def _step(x, reverse):
+    step = jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
+    return STEPS - 1 - step if reverse else step
+
+
+def _roll(x, distance, reverse):
+    return pltpu.roll(x, STEPS - distance if reverse else distance, 0)
