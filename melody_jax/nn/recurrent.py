@@ -93,13 +93,14 @@ class SRULayer(nn.Module):
         width = self.features * (2 if self.bidirectional else 1)
         dense = functools.partial(Dense, width, ("embed", "mlp"), dtype=self.dtype, param_dtype=self.param_dtype)
         candidate = dense(use_bias=False, name="candidate")(x)
-        forget = dense(name="forget")(x)
-        output = dense(name="output")(x)
+        forget, output = dense(name="forget"), dense(name="output")
         highway = x if x.shape[-1] == width else dense(use_bias=False, name="highway")(x)
         if self.scan == "fused" and activations.on_tpu() and fits(self.features):
-            return gated_recurrence(candidate, forget, output, highway.astype(self.dtype), self.features)
+            gates, biases = zip(forget.parts(x), output.parts(x))
+            biases = jnp.stack(biases).astype(jnp.float32)
+            return gated_recurrence(candidate, *gates, highway.astype(self.dtype), biases, self.features)
         scan = "associative" if self.scan == "fused" else self.scan
-        forget, output = (jax.nn.sigmoid(gate.astype(jnp.float32)) for gate in (forget, output))
+        forget, output = (jax.nn.sigmoid(gate(x).astype(jnp.float32)) for gate in (forget, output))
         # Float32 island: K decays multiply, and bfloat16 cannot tell a decay of 0.998 from 1.
         inputs = (1 - forget) * candidate.astype(jnp.float32)
         halves = [slice(0, self.features), slice(self.features, width)][: width // self.features]

@@ -1,7 +1,7 @@
 """The gated linear recurrence of the SRU as one pass over memory.
 
-    c_t = f_t c_{t-1} + (1 - f_t) candidate_t          f_t = sigmoid(forget_t)
-    h_t = r_t c_t + (1 - r_t) highway_t                r_t = sigmoid(output_t)
+    c_t = f_t c_{t-1} + (1 - f_t) candidate_t          f_t = sigmoid(forget_t + b_f)
+    h_t = r_t c_t + (1 - r_t) highway_t                r_t = sigmoid(output_t + b_r)
 
 A parallel scan in XLA goes through float32 states in memory log2(K) times. Here a sequence stays on the chip: each
 array is read or written once, in its compute dtype, and all between is float32. Time lies on the sublanes of a
@@ -32,46 +32,64 @@ def fits(features: int) -> bool:
     return features % LANES == 0
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def gated_recurrence(
     candidate: Float[Array, "... K O"],
     forget: Float[Array, "... K O"],
     output: Float[Array, "... K O"],
     highway: Float[Array, "... K O"],
+    biases: Float[Array, "2 O"],
     features: int,
 ) -> Float[Array, "... K O"]:
     """h of all steps, from c = 0; lanes beyond the first `features` (of one or two times as many) run from the end.
 
     Args:
-      candidate, forget, output, highway: of the same shape and dtype, the gates as they are before the sigmoid.
+      candidate, forget, output, highway: of the same shape and dtype, the gates as they are before bias and sigmoid.
+      biases: of `forget` and of `output`, float32. They are added here because a pass of their own over the gates, and
+        one over their gradients, would take as long as all of this.
       features: width of a direction, a multiple of 128 (`fits`).
     """
-    return _per_chip("sru_forward", _forward_kernel, 1, (candidate, forget, output, highway), features)
+    return _forward(candidate, forget, output, highway, biases, features)[0]
 
 
-def _forward(candidate, forget, output, highway, features):
+def _forward(candidate, forget, output, highway, biases, features):
     arrays = candidate, forget, output, highway
-    return _per_chip("sru_forward", _forward_kernel, 1, arrays, features), arrays
+    axes = _axes(candidate)
+    run = functools.partial(_call, "sru_forward", _forward_kernel, 1, features)
+    (h,) = activations.per_chip(run, (("mlp",), (None, "mlp"), *[axes] * 4), (axes,))(
+        _directions(candidate, features), biases, *arrays
+    )
+    return h, (arrays, biases)
 
 
-def _backward(features, arrays, gradient):
-    return _per_chip("sru_backward", _backward_kernel, 4, (*arrays, gradient), features)
+def _backward(features, residuals, gradient):
+    arrays, biases = residuals
+    axes = _axes(gradient)
+    run = functools.partial(_call, "sru_backward", _backward_kernel, 4, features)
+    *gradients, sums = activations.per_chip(
+        run, (("mlp",), (None, "mlp"), *[axes] * 5), (*[axes] * 4, (axes[0], None, None, "mlp"))
+    )(_directions(gradient, features), biases, *arrays, gradient)
+    return *gradients, jnp.sum(sums, (0, 2))
 
 
 gated_recurrence.defvjp(_forward, _backward)
 
 
-def _per_chip(name, kernel, results, arrays, features):
-    rank, width = arrays[0].ndim, arrays[0].shape[-1]
-    axes = (("batch" if rank > 2 else None), *[None] * (rank - 2), "mlp")
-    reverse = jnp.arange(width // LANES, dtype=jnp.int32) // (features // LANES)
-    run = functools.partial(_call, name, kernel, results, features)
-    outputs = axes if results == 1 else (axes,) * results
-    return activations.per_chip(run, (("mlp",), *[axes] * len(arrays)), outputs)(reverse, *arrays)
+def _axes(x):
+    return ("batch" if x.ndim > 2 else None, *[None] * (x.ndim - 2), "mlp")
 
 
-def _call(name, kernel, results, features, reverse, *arrays):
-    """The kernel on [rows, K, O] in blocks of some rows and some lanes; `reverse` [O / 128] as of the lanes here."""
+def _directions(x, features):
+    """[O / 128]: 1 where lanes run from the end. An array, so that a chip gets those of its lanes."""
+    return jnp.arange(x.shape[-1] // LANES, dtype=jnp.int32) // (features // LANES)
+
+
+def _call(name, kernel, results, features, reverse, biases, *arrays):
+    """The kernel on [rows, K, O] in blocks of some rows and some lanes.
+
+    Returns `results` arrays like `arrays`, and, of the backward kernel, [row blocks, 2, 8, O] to be summed to the gradient
+    of the biases.
+    """
     shape, dtype = arrays[0].shape, arrays[0].dtype
     steps, width = shape[-2:]
     arrays = [x.reshape(-1, steps, width) for x in arrays]
@@ -83,19 +101,26 @@ def _call(name, kernel, results, features, reverse, *arrays):
     alike = math.gcd(width, features) // LANES
     lanes = LANES * max(n for n in range(1, WIDEST + 1) if alike % n == 0 and n <= max(1, fitting))
     block_rows = max(1, min(rows, fitting * LANES // lanes))
+    grid = (pl.cdiv(rows, block_rows), width // lanes)
     block = pl.BlockSpec((block_rows, whole, lanes), lambda row, lane, _: (row, 0, lane))
+    out_specs, out_shape = [block] * results, [jax.ShapeDtypeStruct((rows, whole, width), dtype)] * results
+    scratch = []
+    if kernel is _backward_kernel:
+        out_specs += [pl.BlockSpec((None, 2, STEPS, lanes), lambda row, lane, _: (row, 0, 0, lane))]
+        out_shape += [jax.ShapeDtypeStruct((grid[0], 2, STEPS, width), jnp.float32)]
+        scratch = [pltpu.VMEM((3, whole, lanes), jnp.float32)]
     run = pl.pallas_call(
-        functools.partial(_either, kernel),
+        functools.partial(_either, kernel, rows),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
-            grid=(pl.cdiv(rows, block_rows), width // lanes),
-            in_specs=[block] * len(arrays),
-            out_specs=[block] * results,
-            scratch_shapes=[pltpu.VMEM((3, whole, lanes), jnp.float32)] if results > 1 else [],
+            grid=grid,
+            in_specs=[pl.BlockSpec((2, lanes), lambda row, lane, _: (0, lane)), *[block] * len(arrays)],
+            out_specs=out_specs,
+            scratch_shapes=scratch,
         ),
-        out_shape=[jax.ShapeDtypeStruct((rows, whole, width), dtype)] * results,
+        out_shape=out_shape,
         cost_estimate=pl.CostEstimate(
-            flops=(10 if results == 1 else 25) * elements,
+            flops=(25 if scratch else 10) * elements,
             transcendentals=2 * elements,
             bytes_accessed=moved * elements * dtype.itemsize,
         ),
@@ -103,43 +128,50 @@ def _call(name, kernel, results, features, reverse, *arrays):
         interpret=not activations.on_tpu(),
         name=name,
     )
-    found = [x[:, :steps].reshape(shape) for x in run(reverse, *arrays)]
-    return found[0] if results == 1 else tuple(found)
+    found = run(reverse, biases, *arrays)
+    return *[x[:, :steps].reshape(shape) for x in found[:results]], *found[results:]
 
 
-def _either(kernel, reverse, *refs):
-    backwards = reverse[pl.program_id(1) * (refs[0].shape[-1] // LANES)] == 1
+def _either(kernel, rows, reverse, biases, *refs):
+    """`kernel` on each of a block's rows (the last block may have fewer), in the direction of its lanes."""
+    block_rows, _, lanes = refs[0].shape
+    here = jnp.minimum(block_rows, rows - pl.program_id(0) * block_rows)
+    backwards = reverse[pl.program_id(1) * (lanes // LANES)] == 1
+    if kernel is _backward_kernel:
+        sums = refs[-2]
+        sums[...] = jnp.zeros_like(sums)
     for direction in (False, True):
-        pl.when(backwards == direction)(functools.partial(_every_row, kernel, refs, direction))
+
+        @pl.when(backwards == direction)
+        def _(direction=direction):
+            def row(index, carry):
+                kernel(index, direction, biases, *refs)
+                return carry
+
+            jax.lax.fori_loop(0, here, row, 0)
 
 
-def _every_row(kernel, refs, reverse):
-    def row(index, carry):
-        kernel(index, reverse, *refs)
-        return carry
-
-    jax.lax.fori_loop(0, refs[0].shape[0], row, 0)
-
-
-def _forward_kernel(row, reverse, candidate, forget, output, highway, h):
+def _forward_kernel(row, reverse, biases, candidate, forget, output, highway, h):
     carry = jnp.zeros((1, h.shape[-1]), jnp.float32)
     for tile in _tiles(h.shape[1], reverse):
         a, f, r, x = (ref[row, tile].astype(jnp.float32) for ref in (candidate, forget, output, highway))
-        f, r = _sigmoid(f), _sigmoid(r)
+        f, r = _sigmoid(f + biases[:1]), _sigmoid(r + biases[1:])
         c, carry = _scan(f, a - f * a, carry, reverse)
         h[row, tile] = (x + r * (c - x)).astype(h.dtype)
 
 
-def _backward_kernel(row, reverse, candidate, forget, output, highway, dh, da, df, dr, dx, kept):
+def _backward_kernel(row, reverse, biases, candidate, forget, output, highway, dh, da, df, dr, dx, sums, kept):
     """The gradient of c_t is g_t = r_t dh_t + p_{t+1}, with p_t = f_t g_t the recurrence from the other end."""
     carry = jnp.zeros((1, dh.shape[-1]), jnp.float32)
     for tile in _tiles(dh.shape[1], reverse):
         a, f, r, x, dy = (ref[row, tile].astype(jnp.float32) for ref in (candidate, forget, output, highway, dh))
-        f, r = _sigmoid(f), _sigmoid(r)
+        f, r = _sigmoid(f + biases[:1]), _sigmoid(r + biases[1:])
         c, carry = _scan(f, a - f * a, carry, reverse)
         through = r * dy
+        gate = r * (dy - through) * (c - x)
         dx[row, tile] = (dy - through).astype(dx.dtype)
-        dr[row, tile] = (r * (dy - through) * (c - x)).astype(dr.dtype)
+        dr[row, tile] = gate.astype(dr.dtype)
+        sums[1] += sum(_groups(gate, reverse))
         kept[0, tile], kept[1, tile], kept[2, tile] = f, through, c - a
     carry = jnp.zeros_like(carry)
     for tile in _tiles(dh.shape[1], not reverse):
@@ -147,8 +179,10 @@ def _backward_kernel(row, reverse, candidate, forget, output, highway, dh, da, d
         before = carry
         p, carry = _scan(f, f * through, carry, not reverse)
         d = through + _delay(p, before, not reverse) - p
+        gate = ahead * d
         da[row, tile] = d.astype(da.dtype)
-        df[row, tile] = (ahead * d).astype(df.dtype)
+        df[row, tile] = gate.astype(df.dtype)
+        sums[0] += sum(_groups(gate, reverse))
 
 
 def _tiles(steps, reverse):
