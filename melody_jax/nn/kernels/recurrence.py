@@ -24,12 +24,13 @@ LANES = 128
 STEPS = 8  # a register is [8, 128] in float32
 TILE = 16  # and two of them in bfloat16
 WIDEST = 6  # registers side by side: enough independent work to hide how long each waits for its step before
+LONGEST = 1024  # steps: they are all written out, and a row of them in one register's lanes takes up to 9 MB
 BLOCKS_BYTES = 8 * 2**20  # of a kernel's arrays, each twice: one block is computed while the next one is on its way
 
 
-def fits(features: int) -> bool:
-    """Whether lanes divide into registers, each of one direction."""
-    return features % LANES == 0
+def fits(steps: int, features: int) -> bool:
+    """Whether lanes divide into registers, each of one direction, and the memory of a core holds some sequences."""
+    return features % LANES == 0 and steps <= LONGEST
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -47,7 +48,7 @@ def gated_recurrence(
       candidate, forget, output, highway: of the same shape and dtype, the gates as they are before bias and sigmoid.
       biases: of `forget` and of `output`, float32. They are added here because a pass of their own over the gates, and
         one over their gradients, would take as long as all of this.
-      features: width of a direction, a multiple of 128 (`fits`).
+      features: width of a direction, as of `fits`.
     """
     return _forward(candidate, forget, output, highway, biases, features)[0]
 
@@ -55,20 +56,18 @@ def gated_recurrence(
 def _forward(candidate, forget, output, highway, biases, features):
     arrays = candidate, forget, output, highway
     axes = _axes(candidate)
-    run = functools.partial(_call, "sru_forward", _forward_kernel, 1, features)
-    (h,) = activations.per_chip(run, (("mlp",), (None, "mlp"), *[axes] * 4), (axes,))(
-        _directions(candidate, features), biases, *arrays
-    )
+    run = activations.per_chip(functools.partial(_call, features), (("mlp",), (None, "mlp"), *[axes] * 4), (axes,))
+    (h,) = run(_directions(candidate, features), biases, *arrays)
     return h, (arrays, biases)
 
 
 def _backward(features, residuals, gradient):
     arrays, biases = residuals
     axes = _axes(gradient)
-    run = functools.partial(_call, "sru_backward", _backward_kernel, 4, features)
-    *gradients, sums = activations.per_chip(
-        run, (("mlp",), (None, "mlp"), *[axes] * 5), (*[axes] * 4, (axes[0], None, None, "mlp"))
-    )(_directions(gradient, features), biases, *arrays, gradient)
+    sums = (axes[0], None, None, "mlp")
+    inputs, outputs = (("mlp",), (None, "mlp"), *[axes] * 5), (*[axes] * 4, sums)
+    run = activations.per_chip(functools.partial(_call, features), inputs, outputs)
+    *gradients, sums = run(_directions(gradient, features), biases, *arrays, gradient)
     return *gradients, jnp.sum(sums, (0, 2))
 
 
@@ -84,18 +83,19 @@ def _directions(x, features):
     return jnp.arange(x.shape[-1] // LANES, dtype=jnp.int32) // (features // LANES)
 
 
-def _call(name, kernel, results, features, reverse, biases, *arrays):
-    """The kernel on [rows, K, O] in blocks of some rows and some lanes.
+def _call(features, reverse, biases, *arrays):
+    """The forward kernel on [..., K, O], four of them; the backward kernel on five, the last one the gradient of h.
 
-    Returns `results` arrays like `arrays`, and, of the backward kernel, [row blocks, 2, 8, O] to be summed to the gradient
-    of the biases.
+    Returns h; or the gradients of the four and [row blocks, 2, 8, O], to be summed to that of the biases.
     """
+    backward = len(arrays) == 5
     shape, dtype = arrays[0].shape, arrays[0].dtype
     steps, width = shape[-2:]
     arrays = [x.reshape(-1, steps, width) for x in arrays]
     rows, whole = arrays[0].shape[0], -(-steps // TILE) * TILE
     if whole > steps:  # a candidate of zero leaves a state of zero as it is
         arrays = [jnp.pad(x, ((0, 0), (0, whole - steps), (0, 0))) for x in arrays]
+    results = 4 if backward else 1
     moved, elements = len(arrays) + results, rows * whole * width
     fitting = BLOCKS_BYTES // (2 * moved * whole * LANES * dtype.itemsize)  # rows of 128 lanes
     alike = math.gcd(width, features) // LANES
@@ -104,54 +104,58 @@ def _call(name, kernel, results, features, reverse, biases, *arrays):
     grid = (pl.cdiv(rows, block_rows), width // lanes)
     block = pl.BlockSpec((block_rows, whole, lanes), lambda row, lane, _: (row, 0, lane))
     out_specs, out_shape = [block] * results, [jax.ShapeDtypeStruct((rows, whole, width), dtype)] * results
-    scratch = []
-    if kernel is _backward_kernel:
-        out_specs += [pl.BlockSpec((None, 2, STEPS, lanes), lambda row, lane, _: (row, 0, 0, lane))]
-        out_shape += [jax.ShapeDtypeStruct((grid[0], 2, STEPS, width), jnp.float32)]
-        scratch = [pltpu.VMEM((3, whole, lanes), jnp.float32)]
-    run = pl.pallas_call(
-        functools.partial(_either, kernel, rows),
+    if backward:
+        out_specs.append(pl.BlockSpec((None, 2, STEPS, lanes), lambda row, lane, _: (row, 0, 0, lane)))
+        out_shape.append(jax.ShapeDtypeStruct((grid[0], 2, STEPS, width), jnp.float32))
+    found = pl.pallas_call(
+        functools.partial(_backward_kernel if backward else _forward_kernel, rows),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=grid,
             in_specs=[pl.BlockSpec((2, lanes), lambda row, lane, _: (0, lane)), *[block] * len(arrays)],
             out_specs=out_specs,
-            scratch_shapes=scratch,
+            scratch_shapes=[pltpu.VMEM((3, whole, lanes), jnp.float32)] if backward else [],
         ),
         out_shape=out_shape,
         cost_estimate=pl.CostEstimate(
-            flops=(25 if scratch else 10) * elements,
+            flops=(25 if backward else 10) * elements,
             transcendentals=2 * elements,
             bytes_accessed=moved * elements * dtype.itemsize,
         ),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         interpret=not activations.on_tpu(),
-        name=name,
-    )
-    found = run(reverse, biases, *arrays)
+        name="sru_backward" if backward else "sru_forward",
+    )(reverse, biases, *arrays)
     return *[x[:, :steps].reshape(shape) for x in found[:results]], *found[results:]
 
 
-def _either(kernel, rows, reverse, biases, *refs):
-    """`kernel` on each of a block's rows (the last block may have fewer), in the direction of its lanes."""
+def _forward_kernel(rows, reverse, biases, *refs):
+    _every_row(_forward_row, rows, reverse, biases, refs)
+
+
+def _backward_kernel(rows, reverse, biases, *refs):
+    sums = refs[-2]
+    sums[...] = jnp.zeros_like(sums)
+    _every_row(_backward_row, rows, reverse, biases, refs)
+
+
+def _every_row(function, rows, reverse, biases, refs):
+    """The function on each of a block's rows (the last block may have fewer), in the direction of its lanes."""
     block_rows, _, lanes = refs[0].shape
     here = jnp.minimum(block_rows, rows - pl.program_id(0) * block_rows)
     backwards = reverse[pl.program_id(1) * (lanes // LANES)] == 1
-    if kernel is _backward_kernel:
-        sums = refs[-2]
-        sums[...] = jnp.zeros_like(sums)
     for direction in (False, True):
 
         @pl.when(backwards == direction)
         def _(direction=direction):
             def row(index, carry):
-                kernel(index, direction, biases, *refs)
+                function(index, direction, biases, *refs)
                 return carry
 
             jax.lax.fori_loop(0, here, row, 0)
 
 
-def _forward_kernel(row, reverse, biases, candidate, forget, output, highway, h):
+def _forward_row(row, reverse, biases, candidate, forget, output, highway, h):
     carry = jnp.zeros((1, h.shape[-1]), jnp.float32)
     for tile in _tiles(h.shape[1], reverse):
         a, f, r, x = (ref[row, tile].astype(jnp.float32) for ref in (candidate, forget, output, highway))
@@ -160,7 +164,7 @@ def _forward_kernel(row, reverse, biases, candidate, forget, output, highway, h)
         h[row, tile] = (x + r * (c - x)).astype(h.dtype)
 
 
-def _backward_kernel(row, reverse, biases, candidate, forget, output, highway, dh, da, df, dr, dx, sums, kept):
+def _backward_row(row, reverse, biases, candidate, forget, output, highway, dh, da, df, dr, dx, sums, kept):
     """The gradient of c_t is g_t = r_t dh_t + p_{t+1}, with p_t = f_t g_t the recurrence from the other end."""
     carry = jnp.zeros((1, dh.shape[-1]), jnp.float32)
     for tile in _tiles(dh.shape[1], reverse):
