@@ -29,8 +29,9 @@ class DPDConfig:
       feed_forward: inner width of the RoFormer's feed-forward.
       recurrent_width: SRU width of each direction.
       recurrent_layers: SRU layers in the fine path of a block.
-      recurrence: how the SRU's linear recurrence runs: "associative" (parallel in K, for accelerators) or "sequential"
-        (less work, faster on few CPU cores); the results are the same.
+      recurrence: how the SRU's linear recurrence runs: "associative" (parallel in K, for accelerators), "sequential"
+        (less work, faster on few CPU cores) or "fused" (a kernel for TPUs, with the gates, that reads and writes memory
+        once, where `recurrent_width` is a multiple of 128; elsewhere "associative"); the results are the same.
       film: what E_delta "at a segment" modulates the fine path: "frame", the segment's K frames of it (our reading), or
         "segment", their mean, one vector per segment (K times less work; the exact angle of a frame still enters with
         the input embedding).
@@ -83,7 +84,7 @@ class DPDConfig:
         if self.width % (2 * self.heads):
             raise UserError(f"dpd: width {self.width} is not a multiple of 2 x {self.heads} heads (rotary pairs)")
         for name, value, known in (
-            ("recurrence", self.recurrence, ("associative", "sequential")),
+            ("recurrence", self.recurrence, ("associative", "sequential", "fused")),
             ("film", self.film, ("frame", "segment")),
             ("precondition", self.precondition, ("none", "linear")),
             ("remat", self.remat, ("none", "dots", "full")),

@@ -104,17 +104,23 @@ class Dense(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
-    @nn.compact
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
+        y, bias = self.parts(x)
+        if bias is not None:
+            y = y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        return constrain(y, self.axes[1])
+
+    @nn.compact
+    def parts(self, x: Float[Array, "... I"]) -> tuple[Float[Array, "... O"], Float[Array, " O"] | None]:
+        """The product and the bias, which a kernel adds; the product has no place on the mesh yet."""
         shape = (x.shape[-1], self.features)
         init = nn.with_logical_partitioning(self.kernel_init, self.axes)
         kernel = self.param("kernel", init, shape, jnp.dtype(self.param_dtype))
         y = matmul(x.astype(self.dtype), kernel)
         if self.use_bias:
             bias_init = nn.with_logical_partitioning(self.bias_init, self.axes[1:])
-            bias = self.param("bias", bias_init, (self.features,), jnp.dtype(self.param_dtype))
-            y = y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
-        return constrain(y, self.axes[1])
+            return y, self.param("bias", bias_init, (self.features,), jnp.dtype(self.param_dtype))
+        return y, None
 
 
 class Embed(nn.Module):

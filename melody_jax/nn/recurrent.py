@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from melody_jax.nn import activations
 from melody_jax.nn.dense import Dense
+from melody_jax.nn.kernels.recurrence import fits, gated_recurrence
 from melody_jax.shapes import Array, Float
 
 
@@ -91,14 +93,19 @@ class SRULayer(nn.Module):
         width = self.features * (2 if self.bidirectional else 1)
         dense = functools.partial(Dense, width, ("embed", "mlp"), dtype=self.dtype, param_dtype=self.param_dtype)
         candidate = dense(use_bias=False, name="candidate")(x)
-        forget = jax.nn.sigmoid(dense(name="forget")(x).astype(jnp.float32))
-        output = jax.nn.sigmoid(dense(name="output")(x).astype(jnp.float32))
+        forget, output = dense(name="forget"), dense(name="output")
         highway = x if x.shape[-1] == width else dense(use_bias=False, name="highway")(x)
+        if self.scan == "fused" and activations.on_tpu() and fits(x.shape[-2], self.features):
+            gates, biases = zip(forget.parts(x), output.parts(x))
+            biases = jnp.stack(biases).astype(jnp.float32)
+            return gated_recurrence(candidate, *gates, highway.astype(self.dtype), biases, self.features)
+        scan = "associative" if self.scan == "fused" else self.scan
+        forget, output = (jax.nn.sigmoid(gate(x).astype(jnp.float32)) for gate in (forget, output))
         # Float32 island: K decays multiply, and bfloat16 cannot tell a decay of 0.998 from 1.
         inputs = (1 - forget) * candidate.astype(jnp.float32)
         halves = [slice(0, self.features), slice(self.features, width)][: width // self.features]
         states = [
-            linear_recurrence(forget[..., half], inputs[..., half], bool(direction), self.scan)
+            linear_recurrence(forget[..., half], inputs[..., half], bool(direction), scan)
             for direction, half in enumerate(halves)
         ]
         state = jnp.concatenate(states, axis=-1)
@@ -112,7 +119,8 @@ class SRU(nn.Module):
       features: width of each direction; the result is twice as wide if `bidirectional`.
       bidirectional: whether a second recurrence runs from the end to the start.
       layers: number of layers.
-      scan: "associative" (parallel) or "sequential".
+      scan: "associative" (parallel), "sequential", or "fused": on TPUs one pass over memory (`kernels/recurrence.py`)
+        where `features` is a multiple of 128, otherwise "associative".
       dtype: compute dtype of the maps; the recurrence is float32.
       param_dtype: dtype of the parameters.
     """
