@@ -1,8 +1,8 @@
 """How long Pallas kernels take. The TPU compiler puts no estimate of them into the program, but writes their schedules.
 
 A line of a final schedule is a bundle: what the core does in one cycle. A kernel's own name ends with the steps of its grid
-(`attention_forward_128_steps`); it takes that many times the bundles of a step. Loops inside a step count once: the kernels
-here have none but those that copy the rest of a block.
+(`attention_forward_128_steps`); it takes that many times the bundles of a step. Where a step has loops of its own, the name
+tells their rounds (`sru_forward_40x10_steps`); without, they count once: they copy the rest of a block.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-_FILE = re.compile(r"^\d+-(.+_(\d+)_steps\S*)-\d+-final_bundles\.txt$")
+_FILE = re.compile(r"^\d+-(.+_(\d+)(?:x(\d+))?_steps\S*)-\d+-final_bundles\.txt$")
 _BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s[A-Z:, ]*:\s*((?:> ?)*)\{")
 
 
@@ -37,10 +37,11 @@ def cycles(folder: Path) -> dict[str, int]:
     for path in sorted(folder.iterdir()):
         match = _FILE.match(path.name)
         if match:
-            found[match[1]] = _cycles(path.read_text(), int(match[2]))
+            found[match[1]] = _cycles(path.read_text(), int(match[2]), int(match[3] or 1))
     return found
 
 
-def _cycles(schedule: str, steps: int) -> int:
-    bundles = [match[1] for match in map(_BUNDLE.match, schedule.splitlines()) if match]
-    return sum(steps if depth else 1 for depth in bundles)
+def _cycles(schedule: str, steps: int, rounds: int) -> int:
+    depths = (match[1].count(">") for match in map(_BUNDLE.match, schedule.splitlines()) if match)
+    times = (1, steps, steps * rounds)
+    return sum(times[min(depth, 2)] for depth in depths)

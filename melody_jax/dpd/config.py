@@ -61,7 +61,7 @@ class DPDConfig:
     feed_forward: int = 3328
     recurrent_width: int = 768
     recurrent_layers: int = 2
-    recurrence: str = "associative"
+    recurrence: str = "fused"
     film: str = "frame"
     angle_width: int = 256
     rope_base: float = 10_000.0

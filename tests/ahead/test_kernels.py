@@ -22,7 +22,9 @@ def test_a_step_of_the_grid_runs_as_often_as_the_name_says(tmp_path):
         "-"
     )
     (tmp_path / "1795476477117375812-fusion.7-01-final_bundles.txt").write_text(SCHEDULE)
-    assert kernels.cycles(tmp_path) == {"attention_forward_128_steps.1": 3 + 4 * 128}
+    (tmp_path / "1795476477117375812-sru_forward_6x10_steps-01-final_bundles.txt").write_text(SCHEDULE)
+    found = {"attention_forward_128_steps.1": 3 + 4 * 128, "sru_forward_6x10_steps": 3 + 3 * 6 + 6 * 10}
+    assert kernels.cycles(tmp_path) == found
 
 
 def test_the_compiler_is_asked_for_schedules_only_inside(monkeypatch):

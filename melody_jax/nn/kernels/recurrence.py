@@ -124,7 +124,8 @@ def _call(features, reverse, biases, *arrays):
         ),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         interpret=not activations.on_tpu(),
-        name="sru_backward" if backward else "sru_forward",
+        # of the two loops over rows, one for each direction, a step runs one: on average every loop has half as many rounds
+        name=f"sru_{'backward' if backward else 'forward'}_{math.prod(grid)}x{-(-block_rows // 2)}_steps",
     )(reverse, biases, *arrays)
     return *[x[:, :steps].reshape(shape) for x in found[:results]], *found[results:]
 
