@@ -13,7 +13,7 @@ import jax
 from melody_jax import stages
 from melody_jax.cli import train
 from melody_jax.cli.configuration import RunConfig
-from melody_jax.doctor import disk, inputs, lineage, rehearsal
+from melody_jax.doctor import disk, inputs, kernels, lineage, rehearsal
 from melody_jax.doctor.finding import FAILURE, Finding
 from melody_jax.errors import UserError
 from melody_jax.generate.represent import NEEDED
@@ -114,6 +114,7 @@ def _examine_run(args: argparse.Namespace, config: RunConfig, stage: Stage) -> I
     stage = rehearsal.shortened(stage, args.steps)
     state = initial_state(stage, seed, grid)
     state = calibrated(stage, state, iter(lambda: next(batches), None))
+    yield from kernels.check_kernels(stage, state, grid, taken[0])
     shown = rehearsal.rehearse(stage, state, grid, taken[0], args.steps)
     yield from shown.findings
     if shown.step_seconds > 0:

@@ -12,8 +12,9 @@ import pytest
 
 from melody_jax.bundle.part import save_part
 from melody_jax.config import to_dict
-from melody_jax.doctor import disk, inputs, lineage, rehearsal
+from melody_jax.doctor import disk, inputs, kernels, lineage, rehearsal
 from melody_jax.geometry import Geometry
+from melody_jax.nn import activations
 from melody_jax.parallel.mesh import make_mesh
 from melody_jax.train.arrays import ArrayBatches
 from melody_jax.train.checkpoint import Checkpoints, Restored
@@ -231,6 +232,29 @@ def rehearsed(stage: Stage, batch=None, steps=30):
     grid = make_mesh("data=-1")
     stage = rehearsal.shortened(stage, steps)
     return rehearsal.rehearse(stage, initial_state(stage, 0, grid), grid, batch or next(batches()), steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class WithKernel(RegressionStage):
+    """What its kernel computes is so many times too large."""
+
+    name: ClassVar[str] = "with_kernel"
+    factor: float = 1.0
+
+    def _loss(self, params, batch, noise):
+        loss = super()._loss(params, batch, noise)
+        return self.factor * loss if activations.on_tpu() else loss
+
+
+@pytest.mark.parametrize(
+    ("factor", "level"), [(1.001, "ok"), (1.05, "warning"), (2.0, "failure"), (float("nan"), "failure")]
+)
+def test_kernels_are_held_against_plain_code_on_tpus_only(factor, level, monkeypatch):
+    grid, stage = make_mesh("data=-1"), WithKernel(factor=factor)
+    state, batch = initial_state(stage, 0, grid), next(batches())
+    assert kernels.check_kernels(stage, state, grid, batch) == []
+    monkeypatch.setattr(activations, "on_tpu", lambda: not activations._OFF_TPU.get())
+    assert levels(kernels.check_kernels(stage, state, grid, batch)) == {"kernels": level}
 
 
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"optimizer": "muon"}])
