@@ -20,7 +20,7 @@ APART = 0.01  # of a figure, what bfloat16 explains; ten times as much it does n
 def check_kernels(stage: Stage, state: TrainState, mesh: Mesh, batch: HostBatch) -> list[Finding]:
     """The figures of one step with kernels and without, from the same state and draws; nothing where none would run."""
     with activations.placed(mesh, tuple(rules.RULES.items())):
-        if not activations.on_tpu():
+        if not activations.kernels_run():
             return []
     placed = place_batch(batch, mesh)
 

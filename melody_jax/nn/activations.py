@@ -65,6 +65,11 @@ def on_tpu() -> bool:
     return (jax.default_backend() if place is None else place[0].devices.flat[0].platform) == "tpu"
 
 
+def kernels_run() -> bool:
+    """Whether Pallas kernels run: on TPUs, one or those of a known mesh. Other code that splits arrays (T5X) has none."""
+    return on_tpu() and (_PLACE.get() is not None or jax.device_count() == 1)
+
+
 def per_chip(function: Callable[..., Any], inputs: tuple[Axes, ...], outputs: Any) -> Callable[..., Any]:
     """The function on the part of its arguments that a chip holds, for kernels, which the partitioner cannot split.
 

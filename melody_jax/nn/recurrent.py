@@ -95,7 +95,7 @@ class SRULayer(nn.Module):
         candidate = dense(use_bias=False, name="candidate")(x)
         forget, output = dense(name="forget"), dense(name="output")
         highway = x if x.shape[-1] == width else dense(use_bias=False, name="highway")(x)
-        if self.scan == "fused" and activations.on_tpu() and fits(x.shape[-2], self.features):
+        if self.scan == "fused" and activations.kernels_run() and fits(x.shape[-2], self.features):
             gates, biases = zip(forget.parts(x), output.parts(x))
             biases = jnp.stack(biases).astype(jnp.float32)
             return gated_recurrence(candidate, *gates, highway.astype(self.dtype), biases, self.features)

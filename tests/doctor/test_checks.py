@@ -243,7 +243,7 @@ class WithKernel(RegressionStage):
 
     def _loss(self, params, batch, noise):
         loss = super()._loss(params, batch, noise)
-        return self.factor * loss if activations.on_tpu() else loss
+        return self.factor * loss if activations.kernels_run() else loss
 
 
 @pytest.mark.parametrize(

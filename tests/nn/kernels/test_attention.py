@@ -26,15 +26,10 @@ def both(query, key, value, gradient, dim, monkeypatch, **kinds):
     found = []
     for fused in (False, True):
         with monkeypatch.context() as patch:
-            patch.setattr(attention.activations, "on_tpu", lambda fused=fused: fused)
-            patch.setattr(kernel.pl, "pallas_call", interpreted)
+            patch.setattr(activations, "kernels_run", lambda fused=fused: fused)
             y, pull = jax.vjp(run, query, key, value)
             found.append([y, *pull(gradient)])
     return found
-
-
-def interpreted(*arguments, interpret, call=kernel.pl.pallas_call, **options):
-    return call(*arguments, interpret=True, **options)
 
 
 CASES = {
@@ -45,8 +40,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("block", [256, 4])  # all queries in a step of the grid, and in steps that do not divide them
+# All queries in a step of the grid, and in steps that do not divide them.
+@pytest.mark.parametrize(("name", "block"), [*[(name, 4) for name in CASES], ("cross", 256), ("padded", 256)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_it_equals_the_plain_code_forwards_and_backwards(name, block, dtype, monkeypatch):
     monkeypatch.setattr(kernel, "BLOCK", block)
@@ -95,9 +90,22 @@ def test_each_chip_runs_it_on_the_rows_and_heads_that_it_holds(monkeypatch):
 
     plain = run(query, key, value, gradient)
     mesh = make_mesh("data=2,tensor=2", jax.devices()[:4])
-    monkeypatch.setattr(attention.activations, "on_tpu", lambda: True)
-    monkeypatch.setattr(kernel.pl, "pallas_call", interpreted)
+    monkeypatch.setattr(activations, "kernels_run", lambda: True)
     split = jax.jit(rules.on_mesh(run, mesh))(query, key, value, gradient)
     for ours, expected in zip(split, plain, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=2e-5)
     assert split[0].sharding.spec == jax.sharding.PartitionSpec("data", None, "tensor")
+
+
+def test_kernels_run_on_tpus_whose_mesh_is_known(monkeypatch):
+    assert not activations.kernels_run(), "there are only CPUs here"
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert activations.on_tpu() and not activations.kernels_run(), (
+        "eight devices, and nobody tells how arrays are split"
+    )
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert activations.kernels_run()
+    with activations.off_tpu():
+        assert not activations.kernels_run()
+    with activations.placed(make_mesh("data=2", jax.devices()[:2]), tuple(rules.RULES.items())):
+        assert not activations.kernels_run(), "the mesh is of CPUs"

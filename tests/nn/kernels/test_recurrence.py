@@ -82,14 +82,14 @@ def test_layer_is_the_same_fused(monkeypatch, inputs):
     expected = jax.jit(recurrent.SRULayer(128, True).apply)(variables, x)
     layer = recurrent.SRULayer(128, True, scan="fused")
     np.testing.assert_array_equal(jax.jit(layer.apply)(variables, x), expected)  # no TPU here: the plain path
-    monkeypatch.setattr(recurrent, "activations", types.SimpleNamespace(on_tpu=lambda: True))
+    monkeypatch.setattr(recurrent, "activations", types.SimpleNamespace(kernels_run=lambda: True))
     text = jax.jit(layer.apply).lower(variables, x).as_text(debug_info=True)
     assert "sru_forward" in text
     np.testing.assert_allclose(jax.jit(layer.apply)(variables, x), expected, atol=2e-5)
 
 
 def test_narrow_layers_stay_plain(monkeypatch):
-    monkeypatch.setattr(recurrent, "activations", types.SimpleNamespace(on_tpu=lambda: True))
+    monkeypatch.setattr(recurrent, "activations", types.SimpleNamespace(kernels_run=lambda: True))
     x = jnp.ones((1, 3, 4))
     layer = recurrent.SRULayer(4, True, scan="fused")
     assert "sru_forward" not in str(jax.make_jaxpr(layer.init_with_output)(jax.random.key(0), x))
