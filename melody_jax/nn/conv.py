@@ -1,7 +1,7 @@
 """One-dimensional convolutions over [B, time, channels].
 
 Frame-rate networks on a CPU live from two facts (measured, see docs): a depthwise convolution is fastest as K shifted
-multiplies, and a dense convolution as one product of unfolded frames.
+multiplies, and a dense convolution as one product of unfolded frames. On TPUs that holds for strided convolutions, and for channels that fill lanes.
 """
 
 import functools
@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from melody_jax.nn import activations
 from melody_jax.nn.activations import constrain
 from melody_jax.nn.dense import Dense, matmul
 from melody_jax.nn.norm import LayerNorm
 from melody_jax.shapes import Array, Float
 
+LANES = 128  # of a TPU's register
 Padding = str | int | tuple[int, int]
 
 
@@ -65,7 +67,9 @@ class Conv1d(nn.Module):
         kernel = self.param("kernel", init, shape, jnp.dtype(self.param_dtype))
         pads = _pads(self.padding, self.kernel, self.stride, self.dilation, x.shape[1])
         x = x.astype(self.dtype)
-        if self.groups == 1:
+        if self.groups == 1 and self.stride == 1 and _direct_is_faster(self.kernel, x.shape[-1]):
+            y = _direct(x, kernel, self.dilation, pads)
+        elif self.groups == 1:
             y = _unfolded(x, kernel, self.stride, self.dilation, pads)
         else:
             y = jax.lax.conv_general_dilated(
@@ -87,6 +91,43 @@ def _unfolded(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple[i
     columns = [x[:, i * dilation : i * dilation + last : stride] for i in range(taps)]
     unfolded = jnp.concatenate(columns, axis=-1) if taps > 1 else columns[0]
     return matmul(unfolded, kernel.reshape(taps * inputs, outputs))
+
+
+def _direct_is_faster(taps: int, inputs: int) -> bool:
+    """On TPUs, where channels do not fill lanes, but all taps' together do: 1.3 to 1.8 times as fast."""
+    return activations.on_tpu() and inputs % LANES > 0 and taps * inputs > LANES
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _direct(x: Array, kernel: Array, dilation: int, pads: tuple[int, int]) -> Array:
+    """Dense convolution of stride 1, not unfolded. Returns x's dtype."""
+    return _convolve(x, kernel.astype(x.dtype), dilation, pads)
+
+
+def _direct_forward(x, kernel, dilation, pads):
+    return _direct(x, kernel, dilation, pads), (x, kernel)
+
+
+def _direct_backward(dilation, pads, residuals, g):
+    x, kernel = residuals
+    g, reach = g.astype(x.dtype), dilation * (kernel.shape[0] - 1)
+    dx = _convolve(g, kernel.astype(x.dtype)[::-1].swapaxes(1, 2), dilation, (reach - pads[0], reach - pads[1]))
+    # rows take the place of channels, and channels of rows; float32, as the gradients of all weights
+    turned = jax.lax.ConvDimensionNumbers(lhs_spec=(2, 0, 1), rhs_spec=(2, 0, 1), out_spec=(1, 2, 0))
+    dw = jax.lax.conv_general_dilated(
+        x, g, (dilation,), [pads], dimension_numbers=turned, preferred_element_type=jnp.float32
+    )
+    return dx, dw.astype(kernel.dtype)
+
+
+_direct.defvjp(_direct_forward, _direct_backward)
+
+
+def _convolve(x: Array, kernel: Array, dilation: int, pads: tuple[int, int]) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1,), [pads], rhs_dilation=(dilation,), dimension_numbers=("NWC", "WIO", "NWC"),
+        preferred_element_type=jnp.float32,
+    ).astype(x.dtype)  # fmt: skip
 
 
 class DepthwiseConv1d(nn.Module):

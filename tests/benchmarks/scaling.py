@@ -18,6 +18,8 @@ import sys
 CHIPS = {"v5e:4x4": 16, "v5e:16x16": 256, "v5p:4x4x4": 64, "v6e:16x16": 256, "v5p:8x8x16": 1024}
 ROWS = {"lm": 16, "dpd": 2, "mulan": 8, "semantic": 4, "autoencoder": 2}
 """Rows of the global batch for each chip."""
+MESHES = {"v5e:4x4": "data=4,fsdp=4", "v5p:4x4x4": "data=16,fsdp=4"}
+"""Where it is not data=-1,fsdp=16. The autoencoder's first maps have few channels, which fsdp cannot split: data=-1."""
 COLUMNS = ("stage", "topology", "mesh", "batch", "parameters and optimiser (GB)", "peak (GB)", "HBM (GB)")
 COLUMNS += ("computation (ms)", "communication (ms)", "MFU", "without overlap", "compiled in (s)")
 
@@ -39,7 +41,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--topology", nargs="+", default=list(CHIPS), choices=list(CHIPS))
-    parser.add_argument("--mesh", default="data=-1,fsdp=16")
+    parser.add_argument("--mesh", help="of all (default: see MESHES)")
     parser.add_argument("--out", default="scaling", help="folder of the reports")
     args = parser.parse_args()
     out = pathlib.Path(args.out)
@@ -51,7 +53,8 @@ def main():
             path = out / f"{stage}_{topology.replace(':', '_')}.json"
             if not path.exists():
                 command = [sys.executable, "-m", "melody_jax.cli.main", "precompile", stage, "--topology", topology]
-                command += ["--mesh", args.mesh, "--batch", str(ROWS[stage] * CHIPS[topology]), "--json"]
+                mesh = "data=-1" if stage == "autoencoder" else MESHES.get(topology, "data=-1,fsdp=16")
+                command += ["--mesh", args.mesh or mesh, "--batch", str(ROWS[stage] * CHIPS[topology]), "--json"]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode not in (0, 3):
                     print(f"| {stage} | {topology} | {done.stderr.strip().splitlines()[-1]} |", flush=True)

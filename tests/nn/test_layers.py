@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from melody_jax.nn import attention, conv, dense, feedforward, norm
+from melody_jax.nn import activations, attention, conv, dense, feedforward, norm
 
 
 def _normal(seed, *shape):
@@ -126,6 +126,35 @@ def test_conv1d_equals_lax(stride, dilation, padding, groups):
         feature_group_count=groups,
     )
     np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dilation", "padding"), [(1, "SAME"), (3, "SAME"), (2, "VALID"), (1, (5, 0))])
+def test_conv1d_and_its_gradients_are_the_same_on_tpus(dilation, padding, monkeypatch):
+    x = _normal(0, 2, 25, 30)
+    layer = conv.Conv1d(6, 5, 1, dilation, padding=padding)
+    params = nn.meta.unbox(layer.init(jax.random.key(0), x))
+
+    def run(params, x):
+        return jnp.sum(jnp.sin(layer.apply(params, x)))
+
+    unfolded = jax.grad(run, argnums=(0, 1))(params, x)
+    monkeypatch.setattr(activations, "on_tpu", lambda: True)
+    assert "conv_general_dilated" in str(jax.make_jaxpr(run)(params, x)), "it is a convolution there"
+    direct = jax.grad(run, argnums=(0, 1))(params, x)
+    for ours, expected in zip(jax.tree.leaves(direct), jax.tree.leaves(unfolded), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_products_and_their_gradients_are_the_same_on_tpus(monkeypatch):
+    x, w = _normal(0, 2, 3, 5, 4), _normal(1, 4, 6)
+
+    def run(x, w):
+        return jnp.sum(jnp.sin(dense.matmul(x, w)))
+
+    flat = jax.value_and_grad(run, argnums=(0, 1))(x, w)
+    monkeypatch.setattr(activations, "on_tpu", lambda: True)
+    whole = jax.value_and_grad(run, argnums=(0, 1))(x, w)
+    jax.tree.map(lambda ours, expected: np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6), whole, flat)
 
 
 def test_depthwise_equals_grouped_convolution():
