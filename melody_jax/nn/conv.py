@@ -1,7 +1,8 @@
 """One-dimensional convolutions over [B, time, channels].
 
 Frame-rate networks on a CPU live from two facts (measured, see docs): a depthwise convolution is fastest as K shifted
-multiplies, and a dense convolution as one product of unfolded frames. On TPUs that holds for strided convolutions, and for channels that fill lanes.
+multiplies, and a dense convolution as one product of unfolded frames. On TPUs too, but for convolutions of stride 1 whose
+channels do not fill lanes.
 """
 
 import functools
