@@ -28,7 +28,7 @@ _CONSTANT = re.compile(r"%?([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)")
 _LESS = re.compile(r"ROOT .* compare\([^%]*%?[\w.\-]+, [^%]*%?([\w.\-]+)\), direction=LT")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _UNKNOWN = 1 << 62  # the compiler's largest number, of an operation that it cannot estimate
-_NAME = re.compile(r"\s*(?:ROOT )?%?([\w\-]+)(?:\.\d+)? = ")
+_NAME = re.compile(r"\s*(?:ROOT )?%?([\w\-]+_steps)[_.\d]* = ")
 KERNEL = 'custom_call_target="tpu_custom_call"'
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _CHIPS = re.compile(r"^HloModule .*\bnum_partitions=(\d+)")
