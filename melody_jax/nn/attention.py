@@ -92,7 +92,13 @@ def multi_head(
       fused: run the kernel of `nn/kernels/attention.py` where it can: on TPUs, with a mask that is one for all queries.
     """
     plain = mask is None or mask.shape[1:3] == (1, 1)
-    if fused and plain and not interleaved and activations.kernels_run() and kernel.fits(query.shape[-1], dim):
+    if (
+        fused
+        and plain
+        and not interleaved
+        and activations.kernels_run()
+        and kernel.fits(query.shape[-1], dim, key.shape[1], query.dtype)
+    ):
         turns = (
             None if positions is None else (kernel.turn(positions[0], dim, rope), kernel.turn(positions[1], dim, rope))
         )

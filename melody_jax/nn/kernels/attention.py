@@ -26,8 +26,12 @@ from melody_jax.nn import activations
 from melody_jax.shapes import Array, Bool, Float
 
 LANES = 128
+LONGEST = 2048
+"""Keys that the vector memory holds beside the scores of two heads; for more XLA's own operations run."""
 BLOCK = 256
-"""Queries in a step of the grid, of sequences that are longer than twice as much."""
+"""Queries in a step of the grid, where they do not all go into one."""
+SCORES = 2**18
+"""Of a head, as many as all queries may have to go into one step."""
 LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
@@ -48,10 +52,17 @@ class Spec:
     masked: bool
 
 
-def fits(width: int, dim: int) -> bool:
-    """Whether the kernel runs heads of `dim` that lie side by side in `width`: they fill lanes on every chip."""
+def fits(width: int, dim: int, keys: int, dtype: Any) -> bool:
+    """Whether the kernel runs heads of `dim` side by side in `width`: of 16 bits, filling lanes on every chip, few keys."""
+    if jnp.dtype(dtype).itemsize != 2:
+        return False
     part = activations.part(width, "heads")
-    return part % LANES == 0 and (LANES % dim == 0 or dim % LANES == 0) and part % dim == 0
+    return (
+        keys * max(2, LANES // dim) <= 2 * LONGEST
+        and part % LANES == 0
+        and (LANES % dim == 0 or dim % LANES == 0)
+        and part % dim == 0
+    )
 
 
 def attention(
@@ -119,7 +130,7 @@ def _layout(spec: Spec, query: Any, key: Any) -> tuple[int, int, int, tuple[int,
     """(rows of a step, its queries, its lanes, the grid) of a chip's arrays [B, W, C] and [B, U, C]."""
     batch, width, channels = query.shape
     lanes = max(LANES, spec.dim)
-    block = width if width <= 2 * BLOCK else BLOCK
+    block = width if width * key.shape[1] <= SCORES else BLOCK
     # Short sequences share a step, whose fixed cost is that of some hundred rows of scores.
     rows = max(rows for rows in range(1, max(1, BLOCK // max(width, key.shape[1])) + 1) if batch % rows == 0)
     return rows, block, lanes, (batch // rows, channels // lanes, pl.cdiv(width, block))
