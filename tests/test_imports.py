@@ -10,9 +10,9 @@ PACKAGE = ROOT / "melody_jax"
 # Top to bottom; the names of one line never import each other.
 LAYERS = [
     {"errors", "shapes", "__init__"},
-    {"config", "geometry", "dsp", "flops", "chips"},
+    {"config", "geometry", "dsp", "chips"},
     {"nn"},
-    {"parallel"},
+    {"parallel", "flops"},
     {"autoencoder", "mulan", "semantic"},
     {"codes"},
     {"lm"},

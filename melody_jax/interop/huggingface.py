@@ -131,13 +131,16 @@ def in_part(part: Part) -> list[Counterpart]:
 
 
 def bindings(cls: Any, fields: Mapping[str, Any]) -> str:
-    """A gin file that gives our config dataclasses these fields; those that a geometry decides are left out."""
+    """A gin file that gives our config dataclasses these fields; those that a geometry decides are left out.
+
+    Modules have the names that configs/ gives them: gin knows a class by the first one that it sees in a process.
+    """
     modules: dict[str, str] = {}
     lines: list[str] = []
 
     def add(cls: Any, fields: Mapping[str, Any]) -> None:
         types = {field.name: field.type for field in dataclasses.fields(cls)}
-        alias = modules.setdefault(cls.__module__, cls.__module__.replace("melody_jax.", "").replace(".", "_"))
+        alias = modules.setdefault(cls.__module__, cls.__module__.removesuffix(".config").rpartition(".")[2])
         for name, value in fields.items():
             if isinstance(value, Mapping):
                 add(types[name], value)
