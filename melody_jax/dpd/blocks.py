@@ -149,14 +149,16 @@ class FiLM(nn.Module):
     config: DPDConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B S K I"], condition: Float[Array, "..."]) -> Float[Array, "B S K H"]:
-        """Modulates x by a condition per frame [B, L, H], or per segment [B, S, 1, H]."""
+    def __call__(
+        self, x: Float[Array, "B S K I"], condition: Float[Array, "..."], inside: Float[Array, "1 P 1"]
+    ) -> Float[Array, "B S K H"]:
+        """Modulates x by a condition per frame [B, P, H] (`segments.pad`; inside: 0 for padding), or segment [B, S, 1, H]."""
         config = self.config
         mlp = functools.partial(MLP, config.width, dtype=config.dtype, param_dtype=config.param_dtype)
         scale = mlp(x.shape[-1], name="scale")(condition)
         shift = mlp(x.shape[-1], name="shift")(condition)
-        if condition.ndim == 3:  # cut after the MLPs: every frame lies in two segments and is computed once
-            scale, shift = segments.cut(scale, config.segment), segments.cut(shift, config.segment)
+        if condition.ndim == 3:  # folded after the MLPs: every frame lies in two segments and is computed once
+            scale, shift = (segments.fold(y * inside.astype(y.dtype), config.segment) for y in (scale, shift))
         return mlp(config.width, name="out")(x * scale + shift)
 
 
@@ -179,9 +181,10 @@ class DualPathBlock(nn.Module):
         x: Float[Array, "B S K H"],
         tokens: Float[Array, "B N H"],
         condition: Float[Array, "..."],
+        inside: Float[Array, "1 P 1"],
         keep: Bool[Array, "B"] | None,
     ) -> Float[Array, "B S K H"]:
-        """H of the next block from H, E_ST, E_delta + mean E_ST (per frame or per segment) and what is not dropped."""
+        """H of the next block from H, E_ST, E_delta + mean E_ST (see `FiLM`) and what is not dropped."""
         config = self.config
         norm = functools.partial(RMSNorm, param_dtype=config.param_dtype)
         columns = merge(x, self.factor).swapaxes(1, 2)
@@ -200,5 +203,5 @@ class DualPathBlock(nn.Module):
             param_dtype=config.param_dtype,
             name="fine",
         )
-        fine = FiLM(config, name="film")(recurrent(h), condition)
+        fine = FiLM(config, name="film")(recurrent(h), condition, inside)
         return norm(name="fine_norm")(h + fine)

@@ -58,6 +58,7 @@ class DPD(nn.Module):
         angles = jnp.mean(_patches(angles[..., None], config.patch, mode="edge"), axis=(2, 3))
         angle_embedding = AngleEmbedding(config.angle_width, config.width, name="angle", **dtypes)(angles)
         token_embedding = TokenEmbedding(geometry.semantic_codes, config.width, name="tokens", **dtypes)(tokens)
+        inside = segments.pad(jnp.ones((1, frames, 1), jnp.float32), config.segment)
         condition = self._condition(angle_embedding, token_embedding, keep)
 
         x, velocity = _patches(noisy, config.patch).reshape(noisy.shape[0], frames, -1), _identity
@@ -76,7 +77,7 @@ class DPD(nn.Module):
         for i in range(1, config.blocks + 1):
             factor = merge_factor(i, config.blocks)
             block = block_class(config, geometry.frames_per_token, factor, name=f"block_{i}")
-            x = block(x, token_embedding, condition, keep)
+            x = block(x, token_embedding, condition, inside, keep)
         x = RMSNorm(param_dtype=config.param_dtype, name="norm")(segments.overlap_add(x, frames))
         out = Dense(seen, ("embed", "conv_out"), use_bias=False, kernel_init=kernel_init, name="out", **dtypes)(x)
         out = velocity(out.astype(jnp.float32))
@@ -85,12 +86,12 @@ class DPD(nn.Module):
     def _condition(
         self, angle_embedding: Float[Array, "B L H"], token_embedding: Float[Array, "B N H"], keep: Array | None
     ) -> Float[Array, "..."]:
-        """E_delta + mean E_ST per frame [B, L, H], or with E_delta averaged over a segment's frames [B, S, 1, H]."""
+        """E_delta + mean E_ST per frame [B, P, H], or with E_delta averaged over a segment's frames [B, S, 1, H]."""
         mean = jnp.mean(token_embedding, axis=1)
         if keep is not None:
             mean = jnp.where(keep[:, None], mean, jnp.zeros_like(mean))
         if self.config.film == "frame":
-            return angle_embedding + mean[:, None]
+            return segments.pad(angle_embedding + mean[:, None], self.config.segment)
         size = self.config.segment
         inside = segments.cut(jnp.ones_like(angle_embedding[:1, :, :1]), size)
         total = jnp.sum(segments.cut(angle_embedding, size), axis=2, keepdims=True)

@@ -14,14 +14,21 @@ def count(frames: int, size: int) -> int:
     return -(-frames // (size // 2)) + 1
 
 
+def pad(x: Shaped[Array, "B L H"], size: int) -> Shaped[Array, "B P H"]:
+    """Zeros at both ends, so that P = (S + 1) K/2 and segment s starts at row s K/2."""
+    half, frames = size // 2, x.shape[1]
+    return jnp.pad(x, ((0, 0), (half, count(frames, size) * half - frames), (0, 0)))
+
+
+def fold(padded: Shaped[Array, "B P H"], size: int) -> Shaped[Array, "B S K H"]:
+    """Segments of `size` = K frames, K/2 apart, of what `pad` has padded."""
+    halves = padded.reshape(padded.shape[0], -1, size // 2, padded.shape[-1])
+    return jnp.concatenate([halves[:, :-1], halves[:, 1:]], axis=2)
+
+
 def cut(x: Shaped[Array, "B L H"], size: int) -> Shaped[Array, "B S K H"]:
     """Segments of `size` = K frames, K/2 apart; segment s starts at frame (s - 1) K/2. Padding is zeros."""
-    batch, frames, width = x.shape
-    half = size // 2
-    halves = count(frames, size) + 1
-    padded = jnp.pad(x, ((0, 0), (half, halves * half - half - frames), (0, 0)))
-    folded = padded.reshape(batch, halves, half, width)
-    return jnp.concatenate([folded[:, :-1], folded[:, 1:]], axis=2)
+    return fold(pad(x, size), size)
 
 
 def overlap_add(segments: Shaped[Array, "B S K H"], frames: int) -> Shaped[Array, "B L H"]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melody_jax.dpd import blocks
+from melody_jax.dpd import blocks, segments
 from melody_jax.dpd.config import DPDConfig
 
 TINY = DPDConfig(width=8, blocks=2, segment=6, heads=2, coarse_layers=1, feed_forward=12, recurrent_width=4)
@@ -109,8 +109,10 @@ def test_film_is_a_scale_and_a_shift(film):
     rng = jax.random.key(0)
     x = jax.random.normal(rng, (1, 4, size, 8))
     condition = jax.random.normal(rng, (1, frames, 8) if film == "frame" else (1, 4, 1, 8))
-    variables = blocks.FiLM(config).init(rng, x, condition)
-    y = blocks.FiLM(config).apply(variables, x, condition)
+    inside = segments.pad(jnp.ones((1, frames, 1)), size)
+    given = (segments.pad(condition, size) if film == "frame" else condition, inside)
+    variables = blocks.FiLM(config).init(rng, x, *given)
+    y = blocks.FiLM(config).apply(variables, x, *given)
 
     def mlp(name, value):
         return blocks.MLP(8, 8).apply({"params": variables["params"][name]}, value)
@@ -120,3 +122,5 @@ def test_film_is_a_scale_and_a_shift(film):
     else:
         scale, shift = (mlp(name, condition[:, 1]) for name in ("scale", "shift"))
     np.testing.assert_allclose(y[:, 1], mlp("out", x[:, 1] * scale + shift), atol=1e-5)
+    if film == "frame":  # the first half of segment 0 is padding, whose scale and shift are zero
+        np.testing.assert_allclose(y[:, 0, : size // 2], mlp("out", jnp.zeros((1, size // 2, 8))), atol=1e-5)
