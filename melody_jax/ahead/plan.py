@@ -70,7 +70,7 @@ def training(stage: Stage, mesh: Mesh, step: int | None = None) -> Plan:
 
 
 def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, steps: int, guidance: float) -> Plan:
-    """A program of `melody generate` for `rows` clips, weights in the compute dtype.
+    """A program of `melody generate` for `rows` clips, weights in float32 as there.
 
     "lm-decode": one token of every clip, its cache as long as a clip; "dpd-sampler": all `steps` of a clip;
     "decoder": latents to waveforms. Guided programs run 2 x `rows`.
@@ -83,7 +83,10 @@ def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, step
     programs = Programs({key: one.config for key, one in stages.items()}, stage.geometry)
     params = _weights(stage, mesh)
     function, inputs, split = _sampling_program(name, programs, rows, steps, guidance)
-    layouts = [jax.tree.map(lambda axis: NamedSharding(mesh, _rows_at(axis)), axes) for axes in split]
+    layouts = [
+        jax.tree.map(lambda axis: NamedSharding(mesh, _rows_at(axis)), axes, is_leaf=lambda axis: axis is None)
+        for axes in split
+    ]
     arguments = tuple(
         jax.tree.map(lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), *pair)
         for pair in zip(inputs, layouts, strict=True)
@@ -122,11 +125,10 @@ def _sampling_program(
 
 
 def _weights(stage: Stage, mesh: Mesh) -> PyTree:
-    """Abstract weights of the stage's finished part, floats in the compute dtype, laid out as in training."""
+    """Abstract weights of the stage's finished part, laid out as in training."""
     state = abstract_state(stage.init, mesh)
     params = state.params["generator"] if stage.name == "autoencoder" else {**state.params, **state.extra}
-    dtype = jnp.dtype(stage.config.dtype)
-    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding), params)
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), params)
     if stage.name == "autoencoder":
         scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
         params = {**params, "latent_scale": scale}

@@ -1,6 +1,7 @@
 """Multi-head attention: self or cross, with rotary positions and a key-value cache for decoding."""
 
 import functools
+from typing import Any
 
 import flax.struct
 import jax
@@ -12,12 +13,12 @@ from melody_jax.nn import activations
 from melody_jax.nn.dense import Dense, batched_matmul
 from melody_jax.nn.kernels import attention as kernel
 from melody_jax.nn.remat import KEPT
-from melody_jax.shapes import Array, Bool, Float, Int, Shaped
+from melody_jax.shapes import Array, Bool, Float, Int
 
 
 @flax.struct.dataclass
 class KVCache:
-    """Keys and values of the positions decoded so far.
+    """Keys and values of the positions decoded so far, or, as every pytree, something else for each of them (shapes, axes).
 
     Attributes:
       key: [B, U, heads, dim] (with a leading layer axis when the layers are scanned).
@@ -25,9 +26,9 @@ class KVCache:
       length: positions in use, int32; of shape [] for one layer, [layers] when scanned.
     """
 
-    key: Shaped[Array, "..."]
-    value: Shaped[Array, "..."]
-    length: Shaped[Array, "..."]
+    key: Any
+    value: Any
+    length: Any
 
 
 def rotary(

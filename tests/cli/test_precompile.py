@@ -75,6 +75,27 @@ def test_a_phase_of_a_training_is_a_program_of_its_own():
     assert plan.training(stage, mesh, 100).model_flops == last.model_flops
 
 
+def test_one_token_of_every_clip_and_its_cache(slice_of_cpus, capsys):
+    code, report, _ = precompile(capsys, "lm-decode", "--batch", "8")
+    assert code == 0 and report["batch"] == 8
+    geometry = configuration.compose(configuration.gin_files("lm", "tiny", "tpu")).stage.geometry
+    slots = 1 + geometry.mulan_tokens + geometry.clip_tokens
+    cache = 2 * SMALL["layers"] * 2 * 8 * slots * SMALL["width"]  # keys and values, guided
+    assert cache / 8 * 2 <= report["held_bytes"]["inputs"] < 1.2 * cache / 8 * 4, "a chip holds its own clips alone"
+
+
+@pytest.mark.parametrize("mesh", ["data=2,fsdp=4", "data=1"])
+def test_the_diffusion_of_a_clip_is_a_program(mesh):
+    stages = {
+        name: configuration.compose(configuration.gin_files(name, "tiny", "tpu")).stage
+        for name in precompile_command.STAGES
+    }
+    devices = jax.devices()[: 1 if mesh == "data=1" else 8]
+    few, more = (plan.sampling("dpd-sampler", stages, make_mesh(mesh, devices), 8, steps, 2.5) for steps in (2, 4))
+    assert more.model_flops > 1.9 * few.model_flops > 0
+    assert "stablehlo" in few.program.lower(*few.arguments).as_text()
+
+
 def test_what_sampling_costs_and_what_does_not_fit_is_said_with_what_to_do(slice_of_cpus, capsys):
     slice_of_cpus(0.02e9)
     code, report, error = precompile(capsys, "decoder")
