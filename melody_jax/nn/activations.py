@@ -98,22 +98,15 @@ def per_chip(function: Callable[..., Any], inputs: tuple[Axes, ...], outputs: An
     return split
 
 
-def _dividing(shape: tuple[int, ...], axes: Axes) -> Axes:
-    """The logical axes, None for those that the mesh does not divide."""
-    place = _PLACE.get()
-    assert place is not None
-    mesh, table = place[0], dict(place[1])
-
-    def divides(size: int, axis: str) -> bool:
-        return size % math.prod(mesh.shape[mesh_axis] for mesh_axis in table[axis]) == 0
-
-    return tuple(axis if axis and divides(size, axis) else None for size, axis in zip(shape, axes, strict=True))
-
-
 def part(size: int, axis: str) -> int:
-    """What a chip holds of an activation's `size` along a logical axis."""
+    """What a chip holds of an activation's `size` along a logical axis: all of it where it does not divide."""
     place = _PLACE.get()
     if place is None:
         return size
-    split = math.prod(place[0].shape[mesh_axis] for mesh_axis in dict(place[1])[axis])
-    return size // split if size % split == 0 else size
+    chips = math.prod(place[0].shape[mesh_axis] for mesh_axis in dict(place[1])[axis])
+    return size // chips if size % chips == 0 else size
+
+
+def _dividing(shape: tuple[int, ...], axes: Axes) -> Axes:
+    """The logical axes, None for those that split nothing: of one chip, or of more than divide the size."""
+    return tuple(axis if axis and part(size, axis) < size else None for size, axis in zip(shape, axes, strict=True))

@@ -100,9 +100,7 @@ def multi_head(
         and activations.kernels_run()
         and kernel.fits(query.shape[-1], dim, key.shape[1], query.dtype)
     ):
-        turns = (
-            None if positions is None else (kernel.turn(positions[0], dim, rope), kernel.turn(positions[1], dim, rope))
-        )
+        turns = None if positions is None else tuple(kernel.turn(at, dim, rope) for at in positions)
         seen = None if mask is None else jnp.broadcast_to(mask[:, 0, 0], key.shape[:2])
         y = kernel.attention(query, key.astype(query.dtype), value.astype(query.dtype), dim, causal, turns, seen)
         return checkpoint_name(y, KEPT)
@@ -199,15 +197,14 @@ class Attention(nn.Module):
         if turned and positions is None:
             start = jnp.int32(0) if cache is None else cache.length
             positions = (start + jnp.arange(x.shape[1], dtype=jnp.int32))[None]
-        rope = {"rope": self.rope or 0.0, "interleaved": self.interleaved}
         if cache is None:
             both = (positions, positions) if turned else None
-            kinds = {"causal": causal, "mask": mask, "fused": self.fused}
-            y = multi_head(query, key, value, self.head_dim, positions=both, **rope, **kinds)
+            kinds = {"rope": self.rope or 0.0, "interleaved": self.interleaved, "causal": causal, "mask": mask}
+            y = multi_head(query, key, value, self.head_dim, positions=both, fused=self.fused, **kinds)
         else:
             query, key, value = map(self._split, (query, key, value))
             if turned:
-                query, key = (rotary(t, positions, *rope.values()) for t in (query, key))
+                query, key = (rotary(t, positions, self.rope, self.interleaved) for t in (query, key))
             zero = jnp.zeros((), cache.length.dtype)
             at = (zero, cache.length, zero, zero)
             key = jax.lax.dynamic_update_slice(cache.key, key.astype(cache.key.dtype), at)
