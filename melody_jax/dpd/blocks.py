@@ -158,7 +158,7 @@ class FiLM(nn.Module):
         scale = mlp(x.shape[-1], name="scale")(condition)
         shift = mlp(x.shape[-1], name="shift")(condition)
         if condition.ndim == 3:  # folded after the MLPs: every frame lies in two segments and is computed once
-            scale, shift = (segments.fold(y * inside.astype(y.dtype), config.segment) for y in (scale, shift))
+            scale, shift = (segments.fold(y * inside, config.segment) for y in (scale, shift))
         return mlp(config.width, name="out")(x * scale + shift)
 
 

@@ -58,8 +58,8 @@ class DPD(nn.Module):
         angles = jnp.mean(_patches(angles[..., None], config.patch, mode="edge"), axis=(2, 3))
         angle_embedding = AngleEmbedding(config.angle_width, config.width, name="angle", **dtypes)(angles)
         token_embedding = TokenEmbedding(geometry.semantic_codes, config.width, name="tokens", **dtypes)(tokens)
-        inside = segments.pad(jnp.ones((1, frames, 1), jnp.float32), config.segment)
-        condition = self._condition(angle_embedding, token_embedding, keep)
+        inside = segments.pad(jnp.ones_like(angle_embedding[:1, :, :1]), config.segment)
+        condition = self._condition(angle_embedding, token_embedding, inside, keep)
 
         x, velocity = _patches(noisy, config.patch).reshape(noisy.shape[0], frames, -1), _identity
         kernel_init = nn.initializers.lecun_normal()
@@ -84,7 +84,11 @@ class DPD(nn.Module):
         return out.reshape(noisy.shape[0], frames * config.patch, -1)[:, :count]
 
     def _condition(
-        self, angle_embedding: Float[Array, "B L H"], token_embedding: Float[Array, "B N H"], keep: Array | None
+        self,
+        angle_embedding: Float[Array, "B L H"],
+        token_embedding: Float[Array, "B N H"],
+        inside: Float[Array, "1 P 1"],
+        keep: Array | None,
     ) -> Float[Array, "..."]:
         """E_delta + mean E_ST per frame [B, P, H], or with E_delta averaged over a segment's frames [B, S, 1, H]."""
         mean = jnp.mean(token_embedding, axis=1)
@@ -93,9 +97,8 @@ class DPD(nn.Module):
         if self.config.film == "frame":
             return segments.pad(angle_embedding + mean[:, None], self.config.segment)
         size = self.config.segment
-        inside = segments.cut(jnp.ones_like(angle_embedding[:1, :, :1]), size)
         total = jnp.sum(segments.cut(angle_embedding, size), axis=2, keepdims=True)
-        return total / jnp.sum(inside, axis=2, keepdims=True) + mean[:, None, None]
+        return total / jnp.sum(segments.fold(inside, size), axis=2, keepdims=True) + mean[:, None, None]
 
 
 def _identity(out: Array) -> Array:
