@@ -70,7 +70,7 @@ def training(stage: Stage, mesh: Mesh, step: int | None = None) -> Plan:
 
 
 def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, steps: int, guidance: float) -> Plan:
-    """A program of `melody generate` for `rows` clips, weights in float32 as there.
+    """A program of `melody generate` for `rows` clips, weights in the dtypes that they have there.
 
     "lm-decode": one token of every clip, its cache as long as a clip; "dpd-sampler": all `steps` of a clip;
     "decoder": latents to waveforms. Guided programs run 2 x `rows`.
@@ -81,7 +81,7 @@ def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, step
     check_batch_size(rows, mesh)
     stage = stages[SAMPLING[name]]
     programs = Programs({key: one.config for key, one in stages.items()}, stage.geometry)
-    params = _weights(stage, mesh)
+    params = _weights(stage, programs, mesh)
     function, inputs, split = _sampling_program(name, programs, rows, steps, guidance)
     layouts = [
         jax.tree.map(lambda axis: NamedSharding(mesh, _rows_at(axis)), axes, is_leaf=lambda axis: axis is None)
@@ -124,11 +124,15 @@ def _sampling_program(
     return extend, (jax.ShapeDtypeStruct((twice, 1), jnp.int32), cache), (0, split)
 
 
-def _weights(stage: Stage, mesh: Mesh) -> PyTree:
+def _weights(stage: Stage, programs: Programs, mesh: Mesh) -> PyTree:
     """Abstract weights of the stage's finished part, laid out as in training."""
     state = abstract_state(stage.init, mesh)
     params = state.params["generator"] if stage.name == "autoencoder" else {**state.params, **state.extra}
-    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), params)
+
+    def kept(path: tuple[Any, ...], leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, programs.kept_dtype(stage.name, path), sharding=leaf.sharding)
+
+    params = jax.tree_util.tree_map_with_path(kept, params)
     if stage.name == "autoencoder":
         scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
         params = {**params, "latent_scale": scale}

@@ -23,7 +23,8 @@ TEXT_TOKENS = 64  # longest prompt in WordPiece tokens; what is longer is cut
 class Models:
     """MuLan, residual VQ, language model, diffusion and decoder of one bundle.
 
-    Weights are float32 on the device whatever the files hold; each model computes in the dtype of its own config.
+    Each model computes in the dtype of its own config; weights are on the device as `Programs.kept_dtype` says, whatever the
+    files hold.
 
     Raises:
       UserError: the package with the text tower's weights is missing or another one.
@@ -40,7 +41,7 @@ class Models:
             expected = from_dict(PretrainedText, bundle.references["mulan/text"])
             text = minilm.load(expected, self.mulan_config.text)
             params["mulan"] = {**params["mulan"], "text": text}
-        self.params: dict[str, Any] = jax.tree.map(_to_device, params)
+        self.params: dict[str, Any] = {name: self._on_device(name, tree) for name, tree in params.items()}
         self._tokenizer = TextTokenizer(bundle.tokenizer)
         self._text = jax.jit(self.programs.embed_text)
         self._music = jax.jit(self.programs.embed_music)
@@ -52,6 +53,13 @@ class Models:
         self._decode = jax.jit(self.programs.decode_latents)
         self._magnitude = jax.jit(self.programs.decode_magnitude)
         self._retrieve = jax.jit(self.programs.retrieve_phases, static_argnames="iterations")
+
+    def _on_device(self, name: str, params: Any) -> Any:
+        def place(path: tuple[Any, ...], leaf: np.ndarray) -> Array:
+            floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+            return jnp.asarray(leaf, self.programs.kept_dtype(name, path) if floating else None)
+
+        return jax.tree_util.tree_map_with_path(place, params)
 
     @property
     def has_magnitudes(self) -> bool:
@@ -163,8 +171,3 @@ def fold_in(keys: UInt32[Array, "B 2"], use: int) -> UInt32[Array, "B 2"]:
 def _lengthened(tokens: Array, length: int) -> Array:
     """Tokens [B, N] with the last one repeated up to `length`."""
     return jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1])), mode="edge")
-
-
-def _to_device(leaf: np.ndarray) -> Array:
-    floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-    return jnp.asarray(leaf, jnp.float32) if floating else jnp.asarray(leaf)

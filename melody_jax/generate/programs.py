@@ -40,6 +40,17 @@ class Programs:
         self.dpd = DPD(_read(DPDConfig, config["dpd"]), geometry)
         self.autoencoder = Autoencoder(_read(AutoencoderConfig, config["autoencoder"]), geometry)
 
+    def kept_dtype(self, name: str, path: tuple[Any, ...]) -> jnp.dtype:
+        """What a weight of the part `name`, `path` being its keys, is kept in on the device: float32.
+
+        Language and diffusion model run many times on the same weights. What they multiply in their compute dtype they keep
+        in it: the products are the same ones, from half the memory.
+        """
+        multiplied = path[-1].key in ("kernel", "embedding")
+        if multiplied and name in ("lm", "dpd"):
+            return jnp.dtype(getattr(self, name).config.dtype)
+        return jnp.dtype(jnp.float32)
+
     def embed_text(self, params: Any, text_tokens: Array) -> Array:
         """MuLan embeddings [B, E] of WordPiece ids [B, W]."""
         return self.mulan.apply({"params": params}, text_tokens, method="embed_text")  # pyright: ignore[reportReturnType]

@@ -56,7 +56,7 @@ AUTOENCODER = AutoencoderConfig(
 )
 
 
-def _init(module: nn.Module, *arguments):
+def random_weights(module: nn.Module, *arguments):
     """Random weights of the module's shapes, none of them zero; drawn by NumPy, so nothing is compiled."""
     shapes = jax.eval_shape(lambda key: nn.unbox(module.init(key, *arguments)), jax.random.PRNGKey(0))["params"]
     rng = np.random.default_rng(1)
@@ -80,9 +80,9 @@ def make_parts(directory):
         "rvq": rng.normal(size=(g.mulan_tokens, g.mulan_codes, MULAN.joint)).astype(np.float32),
         "kmeans": rng.normal(size=(g.semantic_codes, 4)).astype(np.float32),
     }
-    autoencoder = _init(Autoencoder(AUTOENCODER, g), audio, jax.random.PRNGKey(0))
+    autoencoder = random_weights(Autoencoder(AUTOENCODER, g), audio, jax.random.PRNGKey(0))
     autoencoder["latent_scale"] = np.float32(0.5)
-    mulan = _init(MuLan(MULAN, g), audio, jnp.ones((1, 8), jnp.int32))
+    mulan = random_weights(MuLan(MULAN, g), audio, jnp.ones((1, 8), jnp.int32))
     # random towers send all texts to nearly one point; around that point they differ, as trained towers' do
     texts = jnp.asarray(rng.integers(1, 64, (8, 8)), jnp.int32)
     centred = jax.jit(lambda p: MuLan(MULAN, g).apply({"params": p}, texts, method="embed_text").mean(0))
@@ -91,8 +91,8 @@ def make_parts(directory):
         "autoencoder": (autoencoder, AUTOENCODER, ()),
         "mulan": (mulan, MULAN, ()),
         "codes": (codes, {}, ("mulan",)),
-        "lm": (_init(SemanticLM(LM, Vocabulary.from_geometry(g)), tokens), LM, ("codes",)),
-        "dpd": (_init(DPD(DIFFUSION, g), noisy, noisy[..., 0], tokens), DIFFUSION, ("codes", "autoencoder")),
+        "lm": (random_weights(SemanticLM(LM, Vocabulary.from_geometry(g)), tokens), LM, ("codes",)),
+        "dpd": (random_weights(DPD(DIFFUSION, g), noisy, noisy[..., 0], tokens), DIFFUSION, ("codes", "autoencoder")),
     }
     ids = {}
     for name, (weights, config, parents) in params.items():
