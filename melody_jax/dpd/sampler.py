@@ -7,8 +7,39 @@ import jax.numpy as jnp
 import numpy as np
 
 from melody_jax.dpd import angles as process
-from melody_jax.dpd.guidance import Denoiser
+from melody_jax.dpd.config import DPDConfig
+from melody_jax.dpd.guidance import ConditionalDenoiser, Denoiser, guide_batched
 from melody_jax.shapes import Array, Bool, Float, Int
+
+
+def sample_tokens(
+    network: ConditionalDenoiser,
+    config: DPDConfig,
+    tokens: Int[Array, "B N"],
+    frames_per_token: int,
+    noise: Float[Array, "B L D"],
+    steps: Float[np.ndarray, "T"],
+    scale: float,
+    known: Float[Array, "B L D"] | None = None,
+    mask: Bool[Array, "#B L"] | None = None,
+    clip: float | None = None,
+) -> Float[Array, "B L D"]:
+    """Latents of semantic tokens: `sample` from the guided network, its patches shifted from step to step.
+
+    Args:
+      network: with its weights.
+      config: the network's.
+      tokens: L = N frames_per_token.
+      noise, steps, known, mask, clip: as of `sample`.
+      scale: g of classifier-free guidance; 1 for none.
+    """
+
+    def guided(tokens: Array) -> Denoiser:
+        return guide_batched(network, tokens, scale)
+
+    shifts = range(config.patch // frames_per_token)  # in tokens; none where a patch is shorter than one
+    denoise = shifted(guided, tokens, frames_per_token) if shifts else guided(tokens)
+    return sample(denoise, noise, steps, known, mask, clip, config.data_std, shifts)
 
 
 def shifted(

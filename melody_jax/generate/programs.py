@@ -12,13 +12,14 @@ from melody_jax.autoencoder.network import Autoencoder
 from melody_jax.codes import rvq
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.config import from_dict
-from melody_jax.dpd import angles, guidance, sampler
+from melody_jax.dpd import angles, sampler
 from melody_jax.dpd.config import DPDConfig
 from melody_jax.dpd.network import DPD
 from melody_jax.geometry import Geometry
 from melody_jax.lm import decode
 from melody_jax.lm.config import LMConfig
-from melody_jax.lm.network import SemanticLM, empty_cache
+from melody_jax.lm.continuation import continue_codes
+from melody_jax.lm.network import SemanticLM
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.network import MuLan
 from melody_jax.shapes import Array
@@ -67,27 +68,7 @@ class Programs:
         self, params: Any, condition: Array, earlier: Array, keys: Array, length: int, sampling: decode.Sampling
     ) -> Array:
         """`length` semantic codes [B, length] after the condition [B, 1 + Q] and the earlier codes [B, N]."""
-        vocabulary = self.vocabulary
-        earlier = vocabulary.semantic_ids(earlier).astype(condition.dtype)
-        nothing = condition.at[:, 1:].set(vocabulary.unknown)
-        prompt, null_prompt = (jnp.concatenate([start, earlier], axis=1) for start in (condition, nothing))
-        rows = prompt.shape[0] * (1 if sampling.guidance == 1 else 2)
-
-        def step(tokens: Array, cache: decode.Cache) -> tuple[Array, decode.Cache]:
-            return self.lm.apply({"params": params}, tokens, cache, method="extend")  # pyright: ignore[reportReturnType]
-
-        ids = decode.generate(
-            step,
-            empty_cache(self.lm.config, rows, prompt.shape[1] + length),
-            prompt,
-            length,
-            keys,
-            # eos and pad are legal in a sequence too, but here the length is given
-            jnp.arange(vocabulary.size) >= vocabulary.semantic_start,
-            sampling,
-            null_prompt,
-        )
-        return ids - vocabulary.semantic_start
+        return continue_codes(self.lm, params, condition, earlier, length, keys, sampling)
 
     def diffuse_window(
         self,
@@ -107,21 +88,10 @@ class Programs:
         def network(*arguments: Array) -> Array:
             return self.dpd.apply({"params": params}, *arguments)  # pyright: ignore[reportReturnType]
 
-        def guided(tokens: Array) -> guidance.Denoiser:
-            return guidance.guide_batched(network, tokens, scale)
-
-        per_token = self.geometry.frames_per_token
-        shifts = range(self.dpd.config.patch // per_token)  # in tokens; none where a patch is shorter than one
         start = jax.vmap(lambda key: jax.random.normal(key, known.shape[1:], jnp.float32))(keys)
-        return sampler.sample(
-            sampler.shifted(guided, tokens, per_token) if shifts else guided(tokens),
-            noise * start,
-            angles.schedule(schedule, steps),
-            known,
-            mask,
-            clip=clip or None,
-            data_std=self.dpd.config.data_std,
-            shifts=shifts,
+        sizes, per_token = angles.schedule(schedule, steps), self.geometry.frames_per_token
+        return sampler.sample_tokens(
+            network, self.dpd.config, tokens, per_token, noise * start, sizes, scale, known, mask, clip=clip or None
         )
 
     def decode_latents(self, params: Any, latents: Array) -> Array:

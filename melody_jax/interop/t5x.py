@@ -19,7 +19,7 @@ from t5x import models  # pyright: ignore[reportAttributeAccessIssue]
 from melody_jax.dpd import angles, guidance, loss, sampler
 from melody_jax.interop.t5x_layout import initial_variables
 from melody_jax.lm import decode
-from melody_jax.lm.network import empty_cache
+from melody_jax.lm.continuation import continue_codes
 from melody_jax.shapes import Array, Float, Int
 from melody_jax.stages.dpd import EVAL_SEED, DPDStage
 from melody_jax.stages.lm import LMStage
@@ -92,26 +92,11 @@ class LanguageModel(StageModel):
     ) -> tuple[Int[Array, "B W"], dict[str, Array]]:
         """One window of semantic codes for each caption's MuLan tokens, and {"scores" [B]} as of `score_batch`."""
         del flax_mutables
-        vocabulary, model, window = self.stage.vocabulary, self.stage.model, self.stage.window
-        mulan = batch["text"]
-        prompt = vocabulary.condition(mulan)
-        nothing = vocabulary.condition(mulan, jnp.zeros(mulan.shape[0], bool))
-        rows = mulan.shape[0] * (1 if self.sampling.guidance == 1 else 2)
-
-        def step(tokens: Array, cache: Any) -> Any:
-            return model.apply({"params": params}, tokens, cache, method="extend")
-
-        ids = decode.generate(
-            step,
-            empty_cache(self.stage.config, rows, prompt.shape[1] + window),
-            prompt,
-            window,
-            jax.random.split(jax.random.PRNGKey(0) if rng is None else rng, mulan.shape[0]),
-            jnp.arange(vocabulary.size) >= vocabulary.semantic_start,
-            self.sampling,
-            nothing,
-        )
-        codes = vocabulary.semantic_codes_of(ids)
+        mulan, model = batch["text"], self.stage.model
+        condition = self.stage.vocabulary.condition(mulan)
+        keys = jax.random.split(jax.random.PRNGKey(0) if rng is None else rng, mulan.shape[0])
+        nothing = jnp.zeros((mulan.shape[0], 0), jnp.int32)
+        codes = continue_codes(model, params, condition, nothing, self.stage.window, keys, self.sampling)
         return codes, {"scores": self.score_batch(params, {"text": mulan, "semantic": codes})}
 
     def score_batch(
@@ -151,17 +136,12 @@ class DiffusionModel(StageModel):
         self, params: Any, batch: Batch, rng: Any = None, flax_mutables: Any = None
     ) -> tuple[Float[Array, "B L D"], dict[str, Array]]:
         """Latents for each clip's semantic tokens, and nothing else."""
-        config, per_token = self.stage.config, self.stage.geometry.frames_per_token
-        tokens, network = batch["semantic"], self._network(params, flax_mutables)
-
-        def guided(tokens: Array) -> guidance.Denoiser:
-            return guidance.guide_batched(network, tokens, self.scale)
-
-        shape = (tokens.shape[0], tokens.shape[1] * per_token, self.stage.geometry.latent_channels)
+        geometry, tokens = self.stage.geometry, batch["semantic"]
+        per_token, network = geometry.frames_per_token, self._network(params, flax_mutables)
+        shape = (tokens.shape[0], tokens.shape[1] * per_token, geometry.latent_channels)
         noise = jax.random.normal(jax.random.PRNGKey(0) if rng is None else rng, shape, jnp.float32)
-        shifts = range(config.patch // per_token)
-        denoise = sampler.shifted(guided, tokens, per_token) if shifts else guided(tokens)
-        latents = sampler.sample(denoise, noise, self.step_sizes, clip=1.0, data_std=config.data_std, shifts=shifts)
+        config, sizes = self.stage.config, self.step_sizes
+        latents = sampler.sample_tokens(network, config, tokens, per_token, noise, sizes, self.scale, clip=1.0)
         return latents, {}
 
     def score_batch(

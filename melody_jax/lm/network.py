@@ -1,5 +1,7 @@
 """The network: LLaMA, layer by layer as in `LlamaForCausalLM`, with a key-value cache for decoding."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -23,18 +25,19 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B W H"], cache: KVCache | None, mask: Array | None, positions: Array
-    ) -> tuple[Float[Array, "B W H"], KVCache | None]:
-        cfg = self.config
+        self, carry: tuple[Float[Array, "B W H"], KVCache | None], layer: Any, mask: Array | None, positions: Array
+    ) -> tuple[tuple[Float[Array, "B W H"], KVCache | None], None]:
+        cfg, (x, cache) = self.config, carry
         drop = nn.Dropout(cfg.dropout, deterministic=not self.train)
         kinds = {"fused": cfg.fused_attention, "dtype": cfg.dtype, "param_dtype": cfg.param_dtype}
         attention = Attention(cfg.heads, cfg.width // cfg.heads, False, cfg.rope, **kinds)
         feed_forward = FeedForward(cfg.hidden, "swiglu", False, cfg.dtype, cfg.param_dtype)
         norm = RMSNorm(cfg.norm_eps, param_dtype=cfg.param_dtype, name="attention_norm")
-        y, cache = attention(norm(x), mask=mask, positions=positions, cache=cache, causal=cache is None)
+        where = {"mask": mask, "positions": positions, "causal": cache is None}
+        y, cache = attention(norm(x), cache=cache, layer=0 if layer is None else layer, **where)
         x = x + drop(y)
         norm = RMSNorm(cfg.norm_eps, param_dtype=cfg.param_dtype, name="feed_forward_norm")
-        return x + drop(feed_forward(norm(x))), cache
+        return (x + drop(feed_forward(norm(x))), cache), None
 
 
 def _remat(policy: str) -> type[Block]:
@@ -57,7 +60,7 @@ class SemanticLM(nn.Module):
         cfg = self.config
         slots = jnp.arange(tokens.shape[1], dtype=jnp.int32)
         if cache is not None:
-            mask, positions = _visibility(valid, cache.length[0] + slots)
+            mask, positions = _visibility(valid, cache.length + slots)
         elif valid is not None:
             mask, positions = valid[:, None, None, :], _positions(valid)
         else:
@@ -73,7 +76,11 @@ class SemanticLM(nn.Module):
             unroll=cfg.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(cfg, train, name="layers")
-        x, cache = layers(x, cache, mask, positions)
+        # The cache goes through all layers as one array, which each of them writes a few rows of.
+        indices = None if cache is None else jnp.arange(cfg.layers, dtype=jnp.int32)
+        (x, cache), _ = layers((x, cache), indices, mask, positions)
+        if cache is not None:
+            cache = cache.replace(length=cache.length + tokens.shape[1])
         x = RMSNorm(cfg.norm_eps, param_dtype=cfg.param_dtype, name="norm")(x)
         if cfg.tie_embeddings:
             return table.attend(x), cache
@@ -120,7 +127,6 @@ def _positions(valid: Bool[Array, "B U"]) -> Int[Array, "B U"]:
 
 
 def empty_cache(config: LMConfig, rows: int, size: int) -> KVCache:
-    """A cache for `rows` sequences of at most `size` tokens: keys and values [layers, B, U, heads, dim]."""
-    shape = (config.layers, rows, size, config.heads, config.width // config.heads)
-    empty = jnp.zeros(shape, jnp.dtype(config.dtype))
-    return KVCache(empty, empty, jnp.zeros((config.layers,), jnp.int32))
+    """A cache for `rows` sequences of at most `size` tokens."""
+    empty = jnp.zeros((config.layers, rows, size, config.width), jnp.dtype(config.dtype))
+    return KVCache(empty, empty, jnp.zeros((), jnp.int32))

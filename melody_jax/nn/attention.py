@@ -21,14 +21,25 @@ class KVCache:
     """Keys and values of the positions decoded so far, or, as every pytree, something else for each of them (shapes, axes).
 
     Attributes:
-      key: [B, U, heads, dim] (with a leading layer axis when the layers are scanned).
+      key: [layers, B, U, C], heads side by side in C = heads * dim: a TPU pads a last axis of 64 to 128 in memory.
       value: like `key`.
-      length: positions in use, int32; of shape [] for one layer, [layers] when scanned.
+      length: positions in use in every layer, int32. A layer writes behind it; who calls the last layer moves it on.
     """
 
     key: Any
     value: Any
     length: Any
+
+    def extended(self, layer: Array | int, key: Array, value: Array) -> tuple["KVCache", Array, Array]:
+        """With keys and values [B, W, C] behind those of a layer; and that layer's [B, U, C]."""
+        index = jnp.asarray(layer, self.length.dtype)
+        zero = jnp.zeros_like(index)
+
+        def write(held: Array, new: Array) -> Array:
+            return jax.lax.dynamic_update_slice(held, new.astype(held.dtype)[None], (index, zero, self.length, zero))
+
+        cache = self.replace(key=write(self.key, key), value=write(self.value, value))
+        return cache, *(jax.lax.dynamic_index_in_dim(held, index, keepdims=False) for held in (cache.key, cache.value))
 
 
 def rotary(
@@ -65,6 +76,26 @@ def attend(
     q, k, v = (t.transpose(0, 2, 1, 3) for t in (query * query.shape[-1] ** -0.5, key, value))
     logits = batched_matmul(q, k.swapaxes(-1, -2))
     return batched_matmul(softmax(logits, mask), v).transpose(0, 2, 1, 3)
+
+
+def attend_once(
+    query: Float[Array, "B 1 C"],
+    key: Float[Array, "B U C"],
+    value: Float[Array, "B U C"],
+    dim: int,
+    mask: Bool[Array, "#B #heads 1 #U"] | None = None,
+) -> Float[Array, "B 1 C"]:
+    """`attend` of one query to heads that stay side by side in C = heads * dim, for TPUs. Returns query's dtype.
+
+    Every head has a row of its own, zero in the lanes of the others: the matrix unit, which a single row leaves empty, reads
+    keys and values once and as they lie in memory.
+    """
+    head = jnp.arange(query.shape[-1], dtype=jnp.int32) // dim
+    own = (head[None, :] == jnp.arange(query.shape[-1] // dim, dtype=jnp.int32)[:, None])[None]
+    rows = jnp.where(own, query * dim**-0.5, jnp.zeros((), query.dtype))
+    weights = softmax(batched_matmul(rows, key.swapaxes(1, 2))[:, :, None], mask)[:, :, 0]
+    y = jnp.where(own, batched_matmul(weights, value), jnp.zeros((), value.dtype))
+    return jnp.sum(y, axis=1, keepdims=True, dtype=jnp.float32).astype(query.dtype)  # one head's number and zeros
 
 
 def multi_head(
@@ -172,6 +203,7 @@ class Attention(nn.Module):
         mask: Bool[Array, "..."] | None = None,
         positions: Int[Array, "#B W"] | None = None,
         cache: KVCache | None = None,
+        layer: Int[Array, ""] | int = 0,
         causal: bool = False,
     ) -> tuple[Float[Array, "B W H"], KVCache | None]:
         """Attends; with a cache (self-attention only) appends x's keys and values to it first.
@@ -182,10 +214,11 @@ class Attention(nn.Module):
           mask: True = attend, broadcastable to [B, heads, W, U]; with a cache U is the cache's size.
           positions: of x, for the rotary angles; 0 .. W-1 if None (counted from the cache's length with a cache).
           cache: what was decoded before.
+          layer: which of the cache's layers is this one.
           causal: every position sees those up to itself only; with a cache the mask says so instead.
 
         Returns:
-          The result of x's width and the new cache (None without one).
+          The result of x's width and the cache with this layer's keys and values (None without one).
         """
         dense = functools.partial(Dense, use_bias=self.use_bias, dtype=self.dtype, param_dtype=self.param_dtype)
         source = x if memory is None else memory
@@ -202,17 +235,17 @@ class Attention(nn.Module):
             kinds = {"rope": self.rope or 0.0, "interleaved": self.interleaved, "causal": causal, "mask": mask}
             y = multi_head(query, key, value, self.head_dim, positions=both, fused=self.fused, **kinds)
         else:
-            query, key, value = map(self._split, (query, key, value))
-            if turned:
-                query, key = (rotary(t, positions, self.rope, self.interleaved) for t in (query, key))
-            zero = jnp.zeros((), cache.length.dtype)
-            at = (zero, cache.length, zero, zero)
-            key = jax.lax.dynamic_update_slice(cache.key, key.astype(cache.key.dtype), at)
-            value = jax.lax.dynamic_update_slice(cache.value, value.astype(cache.value.dtype), at)
-            cache = KVCache(key, value, cache.length + x.shape[1])
-            y = attend(query, key.astype(query.dtype), value.astype(query.dtype), mask)
-            y = y.reshape(*y.shape[:2], width)
+            query, key = (self._turned(t, positions) if turned else t for t in (query, key))
+            cache, key, value = cache.extended(layer, key, value)
+            key, value = key.astype(query.dtype), value.astype(query.dtype)
+            if query.shape[1] == 1 and activations.on_tpu():
+                y = attend_once(query, key, value, self.head_dim, mask)
+            else:
+                y = attend(self._split(query), self._split(key), self._split(value), mask).reshape(query.shape)
         return dense(x.shape[-1], ("heads", "embed"), name="out")(y), cache
+
+    def _turned(self, x: Array, positions: Any) -> Array:
+        return rotary(self._split(x), positions, self.rope or 0.0, self.interleaved).reshape(x.shape)
 
     def _split(self, x: Array) -> Array:
         return x.reshape(*x.shape[:2], self.heads, self.head_dim)

@@ -94,17 +94,24 @@ def test_attention_equals_numpy_and_respects_the_mask():
     np.testing.assert_array_equal(y[:, :4], later[:, :4])
 
 
-def test_cached_attention_equals_full():
+@pytest.mark.parametrize("tpu", [False, True])
+def test_cached_attention_equals_full(tpu, monkeypatch):
+    """Also with one query's heads as rows of a product, as TPUs have them."""
+    monkeypatch.setattr(activations, "on_tpu", lambda: tpu)
     x = _normal(0, 2, 6, 16)
     layer = attention.Attention(heads=2, head_dim=8, rope=10_000.0)
     (full, _), variables = layer.init_with_output(jax.random.key(0), x, mask=attention.causal_mask(6))
-    empty = jnp.zeros((2, 6, 2, 8))
+    empty = jnp.zeros((1, 2, 6, 16))
     cache, steps = attention.KVCache(empty, empty, jnp.int32(0)), []
     for i in range(6):
         mask = (jnp.arange(6) <= i)[None, None, None, :]
-        y, cache = layer.apply(variables, x[:, i : i + 1], mask=mask, cache=cache)
+        y, cache = layer.apply(variables, x[:, i : i + 1], mask=mask, cache=cache.replace(length=jnp.int32(i)))
         steps.append(y)
     np.testing.assert_allclose(jnp.concatenate(steps, 1), full, atol=1e-5)
+    seen = (jnp.arange(6)[None] < jnp.array([[6], [3]]))[:, None, None]
+    once = attention.attend_once(x[:, :1], x, 2 * x, 8, seen)
+    split = [t.reshape(2, -1, 2, 8) for t in (x[:, :1], x, 2 * x)]
+    np.testing.assert_allclose(once, attention.attend(*split, seen).reshape(once.shape), atol=1e-5)
 
 
 @pytest.mark.parametrize(
