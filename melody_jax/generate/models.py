@@ -9,6 +9,7 @@ import numpy as np
 
 from melody_jax.bundle.bundle import Bundle
 from melody_jax.config import from_dict
+from melody_jax.generate.host import Host
 from melody_jax.generate.programs import Programs
 from melody_jax.generate.windows import Windows
 from melody_jax.lm import decode
@@ -23,14 +24,14 @@ TEXT_TOKENS = 64  # longest prompt in WordPiece tokens; what is longer is cut
 class Models:
     """MuLan, residual VQ, language model, diffusion and decoder of one bundle.
 
-    Each model computes in the dtype of its own config; weights are on the device as `Programs.kept_dtype` says, whatever the
-    files hold.
+    Each model computes in the dtype of its own config; weights are on the chips as `Programs.kept_dtype` says, whatever the
+    files hold. Every method keeps the rows of what it gets on the chips where they are.
 
     Raises:
       UserError: the package with the text tower's weights is missing or another one.
     """
 
-    def __init__(self, bundle: Bundle):
+    def __init__(self, bundle: Bundle, host: Host):
         config = {name: part.config for name, part in bundle.parts.items()}
         self.geometry = bundle.geometry
         self.programs = Programs(config, bundle.geometry)
@@ -41,25 +42,25 @@ class Models:
             expected = from_dict(PretrainedText, bundle.references["mulan/text"])
             text = minilm.load(expected, self.mulan_config.text)
             params["mulan"] = {**params["mulan"], "text": text}
-        self.params: dict[str, Any] = {name: self._on_device(name, tree) for name, tree in params.items()}
+        self._host = host
+        self.params: dict[str, Any] = {name: self._on_chips(name, tree) for name, tree in params.items()}
         self._tokenizer = TextTokenizer(bundle.tokenizer)
-        self._text = jax.jit(self.programs.embed_text)
-        self._music = jax.jit(self.programs.embed_music)
-        self._quantize = jax.jit(self.programs.mulan_codes)
-        self._continue = jax.jit(self.programs.continue_tokens, static_argnames=("length", "sampling"))
-        self._diffuse = jax.jit(
+        self._text = host.compiled(self.programs.embed_text)
+        self._music = host.compiled(self.programs.embed_music)
+        self._quantize = host.compiled(self.programs.mulan_codes)
+        self._continue = host.compiled(self.programs.continue_tokens, static_argnames=("length", "sampling"))
+        self._diffuse = host.compiled(
             self.programs.diffuse_window, static_argnames=("steps", "schedule", "scale", "clip", "noise")
         )
-        self._decode = jax.jit(self.programs.decode_latents)
-        self._magnitude = jax.jit(self.programs.decode_magnitude)
-        self._retrieve = jax.jit(self.programs.retrieve_phases, static_argnames="iterations")
+        self._decode = host.compiled(self.programs.decode_latents)
+        self._magnitude = host.compiled(self.programs.decode_magnitude)
+        self._retrieve = host.compiled(self.programs.retrieve_phases, static_argnames="iterations")
 
-    def _on_device(self, name: str, params: Any) -> Any:
-        def place(path: tuple[Any, ...], leaf: np.ndarray) -> Array:
-            floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-            return jnp.asarray(leaf, self.programs.kept_dtype(name, path) if floating else None)
+    def _on_chips(self, name: str, params: Any) -> Any:
+        def kept(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
+            return leaf.astype(self.programs.kept_dtype(name, path)) if _is_float(leaf) else leaf
 
-        return jax.tree_util.tree_map_with_path(place, params)
+        return self._host.whole(jax.tree_util.tree_map_with_path(kept, params))
 
     @property
     def has_magnitudes(self) -> bool:
@@ -69,11 +70,11 @@ class Models:
     def embed_text(self, prompts: list[str]) -> Float[Array, "B E"]:
         """MuLan embeddings of sentences, unit norm."""
         length = min(TEXT_TOKENS, self.mulan_config.text.positions)
-        return self._text(self.params["mulan"], self._tokenizer.encode(prompts, length))
+        return self._text(self.params["mulan"], self._host.rows(self._tokenizer.encode(prompts, length)))
 
     def embed_music(self, audio: Float[Array | np.ndarray, "B T"]) -> Float[Array, "B E"]:
         """MuLan embeddings of music at the geometry's sample rate, T as in its clips; unit norm."""
-        return self._music(self.params["mulan"], audio)
+        return self._music(self.params["mulan"], self._host.rows(audio))
 
     def mulan_codes(self, embeddings: Float[Array, "B E"]) -> Int[Array, "B Q"]:
         """Residual VQ codes of MuLan embeddings."""
@@ -171,3 +172,7 @@ def fold_in(keys: UInt32[Array, "B 2"], use: int) -> UInt32[Array, "B 2"]:
 def _lengthened(tokens: Array, length: int) -> Array:
     """Tokens [B, N] with the last one repeated up to `length`."""
     return jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1])), mode="edge")
+
+
+def _is_float(leaf: np.ndarray) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)

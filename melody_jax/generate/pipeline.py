@@ -14,6 +14,7 @@ import tqdm
 
 from melody_jax.bundle.bundle import Bundle
 from melody_jax.errors import UserError
+from melody_jax.generate.host import Host
 from melody_jax.generate.models import Models, fold_in
 from melody_jax.generate.settings import Settings
 from melody_jax.generate.windows import Windows, cover
@@ -53,26 +54,34 @@ class Result:
 
 
 class Melody:
-    """A bundle that makes music.
+    """A bundle that makes music, on all accelerators of this host.
+
+    Args:
+      devices: on these ones.
 
     Attributes:
       bundle: what it was loaded from.
       defaults: settings where the caller chooses none; the bundle may carry its own.
     """
 
-    def __init__(self, bundle: Bundle):
+    def __init__(self, bundle: Bundle, devices: Sequence[Any] | None = None):
         self.bundle = bundle
         self.defaults = with_settings(Settings(), bundle.sampling)
-        self._models = Models(bundle)
+        self._host = Host(devices)
+        self._models = Models(bundle, self._host)
 
     @classmethod
-    def load(cls, directory: str | os.PathLike) -> "Melody":
+    def load(cls, directory: str | os.PathLike, devices: Sequence[Any] | None = None) -> "Melody":
         """Loads a bundle.
+
+        Args:
+          directory: its folder.
+          devices: see the class.
 
         Raises:
           UserError: it is missing, damaged, or its parts do not belong together.
         """
-        return cls(Bundle.load(directory))
+        return cls(Bundle.load(directory), devices)
 
     def generate(
         self,
@@ -94,7 +103,7 @@ class Melody:
           audio: instead of sentences, music to resemble: mono float arrays at the bundle's sample rate. The first clip
             length counts; shorter ones are repeated to that length.
           seed: one for all prompts, or one per prompt.
-          batch_size: how many prompts are worked on at once.
+          batch_size: how many prompts are worked on at once; as many on every chip.
           progress: whether a bar on stderr shows the work done and the time left.
           **settings: any field of `Settings`: seconds, steps, guidance, temperature, ...
 
@@ -113,13 +122,14 @@ class Melody:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
         results: list[Result] = []
-        starts = range(0, len(names), batch_size)
+        size = self._host.filled(min(batch_size, len(names)))
+        starts = range(0, len(names), size)
         laps = len(starts) * _laps(chosen)
         with tqdm.tqdm(total=laps, desc="sampling", unit="step", disable=not progress) as bar:
             for start in starts:
-                rows = list(range(start, min(start + batch_size, len(names))))
-                # the last batch of several is filled up, so that it needs no program of its own
-                filled = rows + rows[-1:] * (min(batch_size, len(names)) - len(rows))
+                rows = list(range(start, min(start + size, len(names))))
+                # filled up for chips without a row, and the last batch of several so that it needs no program of its own
+                filled = rows + rows[-1:] * (size - len(rows))
                 batch = self._batch([source[i] for i in filled], [seeds[i] for i in filled], chosen, bar)
                 for row, i in enumerate(rows):
                     results.append(self._result(batch, row, names[i], seeds[i], chosen, len(filled)))

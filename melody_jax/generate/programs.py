@@ -22,6 +22,7 @@ from melody_jax.lm.continuation import continue_codes
 from melody_jax.lm.network import SemanticLM
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.network import MuLan
+from melody_jax.nn import activations
 from melody_jax.shapes import Array
 
 
@@ -110,7 +111,11 @@ class Programs:
         def row(pair: tuple[Array, Array]) -> Array:
             return retrieve_phases(pair[0][None], pair[1][None], iterations)[0]
 
-        return jax.lax.map(row, (log_magnitude, start))  # row by row: a spectrum is eight times its waveform
+        def rows(*arrays: Array) -> Array:
+            return jax.lax.map(row, arrays)  # row by row: a spectrum is eight times its waveform
+
+        split = activations.per_chip(rows, (("batch", None, None), ("batch", None)), ("batch", None))
+        return split(log_magnitude, start)
 
 
 def _read(kind: type, config: Any) -> Any:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from melody_jax.autoencoder.config import AutoencoderConfig
@@ -15,6 +14,7 @@ from melody_jax.bundle.part import Part
 from melody_jax.codes import kmeans, rvq
 from melody_jax.config import from_dict
 from melody_jax.errors import UserError
+from melody_jax.generate.host import Host
 from melody_jax.generate.models import TEXT_TOKENS
 from melody_jax.mulan import minilm
 from melody_jax.mulan.config import MuLanConfig
@@ -32,12 +32,18 @@ class Representations:
 
     Args:
       tokenizer: a tokenizer.json, where the text tower has one of its own.
+      devices: that they run on; all accelerators of this host if None.
 
     Raises:
       UserError: a part is missing, or the parts were not trained together.
     """
 
-    def __init__(self, parts: Mapping[str, Part], tokenizer: str | os.PathLike | None = None):
+    def __init__(
+        self,
+        parts: Mapping[str, Part],
+        tokenizer: str | os.PathLike | None = None,
+        devices: Sequence[Any] | None = None,
+    ):
         missing = [name for name in NEEDED if name not in parts]
         if missing:
             raise UserError(f"these stages are not trained yet: {', '.join(missing)}")
@@ -48,15 +54,16 @@ class Representations:
         self.mulan_config = from_dict(MuLanConfig, parts["mulan"].config)
         self._mulan = MuLan(self.mulan_config, self.geometry)
         self._semantic = SemanticEncoder(from_dict(SemanticConfig, parts["semantic"].config), self.geometry)
-        self._params = jax.tree.map(jnp.asarray, {name: dict(parts[name].params) for name in NEEDED})
+        params = {name: dict(parts[name].params) for name in NEEDED}
         if not self.mulan_config.train_text_tower:
-            text = minilm.load(self.mulan_config.pretrained_text, self.mulan_config.text)
-            self._params["mulan"]["text"] = jax.tree.map(jnp.asarray, text)
+            params["mulan"]["text"] = minilm.load(self.mulan_config.pretrained_text, self.mulan_config.text)
+        self._host = host = Host(devices)
+        self._params = host.whole(params)
         self._tokenizer = TextTokenizer(tokenizer)
-        self._encode_jit = jax.jit(self._encode)
-        self._reconstruct_jit = jax.jit(self._reconstruct)
-        self._music_jit, self._text_jit = jax.jit(self._music), jax.jit(self._text)
-        self._text_codes_jit = jax.jit(self._text_codes)
+        self._encode_jit = host.compiled(self._encode)
+        self._reconstruct_jit = host.compiled(self._reconstruct)
+        self._music_jit, self._text_jit = host.compiled(self._music), host.compiled(self._text)
+        self._text_codes_jit = host.compiled(self._text_codes)
 
     def encode(self, audio: Float[np.ndarray, "B T"], captions: Sequence[Sequence[str]]) -> dict[str, Any]:
         """Clips and the captions of each as training data of LM and DPD.
@@ -65,7 +72,7 @@ class Representations:
           mulan [B, Q] int32, text B times [C, Q] int32 (C captions of that clip, perhaps none), semantic [B, N] int32,
           latents [B, L, D] float16 (scaled to [-1, 1]).
         """
-        encoded = jax.device_get(self._encode_jit(self._params, jnp.asarray(audio)))
+        encoded = jax.device_get(self._encode_jit(self._params, self._host.rows(audio)))
         codes = self.text_codes([caption for clip in captions for caption in clip], len(audio))
         text = np.split(codes, np.cumsum([len(clip) for clip in captions])[:-1])
         return {**encoded, "text": text, "latents": encoded["latents"].astype(np.float16)}
@@ -74,21 +81,21 @@ class Representations:
         """MuLan codes of sentences, computed `rows` at a time: one compiled shape for any number of them."""
         filled = [*sentences, *[""] * (-len(sentences) % rows)]
         tokens = self._tokenized(filled).reshape(-1, rows, self._text_length)
-        codes = [np.asarray(self._text_codes_jit(self._params, jnp.asarray(group))) for group in tokens]
+        codes = [np.asarray(self._text_codes_jit(self._params, self._host.rows(group))) for group in tokens]
         nothing = np.zeros((0, self.geometry.mulan_tokens), np.int32)
         return np.concatenate([nothing, *codes])[: len(sentences)]
 
     def reconstruct(self, audio: Float[np.ndarray, "B T"]) -> Float[np.ndarray, "B T"]:
         """Through the autoencoder and back, scaling and clipping of the latents included."""
-        return np.asarray(self._reconstruct_jit(self._params, jnp.asarray(audio)))
+        return np.asarray(self._reconstruct_jit(self._params, self._host.rows(audio)))
 
     def embed_music(self, audio: Float[np.ndarray, "B T"]) -> Float[np.ndarray, "B E"]:
         """MuLan embeddings of clips, unit norm."""
-        return np.asarray(self._music_jit(self._params, jnp.asarray(audio)))
+        return np.asarray(self._music_jit(self._params, self._host.rows(audio)))
 
     def embed_text(self, sentences: list[str]) -> Float[np.ndarray, "B E"]:
         """MuLan embeddings of sentences, unit norm."""
-        return np.asarray(self._text_jit(self._params, jnp.asarray(self._tokenized(sentences))))
+        return np.asarray(self._text_jit(self._params, self._host.rows(self._tokenized(sentences))))
 
     @property
     def _text_length(self) -> int:

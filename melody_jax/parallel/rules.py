@@ -61,9 +61,9 @@ def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """The function, to be jitted, with its activations laid out on the mesh as the table says."""
 
     @functools.wraps(function)
-    def placed(*arguments: Any) -> Any:
+    def placed(*arguments: Any, **named: Any) -> Any:
         with activations.placed(mesh, tuple(RULES.items())):
-            return function(*arguments)
+            return function(*arguments, **named)
 
     return placed
 

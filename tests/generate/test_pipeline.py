@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from melody_jax.autoencoder.decoder_magnitude import log_magnitude
 from melody_jax.errors import UserError
+from melody_jax.generate import Melody
 from melody_jax.generate.pipeline import with_settings
 from melody_jax.generate.windows import cover
 from tests.generate.conftest import GEOMETRY
@@ -46,6 +48,27 @@ def test_prompt_does_not_depend_on_the_batch(melody):
         np.testing.assert_array_equal(alone.mulan, batched.mulan)
         np.testing.assert_array_equal(alone.tokens, batched.tokens)
         np.testing.assert_allclose(alone.audio, batched.audio, atol=1e-4)
+
+
+def test_chips_share_the_rows(melody, bundle_dir):
+    """Four chips: three prompts and a row that fills up, each chip with one; the music of one chip."""
+    chips = jax.devices()[2:6]
+    several = Melody.load(bundle_dir, chips)
+    prompts, seeds, settings = (
+        ["loud drums", PROMPT, "flute"],
+        (5, 6, 7),
+        {"seconds": 0.9, "griffin_lim": 2, "candidates": 2},
+    )
+    together = several.generate(prompts, seed=seeds, batch_size=3, **settings)
+    for alone, shared in zip(melody.generate(prompts, seed=seeds, **settings), together, strict=True):
+        assert (alone.batch, shared.batch) == (3, 4)
+        np.testing.assert_array_equal(alone.tokens, shared.tokens)
+        np.testing.assert_allclose(alone.audio, shared.audio, atol=1e-4)
+    models, made = several._models, {}
+    made["mulan"] = models.mulan_codes(models.embed_text([*prompts, PROMPT]))
+    made["audio"] = models.audio(jnp.ones((4, GEOMETRY.clip_frames, GEOMETRY.latent_channels)), 0)
+    for array in made.values():
+        assert {(shard.device, shard.data.shape[0]) for shard in array.addressable_shards} == {(c, 1) for c in chips}
 
 
 def test_prompts_matter(melody):

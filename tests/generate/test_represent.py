@@ -26,13 +26,19 @@ CAPTIONS = [("a slow waltz", "organ", "reel in d minor"), (), ("jig",), ("fast",
 
 
 @pytest.fixture(scope="module")
-def models(model_dir, tmp_path_factory):
+def make(model_dir, tmp_path_factory):
     encoder, audio = SemanticEncoder(SEMANTIC, GEOMETRY), jnp.zeros((1, GEOMETRY.clip_samples))
     params = nn.unbox(jax.jit(lambda key: encoder.init(key, audio, method="features"))(jax.random.PRNGKey(0)))["params"]
     folder = tmp_path_factory.mktemp("semantic")
     save_part(folder, "semantic", jax.device_get(params), SEMANTIC, GEOMETRY, {}, {})
     parts = {name: load_part(locate(model_dir / name)) for name in NEEDED if name != "semantic"}
-    return Representations({**parts, "semantic": load_part(folder)}, model_dir / "tokenizer.json")
+    parts["semantic"] = load_part(folder)
+    return lambda **options: Representations(parts, model_dir / "tokenizer.json", **options)
+
+
+@pytest.fixture(scope="module")
+def models(make):
+    return make()
 
 
 def test_text_codes_are_those_of_each_clips_captions(models):
@@ -48,6 +54,17 @@ def test_text_codes_are_those_of_each_clips_captions(models):
         for codes, caption in zip(text, captions):
             np.testing.assert_array_equal(codes, rvq.encode(codebooks, jnp.asarray(models.embed_text([caption])))[0])
     assert len({tuple(codes) for text in encoded["text"] for codes in text.tolist()}) > 1
+
+
+@pytest.mark.parametrize("rows", [4, 3])
+def test_chips_share_the_rows(make, models, rows):
+    """Also where they do not divide them."""
+    audio = np.random.default_rng(1).normal(0, 0.1, (rows, GEOMETRY.clip_samples)).astype(np.float32)
+    several = make(devices=jax.devices()[:4])
+    alone, shared = models.encode(audio, CAPTIONS[:rows]), several.encode(audio, CAPTIONS[:rows])
+    for name in ("mulan", "semantic", "text"):
+        jax.tree.map(np.testing.assert_array_equal, alone[name], shared[name])
+    np.testing.assert_allclose(alone["latents"], shared["latents"], atol=2e-3)  # float16
 
 
 def test_any_number_of_sentences_in_one_compiled_shape(models):
