@@ -82,7 +82,7 @@ def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, step
     stage = stages[SAMPLING[name]]
     programs = Programs({key: one.config for key, one in stages.items()}, stage.geometry)
     params = _weights(stage, programs, mesh)
-    function, inputs, split = _sampling_program(name, programs, rows, steps, guidance)
+    function, inputs, split = _sampling_program(name, programs, mesh, rows, steps, guidance)
     layouts = [
         jax.tree.map(lambda axis: NamedSharding(mesh, _rows_at(axis)), axes, is_leaf=lambda axis: axis is None)
         for axes in split
@@ -99,7 +99,7 @@ def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, step
 
 
 def _sampling_program(
-    name: str, programs: Programs, rows: int, steps: int, guidance: float
+    name: str, programs: Programs, mesh: Mesh, rows: int, steps: int, guidance: float
 ) -> tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]]:
     """(program, its inputs after the weights, where the rows are in each of their arrays)."""
     geometry, twice = programs.geometry, rows * (1 if guidance == 1 else 2)
@@ -115,7 +115,8 @@ def _sampling_program(
         keys = jax.ShapeDtypeStruct((rows, 2), jnp.uint32)
         mask = jax.ShapeDtypeStruct((1, geometry.clip_frames), bool)
         return diffuse, (tokens, keys, latents, mask), (0, 0, 0, None)
-    cache = jax.eval_shape(lambda: empty_cache(programs.lm.config, twice, programs.vocabulary.prefix + tokens.shape[1]))
+    length = programs.vocabulary.prefix + tokens.shape[1]
+    cache = jax.eval_shape(rules.on_mesh(lambda: empty_cache(programs.lm.config, twice, length), mesh))
     split = cache.replace(key=1, value=1, length=None)
 
     def extend(params: PyTree, tokens: Any, cache: Any) -> Any:

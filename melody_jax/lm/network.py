@@ -7,6 +7,7 @@ from flax import linen as nn
 
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.lm.config import LMConfig
+from melody_jax.nn import activations
 from melody_jax.nn.attention import Attention, KVCache
 from melody_jax.nn.dense import Dense, Embed
 from melody_jax.nn.feedforward import FeedForward
@@ -127,6 +128,10 @@ def _positions(valid: Bool[Array, "B U"]) -> Int[Array, "B U"]:
 
 
 def empty_cache(config: LMConfig, rows: int, size: int) -> KVCache:
-    """A cache for `rows` sequences of at most `size` tokens."""
-    empty = jnp.zeros((config.layers, rows, size, config.width), jnp.dtype(config.dtype))
+    """A cache for `rows` sequences of at most `size` tokens.
+
+    In the compute dtype; on CPUs in float32, because XLA there converts all of a bfloat16 array to write some of it.
+    """
+    dtype = jnp.float32 if activations.platform() == "cpu" else jnp.dtype(config.dtype)
+    empty = jnp.zeros((config.layers, rows, size, config.width), dtype)
     return KVCache(empty, empty, jnp.zeros((), jnp.int32))

@@ -57,12 +57,15 @@ def off_tpu() -> Iterator[None]:
         _OFF_TPU.reset(token)
 
 
-def on_tpu() -> bool:
-    """Whether what is traced runs on TPUs: those of the mesh, which may not be here, or of this process without one."""
+def platform() -> str:
+    """Where what is traced runs: on devices of the mesh, which may not be here, or of this process without one."""
     place = _PLACE.get()
-    if _OFF_TPU.get():
-        return False
-    return (jax.default_backend() if place is None else place[0].devices.flat[0].platform) == "tpu"
+    return jax.default_backend() if place is None else place[0].devices.flat[0].platform
+
+
+def on_tpu() -> bool:
+    """Whether what is traced runs on TPUs, and may use what is made for them."""
+    return platform() == "tpu" and not _OFF_TPU.get()
 
 
 def kernels_run() -> bool:
