@@ -57,7 +57,10 @@ def main():
                 command += ["--mesh", args.mesh or mesh, "--batch", str(ROWS[stage] * CHIPS[topology]), "--json"]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode not in (0, 3):
-                    print(f"| {stage} | {topology} | {done.stderr.strip().splitlines()[-1]} |", flush=True)
+                    why = (
+                        done.stderr.strip().splitlines() or [f"ended with {done.returncode}; -9: out of memory here"]
+                    )[-1]
+                    print(f"| {stage} | {topology} | {why} |", flush=True)
                     continue
                 path.write_text(done.stdout)
             print("| " + " | ".join(map(str, row(json.loads(path.read_text())))) + " |", flush=True)
