@@ -6,7 +6,7 @@ import yaml
 
 from launch.job import BUCKET, Gke, Job
 from launch.processes import InterruptError, LaunchError, Result, Runner
-from launch.restarts import BAD_ARGUMENTS
+from launch.restarts import DONE, FINAL
 from melody_jax.errors import UserError
 
 CONTAINER = "jax-tpu"
@@ -79,7 +79,7 @@ def _follow(job: Job, kubectl: list[str], runner: Runner) -> str:
 def manifest(job: Job) -> dict[str, Any]:
     """The JobSet: one Job for each slice, one pod for each host; if one fails, all are started again.
 
-    Exit code 2 (bad arguments) fails the JobSet at once; any other restarts it, `restarts` times.
+    Exit codes that a restart would not mend fail the JobSet at once; any other restarts it, `restarts` times.
 
     Raises:
       UserError: the description lacks something.
@@ -87,6 +87,7 @@ def manifest(job: Job) -> dict[str, Any]:
     target = _target(job)
     labels = {"xpk.google.com/workload": job.name}
     hosts = job.tpu.hosts
+    final = [code for code in FINAL if code != DONE]
     pod = {
         "metadata": {
             "labels": labels,
@@ -103,7 +104,7 @@ def manifest(job: Job) -> dict[str, Any]:
             "rules": [
                 {
                     "action": "FailJob",
-                    "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [BAD_ARGUMENTS]},
+                    "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": final},
                 }
             ]
         },
@@ -123,7 +124,7 @@ def manifest(job: Job) -> dict[str, Any]:
             "failurePolicy": {
                 "maxRestarts": job.restarts,
                 "rules": [
-                    {"name": "badArguments", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]},
+                    {"name": "noRestartMendsIt", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]},
                 ],
             },
             "replicatedJobs": [{"name": "slice-job", "replicas": job.slices, "template": {"spec": slices}}],

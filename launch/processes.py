@@ -176,6 +176,7 @@ class Runner:
     ) -> int:
         self._check()
         self._record(f"$ {shlex.join(argv)}\n")
+        begin = looked = time.monotonic()
         process = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
@@ -190,7 +191,6 @@ class Runner:
             pump.start()
         if process.stdin is not None:
             threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True).start()
-        begin = looked = time.monotonic()
         try:
             while process.poll() is None:
                 self._check()

@@ -8,13 +8,17 @@ from launch.processes import LaunchError, Runner
 
 DONE = 0
 BAD_ARGUMENTS = 2
-"""`melody` exits with it when the user's input is wrong: the same command would end the same way."""
+"""`melody` exits with it when the user's input is wrong."""
+STOPPED = 4
+"""`melody train` exits with it when a metric is not finite or a disk is full, the last checkpoint intact."""
+FINAL = (DONE, BAD_ARGUMENTS, STOPPED)
+"""The same command would end the same way again."""
 STOPPED_BY_SIGNAL = range(129, 160)
 """`melody train` exits with 128 + n after signal n, a checkpoint saved before; so does a shell of a killed process."""
 
 
 def run_until_done(attempt: Callable[[], int], job: Job, runner: Runner) -> int:
-    """Calls `attempt` until its exit code is 0 or 2, with growing pauses. Returns that code.
+    """Calls `attempt` until its exit code is FINAL, with growing pauses. Returns that code.
 
     Raises:
       LaunchError: more than `job.restarts` failures in a row.
@@ -23,7 +27,7 @@ def run_until_done(attempt: Callable[[], int], job: Job, runner: Runner) -> int:
     while True:
         begin = monotonic()
         code = attempt()
-        if code in (DONE, BAD_ARGUMENTS):
+        if code in FINAL:
             return code
         if monotonic() - begin >= job.backoff.reset:
             failures = 0

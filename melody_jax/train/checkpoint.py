@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import future
 
 from melody_jax.errors import UserError
-from melody_jax.train.hooks import StoppedError, everywhere, together
+from melody_jax.train.hooks import StoppedError, everywhere, exit_code_of, together
 from melody_jax.train.stage import Batches
 from melody_jax.train.state import TrainState
 
@@ -139,7 +139,8 @@ class Checkpoints:
     def close(self) -> None:
         """Ends the background threads; those of a failed write wait for hosts that do not come."""
         if not (self._failed and jax.process_count() > 1):
-            self._manager.close()
+            with suppress(Exception):  # of a write that failed, which is what ends this run
+                self._manager.close()
 
     def _check(self) -> None:
         self._manager.check_for_errors()
@@ -162,7 +163,7 @@ class Checkpoints:
         except Exception as error:  # orbax and tensorstore raise many kinds; all mean the same to the user
             self._failed = True
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise StoppedError(f"a checkpoint could not be written ({reason})") from error
+            raise StoppedError(f"a checkpoint could not be written ({reason})", exit_code_of(error)) from error
 
     def restore(self, state: TrainState, batches: Batches) -> Restored | None:
         """The newest checkpoint that can be read, laid out as `state`, and moves `batches`; None if there is none.

@@ -1,7 +1,9 @@
 """What can end a run early: signals, a number that is not finite, another process in the same folder."""
 
+import errno
 import fcntl
 import math
+import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,18 +16,32 @@ from jax.experimental import multihost_utils
 from melody_jax.errors import UserError
 
 LOCK = "lock"
+FAILED = 1
+"""Exit code of an end that may not come again when the same command is started again."""
+STOPPED = 4
+"""Exit code of an end that the same command would come to again: a number that is not finite, a full disk."""
+
+# Orbax and TensorStore have no exceptions of their own for a full disk, but quote the system
+_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
 _REASON = 256  # bytes of a reason that other hosts are told
 
 
 class StoppedError(Exception):
     """Training ended before its last step. The message is one clear sentence; `exit_code` is the process's.
 
-    The exit code of a signal (130, 143) tells a launcher to start the same command again; 1 tells it not to.
+    The exit code of a signal (130, 143) or FAILED tells a launcher to start the same command again, STOPPED not to.
     """
 
-    def __init__(self, message: str, exit_code: int = 1):
+    def __init__(self, message: str, exit_code: int = STOPPED):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def exit_code_of(error: Exception) -> int:
+    """Of a run that ends with the error: a StoppedError's own; STOPPED for a full disk, FAILED for all else."""
+    if isinstance(error, StoppedError):
+        return error.exit_code
+    return STOPPED if any(text in str(error) for text in _FULL) else FAILED
 
 
 class StopSignals:
@@ -73,17 +89,18 @@ def together() -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise StoppedError(str(error)) from error
+            raise StoppedError(str(error), exit_code_of(error)) from error
         return
-    reason, error = "", None
+    code, reason, error = 0, "", None
     try:
         yield
     except Exception as caught:  # whatever it is, the others must hear of it
-        reason, error = str(caught) or type(caught).__name__, caught
-    own = np.frombuffer(reason.encode()[:_REASON].ljust(_REASON, b"\0"), np.uint8)
+        code, reason, error = exit_code_of(caught), str(caught) or type(caught).__name__, caught
+    own = np.frombuffer(bytes([code]) + reason.encode()[:_REASON].ljust(_REASON, b"\0"), np.uint8)
     for host, told in enumerate(multihost_utils.process_allgather(own)):
-        if text := told.tobytes().rstrip(b"\0").decode(errors="ignore"):
-            raise StoppedError(reason or f"host {host}: {text}") from error
+        if told[0]:
+            text = told[1:].tobytes().rstrip(b"\0").decode(errors="ignore")
+            raise StoppedError(reason or f"host {host}: {text}", code or int(told[0])) from error
 
 
 def everywhere(done: bool) -> bool:

@@ -17,7 +17,7 @@ from melody_jax.parallel.init import to_host
 from melody_jax.parallel.mesh import DEFAULT, make_mesh
 from melody_jax.train.checkpoint import Checkpoints
 from melody_jax.train.goodput import Goodput
-from melody_jax.train.hooks import StoppedError, StopSignals, sole_user, together
+from melody_jax.train.hooks import StoppedError, StopSignals, exit_code_of, sole_user, together
 from melody_jax.train.initial import start_from
 from melody_jax.train.metrics import MetricWriter, plot_curves, progress_bar, show
 from melody_jax.train.profile import Profile, traced_steps
@@ -125,7 +125,7 @@ def train(
                 part = _write_part(stage, steps.state, batches, directory, training)
         except (StoppedError, OSError) as error:
             message = f"{stage.name}: {error}; {checkpoints.last_good(alone=isinstance(error, OSError))}"
-            raise StoppedError(message, getattr(error, "exit_code", 1)) from error
+            raise StoppedError(message, exit_code_of(error)) from error
         finally:
             tracer.close()
             goodput.close()

@@ -152,7 +152,7 @@ def test_a_full_disk_ends_all_hosts_and_the_same_command_goes_on(tokenised, whol
     for host in full:
         resource.prlimit(hosts[host], resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
     code, said = finish(process)
-    assert code == 1 and "start 2 of 2" not in said
+    assert code == 4 and "start 2 of 2" not in said
     errors = sorted(line for line in said.splitlines() if "error: " in line)
     assert [line[: len("[0] error: lm: ")] for line in errors] == ["[0] error: lm: ", "[1] error: lm: "], said
     assert all("File too large" in line and line.endswith(f"checkpoint is {saved}") for line in errors)

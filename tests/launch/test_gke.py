@@ -127,7 +127,7 @@ def test_only_bad_arguments_end_it(cloud):
     assert job["backoffLimit"] == 0, "143 and the like fail the Job, and so restart the whole JobSet"
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["action"] == "FailJob"
-    assert (rule["onExitCodes"]["operator"], rule["onExitCodes"]["values"]) == ("In", [2])
+    assert (rule["onExitCodes"]["operator"], rule["onExitCodes"]["values"]) == ("In", [2, 4])
 
 
 def test_command_and_environment(cloud):

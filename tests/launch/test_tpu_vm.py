@@ -92,10 +92,12 @@ def test_a_long_run_starts_the_count_anew(cloud):
     assert cloud.kinds().count("run") == 7
 
 
-@pytest.mark.parametrize("answer", [{"code": 2}, {"code": 1, "out": f"{ended(1)}\n{ended(2, 'host-1')}"}])
-def test_bad_arguments_are_not_restarted(answer, cloud):
-    cloud.answer(run=[answer])
-    assert cloud.launch("tpu-vm") == 2
+@pytest.mark.parametrize("final", [2, 4])
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_a_restart_does_not_mend_is_not_restarted(final, alone, cloud):
+    one_of_two = {"code": 143, "out": f"{ended(143)}\n{ended(final, 'host-1')}"}
+    cloud.answer(run=[{"code": final} if alone else one_of_two])
+    assert cloud.launch("tpu-vm") == final
     assert cloud.kinds() == [*FIRST, "delete"]
 
 

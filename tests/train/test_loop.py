@@ -1,6 +1,7 @@
 """The loop's contracts: numbers do not depend on devices, trouble stops it early and clearly, folders are guarded."""
 
 import dataclasses
+import errno
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.train import loop
 from melody_jax.train.arrays import ArrayBatches
-from melody_jax.train.hooks import StoppedError, sole_user
+from melody_jax.train.hooks import FAILED, STOPPED, StoppedError, exit_code_of, sole_user
 from melody_jax.train.metrics import read_lines
 from melody_jax.train.optim import OptimConfig
 from tests.train import regression
@@ -68,7 +69,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     # the poisoned step is one that would have been saved
     with pytest.raises(StoppedError, match="regression: step 21: metric loss is nan") as stopped:
         regression.run(tmp_path, stage=RegressionStage(poison_step=21))
-    assert stopped.value.exit_code == 1
+    assert stopped.value.exit_code == STOPPED
     assert sorted(int(path.name) for path in (tmp_path / "regression" / "checkpoints").iterdir()) == [7, 14]
     assert not (tmp_path / "regression" / "part").exists()
 
@@ -92,7 +93,8 @@ def test_a_full_disk_stops_with_the_last_good_checkpoint_intact(tmp_path, log_ev
         "try:\n"
         "    r.run(sys.argv[1], log_every=int(sys.argv[2]))\n"
         "except r.loop.StoppedError as stopped:\n"
-        "    sys.exit(str(stopped))\n"
+        "    print(stopped, file=sys.stderr)\n"
+        "    sys.exit(stopped.exit_code)\n"
     )
     environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
@@ -102,10 +104,24 @@ def test_a_full_disk_stops_with_the_last_good_checkpoint_intact(tmp_path, log_ev
         text=True,
         timeout=300,
     )
-    assert done.returncode == 1
+    assert done.returncode == STOPPED
     assert "File too large" in done.stderr.splitlines()[-1] or "could not be written" in done.stderr
     assert re.search("regression: .*; the last good checkpoint is .*/checkpoints/7$", done.stderr, re.MULTILINE)
     assert regression.run(tmp_path, total_steps=14).training["steps"] == 14
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "0/metrics.jsonl"), STOPPED),
+        (ValueError("RESOURCE_EXHAUSTED: Error writing 'd/0.0': OS error 28: No space left on device"), STOPPED),
+        (OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)), FAILED),
+        (StoppedError("stopped by a signal", 143), 143),
+    ],
+    ids=["full", "quoted", "network", "signal"],
+)
+def test_exit_codes_tell_what_a_restart_can_mend(error, code):
+    assert exit_code_of(error) == code
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
