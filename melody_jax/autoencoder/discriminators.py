@@ -93,7 +93,9 @@ class SpectrogramDiscriminator(nn.Module):
         maps = []
         for i, (width, stride) in enumerate(zip(shape.spectral_channels, shape.spectral_strides, strict=True)):
             dilation = 1 if i == 0 else 2 ** (i - 1)  # along time, grows the receptive field as in Encodec: 1, 1, 2, 4
-            x = Conv2d(width, (3, 9), stride, dilation, shape.dtype, shape.param_dtype, name=f"conv_{i}")(x)
+            # real and imaginary part are two channels that no mesh can split
+            inputs = "input" if i == 0 else "conv_in"
+            x = Conv2d(width, (3, 9), stride, dilation, shape.dtype, shape.param_dtype, inputs, name=f"conv_{i}")(x)
             x = jax.nn.leaky_relu(x, shape.slope)
             maps.append(x)
         score = Conv2d(1, (3, 3), 1, 1, shape.dtype, shape.param_dtype, name="score")(x)
@@ -109,10 +111,11 @@ class Conv2d(nn.Module):
     dilation: int
     dtype: str
     param_dtype: str
+    inputs: str = "conv_in"  # logical axis of the input channels
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F bins I"]) -> Float[Array, "B F bands O"]:
-        init = nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("time", None, "conv_in", "conv_out"))
+        init = nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("time", None, self.inputs, "conv_out"))
         kernel = self.param("kernel", init, (*self.kernel, x.shape[-1], self.features), jnp.dtype(self.param_dtype))
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
         bias = self.param("bias", zeros, (self.features,), jnp.dtype(self.param_dtype))

@@ -22,7 +22,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--size", default="paper", help="of configs/sizes (default paper)")
     parser.add_argument("--topology", required=True, help="v4, v5e, v5p or v6e and the chips, as v5e:16x16")
     parser.add_argument("--slices", type=int, default=1, help="so many slices, joined by the data centre network")
-    parser.add_argument("--mesh", default="fsdp=-1", help="device mesh, as data=-1,fsdp=16 (default fsdp=-1)")
+    parser.add_argument("--mesh", default="data=-1", help="device mesh, as data=-1,fsdp=16 (default data=-1)")
     parser.add_argument("--batch", type=int, help="global batch (default: the configuration's; sampling: one per chip)")
     parser.add_argument("--set", action="append", default=[], metavar="BINDING=VALUE", help="a gin binding")
     phase = "the program that runs after so many steps (autoencoder: another one before adversarial_start)"

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     began = process_began()
     hosts.join()
     names = stages.ORDER if args.stage == "all" else (args.stage,)
-    configs = compose(args, names, _bindings(args))  # all of them, before any work can be lost
+    configs = compose(args, names, bindings_of(args))  # all of them, before any work can be lost
     starts = _starts(args.init_from, {name: config.stage for name, config in configs.items()}, Path(args.model_dir))
     prepare_jax()
     try:
@@ -95,8 +95,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _bindings(args: argparse.Namespace) -> list[str]:
-    """What only `melody train` binds."""
+def bindings_of(args: argparse.Namespace) -> list[str]:
+    """What only `melody train` binds.
+
+    Raises:
+      UserError: an empty --profile, or no step to take.
+    """
     bindings = []
     if args.precompiled is not None:
         bindings.append(f"loop.train.precompiled_dir = {args.precompiled!r}")

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from melody_jax.errors import UserError
-from melody_jax.parallel.rules import RULES, spec_for
+from melody_jax.parallel.rules import RULES, AnyMesh, spec_for
 
 
 class HostShard(NamedTuple):
@@ -23,12 +23,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, spec_for(("batch",)))
 
 
-def batch_shards(mesh: Mesh) -> int:
+def batch_shards(mesh: AnyMesh) -> int:
     """Into how many parts the mesh splits a batch."""
     return int(np.prod([mesh.shape[axis] for axis in RULES["batch"]]))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+def check_batch_size(batch_size: int, mesh: AnyMesh) -> None:
     """Raises UserError where the mesh does not divide the global batch."""
     if batch_size % batch_shards(mesh):
         split = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in RULES["batch"] if mesh.shape[axis] > 1)

@@ -14,7 +14,7 @@ from melody_jax.parallel import rules
 PyTree = Any
 
 
-def abstract_state(init: Callable[[jax.Array], PyTree], mesh: Mesh) -> PyTree:
+def abstract_state(init: Callable[[jax.Array], PyTree], mesh: rules.AnyMesh) -> PyTree:
     """Shapes, dtypes and shardings of the unboxed result of `init(key)`; allocates nothing.
 
     Raises:

@@ -7,7 +7,7 @@ tensor   single layers are split
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -53,14 +53,26 @@ def parse_mesh(spec: str, devices: int) -> dict[str, int]:
     return sizes
 
 
+def axis_between_slices(spec: str, sizes: Mapping[str, int], slices: int) -> str:
+    """The axis that the slow network between slices lies on: `replica`, or, if slices do not divide it, `data`.
+
+    Raises:
+      UserError: they divide neither.
+    """
+    outer = next((axis for axis in ("replica", "data") if sizes[axis] % slices == 0), None)
+    if outer is None:
+        raise UserError(f"mesh {spec!r}: {slices} slices want replica={slices}, or a multiple of it on data")
+    return outer
+
+
 def make_mesh(spec: str = DEFAULT, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh of `parse_mesh` over `devices` (default: all of all hosts), placed by their physical topology.
 
-    Where the devices belong to several slices, which a slow network joins (DCN), that network lies on `replica`, or, if
-    slices do not divide it, on `data`; the other axes stay inside a slice (ICI).
+    Where the devices belong to several slices, which a slow network joins (DCN), one axis crosses it
+    (`axis_between_slices`); the others stay inside a slice (ICI).
 
     Raises:
-      UserError: see `parse_mesh`; or the slices divide neither of these axes.
+      UserError: see `parse_mesh` and `axis_between_slices`.
     """
     devices = jax.devices() if devices is None else devices
     sizes = parse_mesh(spec, len(devices))
@@ -68,9 +80,7 @@ def make_mesh(spec: str = DEFAULT, devices: Sequence[Any] | None = None) -> Mesh
     if slices == 1:
         grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
     else:
-        outer = next((axis for axis in ("replica", "data") if sizes[axis] % slices == 0), None)
-        if outer is None:
-            raise UserError(f"mesh {spec!r}: {slices} slices want replica={slices}, or a multiple of it on data")
+        outer = axis_between_slices(spec, sizes, slices)
         between = tuple(slices if axis == outer else 1 for axis in AXES)
         within = tuple(size // count for size, count in zip(sizes.values(), between, strict=True))
         grid = mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)

@@ -7,13 +7,15 @@ from typing import Any
 
 import jax
 from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from melody_jax.errors import UserError
 from melody_jax.nn import activations
 
 PyTree = Any
 Rules = Mapping[str, tuple[str, ...]]
+AnyMesh = Mesh | AbstractMesh
+"""Of devices, or only of so many that are elsewhere."""
 
 # Widths that layers read are split with the optimiser state over fsdp; widths that they write are split over tensor, so
 # that a pair of products (in: embed -> mlp, out: mlp -> embed) needs one reduction.
@@ -68,7 +70,7 @@ def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     return placed
 
 
-def shardings(tree: PyTree, mesh: Mesh, rules: Rules = RULES) -> PyTree:
+def shardings(tree: PyTree, mesh: AnyMesh, rules: Rules = RULES) -> PyTree:
     """A NamedSharding for every leaf of an (abstract) tree; boxes with logical axes decide, other leaves are whole.
 
     The result has the structure of the unboxed tree. A dimension of size 1 (the one channel of a waveform) stays whole.
