@@ -30,6 +30,9 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _UNKNOWN = 1 << 62  # the compiler's largest number, of an operation that it cannot estimate
 _NAME = re.compile(r"\s*(?:ROOT )?%?([\w\-]+_steps)[_.\d]* = ")
 KERNEL = 'custom_call_target="tpu_custom_call"'
+_PLACE = re.compile(r'metadata=\{[^}]*op_name="([^"]*)"')
+_TRANSFORMED = re.compile(r"(?:transpose|jvp|vmap)\((.*)\)$")
+_WRAPPER = re.compile(r"jit\(.*\)|while|body|cond|closed_call|checkpoint|remat.*|shard_map|\w*\.\w+|")
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _CHIPS = re.compile(r"^HloModule .*\bnum_partitions=(\d+)")
 
@@ -46,6 +49,7 @@ class Cost:
       collectives: kind -> (how often, bytes that a chip receives).
       cycles: the compiler's estimate of all that is no communication; 0 where it makes none (CPUs).
       unknown: operations that it has no estimate of, which count nothing.
+      operations: (where in the model, how often, cycles of all), those that take most first.
     """
 
     argument_bytes: int
@@ -55,10 +59,14 @@ class Cost:
     collectives: dict[str, tuple[int, int]]
     cycles: int
     unknown: int
+    operations: tuple[tuple[str, int, int], ...] = ()
 
 
 def cost_of(
-    compiled: Any, kernels: Mapping[str, int] = MappingProxyType({}), bytes_per_cycle: float = math.inf
+    compiled: Any,
+    kernels: Mapping[str, int] = MappingProxyType({}),
+    bytes_per_cycle: float = math.inf,
+    operations: int = 0,
 ) -> Cost:
     """Reads a `jax.stages.Compiled`.
 
@@ -66,6 +74,7 @@ def cost_of(
       compiled: what the compiler made.
       kernels: cycles of its Pallas kernels, see `ahead.kernels`.
       bytes_per_cycle: that a chip reads or writes; a kernel takes at least the time of what goes in and out.
+      operations: how many are told one by one.
     """
     memory = compiled.memory_analysis()
     output = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -79,6 +88,7 @@ def cost_of(
         collectives=program.collectives(),
         cycles=cycles,
         unknown=unknown,
+        operations=program.costliest(operations, kernels, bytes_per_cycle),
     )
 
 
@@ -108,17 +118,34 @@ class Program:
         self, kernels: Mapping[str, int] = MappingProxyType({}), bytes_per_cycle: float = math.inf
     ) -> tuple[int, int]:
         """(the compiler's estimates, summed over all that runs; how many operations have none, and count nothing)."""
-        found = unknown = 0
+        estimates = [(times, cycles) for _, times, cycles in self._estimates(kernels, bytes_per_cycle)]
+        known = sum(times * cycles for times, cycles in estimates if cycles is not None)
+        return known, sum(cycles is None for _, cycles in estimates)
+
+    def costliest(
+        self, count: int, kernels: Mapping[str, int] = MappingProxyType({}), bytes_per_cycle: float = math.inf
+    ) -> tuple[tuple[str, int, int], ...]:
+        """(where, how often, cycles of all) of the `count` places in the model that take most of `cycles`."""
+        found: dict[str, tuple[int, int]] = {}
+        for line, times, cycles in self._estimates(kernels, bytes_per_cycle):
+            place = _PLACE.search(line)
+            where = _place(place[1]) if place else "elsewhere"
+            often, total = found.get(where, (0, 0))
+            found[where] = often + times, total + times * (cycles or 0)
+        ordered = sorted(found.items(), key=lambda item: -item[1][1])
+        return tuple((where, often, total) for where, (often, total) in ordered[:count])
+
+    def _estimates(self, kernels: Mapping[str, int], bytes_per_cycle: float) -> Iterator[tuple[str, int, int | None]]:
+        """(instruction, how often it runs, cycles of one run, None where the compiler has no estimate)."""
         for line, times, fusion in self._walk(self._entry, 1):
             estimate, name = _CYCLES.search(line), _NAME.match(line)
             if KERNEL in line and name and name[1] in kernels:
                 moved = sum(_size(*shape) for shape in _SHAPE.findall(_passed(line)))
-                found += times * max(kernels[name[1]], round(moved / bytes_per_cycle))
+                yield line, times, max(kernels[name[1]], round(moved / bytes_per_cycle))
             elif KERNEL in line or (estimate and int(estimate[1]) >= _UNKNOWN):
-                unknown += 1
+                yield line, times, None
             elif estimate and not fusion:
-                found += times * int(estimate[1])
-        return found, unknown
+                yield line, times, int(estimate[1])
 
     def collectives(self) -> dict[str, tuple[int, int]]:
         """Kind -> (how often, bytes received by a chip), of rings.
@@ -192,6 +219,17 @@ def _group(right: str) -> int:
         sizes = dict(re.findall(r"'([\w.]+)'=(\d+)", mesh[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'([\w.]+)'", mesh[2]))
     return 0
+
+
+def _place(name: str) -> str:
+    """Of an operation's name as JAX gives it: modules and primitive, and whether the backward pass runs it."""
+    parts = []
+    for part in name.split("/"):
+        while inside := _TRANSFORMED.match(part):
+            part = inside[1]
+        parts.append(re.sub(r"\.\d+$", "", part))
+    modules = "/".join(part for part in parts[:-1] if not _WRAPPER.fullmatch(part))
+    return " ".join(filter(None, (modules, parts[-1], "backwards" * ("transpose(jvp" in name))))
 
 
 def _passed(line: str) -> str:

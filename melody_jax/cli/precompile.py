@@ -29,6 +29,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--at_step", type=int, help=phase)
     parser.add_argument("--steps", type=int, default=20, help="of the diffusion, in sampling (default 20)")
     parser.add_argument("--guidance", type=float, default=2.5, help="in sampling, 1 for none (default 2.5)")
+    parser.add_argument("--operations", type=int, default=0, metavar="N", help="list the N that take most of the time")
     parser.add_argument("--save", metavar="DIR", help="write the executable there, where melody train finds it")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
@@ -45,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.program not in (*STAGES, *plan.SAMPLING):
         raise UserError(f"unknown program {args.program!r}; choose one of {', '.join((*STAGES, *plan.SAMPLING))}")
-    if args.slices < 1 or (args.batch is not None and args.batch < 1) or args.steps < 1:
-        raise UserError("--slices, --batch and --steps must be at least 1")
+    if args.slices < 1 or (args.batch is not None and args.batch < 1) or args.steps < 1 or args.operations < 0:
+        raise UserError("--slices, --batch and --steps must be at least 1, --operations not negative")
     with kernels.schedules() as schedules:
         report = _report(args, schedules)
     print(json.dumps(report, indent=2) if args.json else _table(report))
@@ -80,7 +81,7 @@ def _report(args: argparse.Namespace, schedules: Path) -> dict[str, Any]:
         "mesh": args.mesh,
         "batch": batch,
     }
-    return asked | _compiled(planned, chip, mesh.devices.ravel().tolist(), args.save, started, schedules)
+    return asked | _compiled(args, planned, chip, mesh.devices.ravel().tolist(), started, schedules)
 
 
 def _stage(args: argparse.Namespace, name: str) -> Any:
@@ -94,7 +95,7 @@ def _stage(args: argparse.Namespace, name: str) -> Any:
 
 
 def _compiled(
-    planned: Any, chip: Any, devices: list[Any], save: str | None, started: float, schedules: Path
+    args: argparse.Namespace, planned: Any, chip: Any, devices: list[Any], started: float, schedules: Path
 ) -> dict[str, Any]:
     """What the compiler says of the plan, and whether it fits."""
     import jax
@@ -121,9 +122,9 @@ def _compiled(
         )
         return known | {"fits": False, "hint": f"does not fit: {' '.join(said.split())[:300]}; {HINT}"}
     finished = time.monotonic()
-    cost = program.cost_of(compiled, kernels.cycles(schedules), chip.bandwidth / chip.clock)
-    if save:
-        precompiled.save(precompiled.path_of(save, lowered, devices), compiled)
+    cost = program.cost_of(compiled, kernels.cycles(schedules), chip.bandwidth / chip.clock, args.operations)
+    if args.save:
+        precompiled.save(precompiled.path_of(args.save, lowered, devices), compiled)
     fits = cost.peak_bytes <= chip.hbm_bytes
     wanted = f"does not fit: {cost.peak_bytes / 1e9:.1f} GB of {chip.hbm_bytes / 1e9:g} GB; {HINT}"
     return known | {
@@ -175,5 +176,8 @@ def _table(report: dict[str, Any]) -> str:
         rows.append(("estimated MFU", f"{report['mfu']:.1%}{without}" if report["mfu"] else "unknown"))
         if report["unknown"]:
             rows.append(("operations without an estimate", f"{report['unknown']}, which count nothing"))
+        for where, times, cycles in report["operations"]:
+            share = cycles / max(report["cycles"], 1)
+            rows.append((where, f"{share:.1%}, {share * report['computation_seconds'] * 1e3:.2f} ms, {times} x"))
         rows.append(("trace, compile", f"{report['trace_seconds']:g} s, {report['compile_seconds']:g} s"))
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])

@@ -163,6 +163,26 @@ def test_a_kernel_takes_its_schedule_or_the_time_of_its_bytes():
     assert program.cycles(kernels, bytes_per_cycle=10.0) == (24 * round(moved / 10), 1)
 
 
+def test_operations_are_told_by_their_place_in_the_model():
+    names = {
+        "first": "jit(train_step)/jvp(LM)/LM._forward/while/body/closed_call/layers/mlp/in/in.parts/dot_general",
+        "inner": "jit(train_step)/transpose(jvp(LM))/LM._forward/while/body/closed_call/layers/mlp/in/dot_general",
+        "body": "jit(train_step)/jvp()/jit(_uniform)/add.12",
+    }
+    cycles = {"first": '"1000"', "inner": '"10"', "body": '"100"'}  # as in TPU: run 1, 24 x 4 and 24 times
+    text = TPU
+    for key, name in names.items():
+        estimate = f'backend_config={{"estimated_cycles":{cycles[key]}}}'
+        assert text.count(estimate) == 1
+        text = text.replace(estimate, f'metadata={{op_type="x" op_name="{name}"}}, {estimate}')
+    assert Program(text).costliest(3) == (
+        ("add", 24, 2400),
+        ("LM/layers/mlp/in dot_general", 1, 1000),
+        ("LM/layers/mlp/in dot_general backwards", 96, 960),
+    )
+    assert Program(TPU).costliest(9) == (("elsewhere", 24 + 1 + 96 + 1, 2400 + 1000 + 960),)
+
+
 def test_bytes_of_a_state_are_those_of_one_chip():
     mesh = make_mesh("fsdp=4,tensor=2")
     split = jax.ShapeDtypeStruct((8, 6), np.float32, sharding=NamedSharding(mesh, PartitionSpec("fsdp", "tensor")))
