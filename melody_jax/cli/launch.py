@@ -1,6 +1,7 @@
 """`melody launch TARGET`: a training run on TPU VMs, GKE or SLURM."""
 
 import argparse
+import contextlib
 import importlib
 import sys
 from pathlib import Path
@@ -58,6 +59,7 @@ def _check_training(job: "Job", target: str) -> None:
         return
     from jax.sharding import AbstractMesh
 
+    from launch import job as descriptions
     from melody_jax import stages
     from melody_jax.cli import train
     from melody_jax.cli.main import Parser
@@ -66,10 +68,14 @@ def _check_training(job: "Job", target: str) -> None:
     parser = Parser(prog="melody")
     train.add_parser(parser.add_subparsers(dest="command"))
     args, args.unknown = parser.parse_known_args(job.command[1:])
+    if any(descriptions.BUCKET in file for file in args.gin_file):
+        return  # read where it lies
     if args.hardware == "auto":
         args.hardware = "gpu" if target == "slurm" else "tpu"
     names = stages.ORDER if args.stage == "all" else (args.stage,)
-    for name, config in train.compose(args, names, train.bindings_of(args)).items():
+    with contextlib.chdir(job.code):
+        configs = train.compose(args, names, train.bindings_of(args))
+    for name, config in configs.items():
         spec = config.train.get("mesh", mesh.DEFAULT)
         sizes = mesh.parse_mesh(spec, chips)
         mesh.axis_between_slices(spec, sizes, slices)

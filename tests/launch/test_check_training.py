@@ -66,6 +66,9 @@ def test_what_its_chips_could_not_run_is_refused(message, launch):
             {"command": LM.replace(" lm ", " all "), "slurm": {"nodes": 2, "gpus_per_node": 8, "shared_dir": "/s"}},
         ),
         ("tpu-vm", {"command": "melody doctor anything"}),
+        # files are found from the folder in which workers start; what lies in the bucket is not here to be read
+        ("tpu-vm", {"command": f"{LM} --gin_file configs/runs/smoke.gin"}),
+        ("tpu-vm", {"command": f"{LM} --gin_file {{bucket}}/mine.gin --set a.b=3"}),
     ],
 )
 def test_what_they_can_run_is_launched(target, changes, launch):
