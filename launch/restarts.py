@@ -5,12 +5,9 @@ from time import monotonic
 
 from launch.job import Job
 from launch.processes import LaunchError, Runner
+from melody_jax.errors import BAD_ARGUMENTS, STOPPED
 
 DONE = 0
-BAD_ARGUMENTS = 2
-"""`melody` exits with it when the user's input is wrong."""
-STOPPED = 4
-"""`melody train` exits with it when a metric is not finite or a disk is full, the last checkpoint intact."""
 FINAL = (DONE, BAD_ARGUMENTS, STOPPED)
 """The same command would end the same way again."""
 STOPPED_BY_SIGNAL = range(129, 160)

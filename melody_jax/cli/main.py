@@ -11,7 +11,7 @@ import tempfile
 import absl.logging
 
 from melody_jax import __version__
-from melody_jax.errors import UserError
+from melody_jax.errors import BAD_ARGUMENTS, UserError
 
 # In the order of use. Each module has `add_parser(subparsers)` and `run(args)`; only the chosen one is imported.
 COMMANDS = {
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         return _dispatch(argv)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return BAD_ARGUMENTS
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -13,14 +13,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from melody_jax.errors import UserError
+from melody_jax.errors import FAILED, STOPPED, UserError
 
 LOCK = "lock"
-FAILED = 1
-"""Exit code of an end that may not come again when the same command is started again."""
-STOPPED = 4
-"""Exit code of an end that the same command would come to again: a number that is not finite, a full disk."""
-
 # Orbax and TensorStore have no exceptions of their own for a full disk, but quote the system
 _FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
 _REASON = 256  # bytes of a reason that other hosts are told

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from melody_jax.bundle.part import flatten, load_part
-from melody_jax.errors import UserError
+from melody_jax.errors import FAILED, STOPPED, UserError
 from melody_jax.geometry import Geometry
 from melody_jax.train import loop
 from melody_jax.train.arrays import ArrayBatches
-from melody_jax.train.hooks import FAILED, STOPPED, StoppedError, exit_code_of, sole_user
+from melody_jax.train.hooks import StoppedError, exit_code_of, sole_user
 from melody_jax.train.metrics import read_lines
 from melody_jax.train.optim import OptimConfig
 from tests.train import regression
