@@ -6,7 +6,7 @@ import yaml
 
 from launch.job import BUCKET, Gke, Job
 from launch.processes import InterruptError, LaunchError, Result, Runner
-from launch.restarts import DONE, FINAL
+from launch.restarts import HOPELESS
 from melody_jax.errors import UserError
 
 CONTAINER = "jax-tpu"
@@ -87,7 +87,6 @@ def manifest(job: Job) -> dict[str, Any]:
     target = _target(job)
     labels = {"xpk.google.com/workload": job.name}
     hosts = job.tpu.hosts
-    final = [code for code in FINAL if code != DONE]
     pod = {
         "metadata": {
             "labels": labels,
@@ -104,7 +103,7 @@ def manifest(job: Job) -> dict[str, Any]:
             "rules": [
                 {
                     "action": "FailJob",
-                    "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": final},
+                    "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": list(HOPELESS)},
                 }
             ]
         },

@@ -8,14 +8,14 @@ from launch.processes import LaunchError, Runner
 from melody_jax.errors import BAD_ARGUMENTS, STOPPED
 
 DONE = 0
-FINAL = (DONE, BAD_ARGUMENTS, STOPPED)
-"""The same command would end the same way again."""
+HOPELESS = (BAD_ARGUMENTS, STOPPED)
+"""The same command would fail in the same way again."""
 STOPPED_BY_SIGNAL = range(129, 160)
 """`melody train` exits with 128 + n after signal n, a checkpoint saved before; so does a shell of a killed process."""
 
 
 def run_until_done(attempt: Callable[[], int], job: Job, runner: Runner) -> int:
-    """Calls `attempt` until its exit code is FINAL, with growing pauses. Returns that code.
+    """Calls `attempt` until its exit code is 0 or hopeless, with growing pauses. Returns that code.
 
     Raises:
       LaunchError: more than `job.restarts` failures in a row.
@@ -24,7 +24,7 @@ def run_until_done(attempt: Callable[[], int], job: Job, runner: Runner) -> int:
     while True:
         begin = monotonic()
         code = attempt()
-        if code in FINAL:
+        if code in (DONE, *HOPELESS):
             return code
         if monotonic() - begin >= job.backoff.reset:
             failures = 0

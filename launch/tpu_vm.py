@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from launch import code
 from launch.job import BUCKET, Job
 from launch.processes import InterruptError, LaunchError, Result, Runner
-from launch.restarts import DONE, FINAL, run_until_done
+from launch.restarts import DONE, HOPELESS, run_until_done
 from melody_jax.errors import UserError
 
 MOUNT = "/gcs"
@@ -93,7 +93,7 @@ class Nodes:
             ended = error.exit_code
         else:
             ended = self._run()
-        if ended not in FINAL and (not self._ready or self._is_lost()):
+        if ended not in (DONE, *HOPELESS) and (not self._ready or self._is_lost()):
             self._runner.say(f"{self._job.name} is not there any more; deleting what is left of it")
             if not self.delete():
                 raise LaunchError(f"{self._job.name} cannot be created again before it is deleted")
@@ -185,7 +185,7 @@ exit $code"""
         self._running = True
         code = self._runner.follow(self._ssh(text), line=read, lost=self._is_lost, every=LOOK)
         self._running = False
-        return next((final for final in FINAL if final != DONE and final in codes), max([code, *codes]))
+        return next((hopeless for hopeless in HOPELESS if hopeless in codes), max([code, *codes]))
 
     def _end_text(self) -> str:
         """Ends the run that an earlier connection left behind: a chip serves one process."""

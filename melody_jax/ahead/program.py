@@ -88,7 +88,7 @@ def cost_of(
         collectives=program.collectives(),
         cycles=cycles,
         unknown=unknown,
-        operations=program.costliest(operations, kernels, bytes_per_cycle),
+        operations=program.costliest(operations, kernels, bytes_per_cycle) if operations else (),
     )
 
 

@@ -39,12 +39,7 @@ def make_stage(name: str, parents_dir: Path):
     """A stage with dropout, augmentation, EMA, running statistics, accumulation and calibration where it has them."""
     parents = str(parents_dir)
     if name == "autoencoder":  # both players act from step 2 on
-        channels = {"period_channels": (8, 8), "spectral_channels": (8, 8)}  # that eight devices can split
-        discriminators = dataclasses.replace(test_autoencoder.STAGE.discriminators, **channels)
-        # eps: gradients that are zero but for rounding shall not become steps of full size
-        optim = dataclasses.replace(test_autoencoder.OPTIM, eps=1e-4)
-        changes = {"optim": optim, "discriminator_optim": optim, "discriminators": discriminators}
-        return dataclasses.replace(test_autoencoder.STAGE, spike_factor=10.0, calibration_batches=2, **changes)
+        return dataclasses.replace(test_autoencoder.STAGE, spike_factor=10.0, calibration_batches=2)
     if name == "mulan":
         config = dataclasses.replace(test_mulan.STAGE.config, center=True, projection_dropout=0.1)
         augment = AugmentConfig(gain_db=6.0, roll=1.0, time_masks=1, band_masks=1)

@@ -46,6 +46,13 @@ def _train(name, parents, mesh):
     """(losses, parameters at the start, at the end), on the host."""
     stage = six_stages.make_stage(name, parents)
     stage = dataclasses.replace(stage, batch_size=max(stage.batch_size, 8))  # a row for each device at least
+    if name == "autoencoder":
+        channels = {"period_channels": (8, 8), "spectral_channels": (8, 8)}  # that eight devices can split
+        discriminators = dataclasses.replace(stage.discriminators, **channels)
+        # eps: gradients that are zero but for rounding shall not become steps of full size
+        optim = dataclasses.replace(stage.optim, eps=1e-4)
+        changes = {"optim": optim, "discriminator_optim": optim, "discriminators": discriminators}
+        stage = dataclasses.replace(stage, **changes)
     batches = six_stages.make_batches(stage)
     steps = Steps(stage, mesh, calibrated(stage, initial_state(stage, 0, mesh), batches))
     start, losses = jax.device_get(steps.state.params), []
