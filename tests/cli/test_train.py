@@ -7,7 +7,7 @@ import pytest
 
 from melody_jax.bundle.part import load_part
 from melody_jax.cli import configuration, main, train
-from melody_jax.errors import UserError
+from melody_jax.errors import STOPPED, UserError
 from melody_jax.train.arrays import ArrayBatches
 from melody_jax.train.metrics import read_lines
 from tests.train import regression
@@ -116,7 +116,7 @@ def test_unknown_stage(tmp_path, capsys):
 
 
 def test_a_stopped_run_exits_with_its_code(tmp_path, capsys):
-    assert melody(tmp_path, "--set", "regression.RegressionStage.poison_step=2") == 1
+    assert melody(tmp_path, "--set", "regression.RegressionStage.poison_step=2") == STOPPED
     assert "error: regression: step 2: metric loss is nan" in capsys.readouterr().err
 
 
@@ -166,7 +166,7 @@ def test_all_trains_in_order_skips_what_is_finished_and_continues_the_rest(chain
     )
     # the second stage is interrupted by a metric that is not finite
     poison = ["--set", "regression.ChildStage.poison_step=4", "--set", "loop.train.checkpoint_every=2"]
-    assert melody(tmp_path, *poison, stage="all") == 1
+    assert melody(tmp_path, *poison, stage="all") == STOPPED
     assert trained == ["regression", "child"]
     assert melody(tmp_path, stage="all") == 0
     assert trained == ["regression", "child", "child"]
