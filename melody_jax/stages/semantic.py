@@ -1,6 +1,7 @@
 """The semantic stage: masked contrastive pre-training of the wav2vec2-Conformer, on audio alone."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from melody_jax.geometry import Geometry
 from melody_jax.nn.conformer import STATISTICS, running_statistics
 from melody_jax.parallel.batch import place_batch
 from melody_jax.parallel.init import to_host
+from melody_jax.parallel.rules import on_mesh
 from melody_jax.semantic.config import SemanticConfig
 from melody_jax.semantic.feature_norm import calibrate, moments
 from melody_jax.semantic.network import PretrainOutput, SemanticEncoder
@@ -100,7 +102,8 @@ class SemanticStage(Stage):
         if self.config.feature_norm not in ("standard", "whiten"):
             return params
         mesh = state.step.sharding.mesh
-        measure = jax.jit(lambda p, audio: moments(self.model.apply({"params": p}, audio, method="hidden")))
+        hidden = functools.partial(self.model.apply, method="hidden")
+        measure = jax.jit(on_mesh(lambda p, audio: moments(hidden({"params": p}, audio)), mesh))
         total: dict[str, np.ndarray] = {}
         for batch in itertools.islice(batches, self.calibration_batches):
             found = to_host(measure(params, place_batch(batch, mesh)["audio"]))

@@ -43,7 +43,7 @@ def make_stage(name: str, parents_dir: Path):
     if name == "mulan":
         config = dataclasses.replace(test_mulan.STAGE.config, center=True, projection_dropout=0.1)
         augment = AugmentConfig(gain_db=6.0, roll=1.0, time_masks=1, band_masks=1)
-        return dataclasses.replace(test_mulan.STAGE, config=config, augment=augment, calibration_batches=2)
+        return dataclasses.replace(test_mulan.STAGE, config=config, augment=augment, calibration_batches=32)
     if name == "semantic":
         conformer = dataclasses.replace(test_semantic.CONFIG.conformer, dropout=0.1)
         config = dataclasses.replace(test_semantic.CONFIG, conformer=conformer)
