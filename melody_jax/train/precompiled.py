@@ -11,11 +11,16 @@ import jax
 from jax.experimental import serialize_executable
 
 _LOG = logging.getLogger(__name__)
+_EFFORT = ("jax_optimization_level", "jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
 
 
 def path_of(directory: str | Path, lowered: Any, devices: Sequence[Any]) -> Path:
-    """Where the executable of a `jax.stages.Lowered` for these devices lies: program, chips and version of JAX decide."""
-    told = f"{jax.__version__} {len(devices)} x {devices[0].device_kind}\n{lowered.as_text()}"
+    """Where the executable of a `jax.stages.Lowered` for these devices lies.
+
+    Program, chips, version of JAX and the effort that the compiler is asked for decide.
+    """
+    effort = [getattr(jax.config, name) for name in _EFFORT]
+    told = f"{jax.__version__} {len(devices)} x {devices[0].device_kind} {effort}\n{lowered.as_text()}"
     return Path(directory) / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.xla"
 
 

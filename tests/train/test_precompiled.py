@@ -23,6 +23,7 @@ def compiled_anew():
     compilation_cache.reset_cache()  # whether it is used is asked once
     yield
     jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_exec_time_optimization_effort", 0.0)
     compilation_cache.reset_cache()
 
 
@@ -69,6 +70,15 @@ def test_another_step_is_compiled(tmp_path, monkeypatch):
     usual = _losses(*_steps("", optim=faster))
     compiled = _count_compiles(monkeypatch)
     np.testing.assert_allclose(_losses(*_steps(tmp_path, optim=faster)), usual, rtol=1e-6)
+    assert len(compiled) == 1
+
+
+def test_a_step_compiled_with_less_effort_is_not_used(tmp_path, monkeypatch):
+    jax.config.update("jax_exec_time_optimization_effort", -1.0)
+    _saved(tmp_path)
+    jax.config.update("jax_exec_time_optimization_effort", 0.0)
+    compiled = _count_compiles(monkeypatch)
+    _losses(*_steps(tmp_path))
     assert len(compiled) == 1
 
 
