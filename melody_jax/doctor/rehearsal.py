@@ -72,23 +72,21 @@ def rehearse(stage: Stage, state: TrainState, mesh: Mesh, batch: HostBatch, step
     placed = place_batch(batch, mesh)
     update = max(optim.accumulate for optim in _optims(stage).values())  # steps to the first one of the parameters
 
+    def take(state: TrainState, count: int) -> tuple[TrainState, list[Metrics]]:
+        taken = []
+        for _ in range(count):
+            state, metrics = train_step(state, placed)
+            jax.block_until_ready(taken[-1:])  # one step ahead, as in training: on CPUs collectives of many hang
+            taken.append(metrics)
+        return state, taken
+
     started = time.monotonic()
-    history = []
-    for _ in range(update):
-        state, metrics = train_step(state, placed)
-        history.append(metrics)
+    state, history = take(state, update)
     first = _floats(history)
     compiled = time.monotonic() - started
     findings = [_check_first(first, compiled), *_check_gradients(state, first[-1].get("gradient_norm", 1.0))]
     if any(finding.level == FAILURE for finding in findings):
         return Rehearsal(findings, state, math.nan)
-
-    def take(state: TrainState, count: int) -> tuple[TrainState, list[Metrics]]:
-        taken = []
-        for _ in range(count):
-            state, metrics = train_step(state, placed)
-            taken.append(metrics)
-        return state, taken
 
     started = time.monotonic()
     state, history = take(state, max(1, steps - 1) * update)
