@@ -10,6 +10,7 @@ from melody_jax.errors import BAD_ARGUMENTS, STOPPED
 DONE = 0
 HOPELESS = (BAD_ARGUMENTS, STOPPED)
 """The same command would fail in the same way again."""
+FINAL = (DONE, *HOPELESS)
 STOPPED_BY_SIGNAL = range(129, 160)
 """`melody train` exits with 128 + n after signal n, a checkpoint saved before; so does a shell of a killed process."""
 
@@ -24,7 +25,7 @@ def run_until_done(attempt: Callable[[], int], job: Job, runner: Runner) -> int:
     while True:
         begin = monotonic()
         code = attempt()
-        if code in (DONE, *HOPELESS):
+        if code in FINAL:
             return code
         if monotonic() - begin >= job.backoff.reset:
             failures = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launch.job import Job
 from launch.processes import InterruptError, LaunchError, Result, Runner
-from launch.restarts import DONE, HOPELESS
+from launch.restarts import FINAL
 from melody_jax.errors import UserError
 
 SUBMIT_LIMIT = 60.0
@@ -128,7 +128,7 @@ def script(job: Job, folder: Path) -> str:
             "code=$?",
             "",
             f'[ $code -ne 0 ] || touch {shlex.quote(str(folder))}/done-"$SLURM_JOB_ID"',
-            f"case $code in {' | '.join(map(str, (DONE, *HOPELESS)))}) exit $code ;; esac",
+            f"case $code in {' | '.join(map(str, FINAL))}) exit $code ;; esac",
             # who cancelled the job does not want it back
             '[ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ] || exit $code',
             f'count={shlex.quote(str(folder))}/failures-"$SLURM_JOB_ID"',

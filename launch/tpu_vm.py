@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from launch import code
 from launch.job import BUCKET, Job
 from launch.processes import InterruptError, LaunchError, Result, Runner
-from launch.restarts import DONE, HOPELESS, run_until_done
+from launch.restarts import FINAL, HOPELESS, run_until_done
 from melody_jax.errors import UserError
 
 MOUNT = "/gcs"
@@ -93,7 +93,7 @@ class Nodes:
             ended = error.exit_code
         else:
             ended = self._run()
-        if ended not in (DONE, *HOPELESS) and (not self._ready or self._is_lost()):
+        if ended not in FINAL and (not self._ready or self._is_lost()):
             self._runner.say(f"{self._job.name} is not there any more; deleting what is left of it")
             if not self.delete():
                 raise LaunchError(f"{self._job.name} cannot be created again before it is deleted")
