@@ -1,14 +1,15 @@
 """Batches: which rows of the global batch a host reads, and how they become one global array."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from melody_jax.errors import UserError
-from melody_jax.parallel.rules import RULES, AnyMesh, spec_for
+from melody_jax.parallel.init import to_host
+from melody_jax.parallel.rules import RULES, AnyMesh, on_mesh, spec_for
 
 
 class HostShard(NamedTuple):
@@ -61,3 +62,18 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
         check_batch_size(shape[0], mesh)
         placed[name] = jax.make_array_from_process_local_data(sharding, np.asarray(rows), shape)
     return placed
+
+
+def measure_batches(
+    function: Callable[[Any, dict[str, jax.Array]], Any],
+    variables: Any,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    mesh: Mesh,
+) -> Iterator[Any]:
+    """`function(variables, batch)` of each batch, computed on the mesh, whole on every host; all hosts must call it.
+
+    One after the other: on CPUs the collectives of several programs in flight wait for one another for ever.
+    """
+    program = jax.jit(on_mesh(function, mesh))
+    for batch in batches:
+        yield to_host(program(variables, place_batch(batch, mesh)))

@@ -15,9 +15,7 @@ from melody_jax.mulan.augment import AugmentConfig, augment_audio, augment_spect
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.loss import contrast
 from melody_jax.mulan.network import MuLan
-from melody_jax.parallel.batch import place_batch
-from melody_jax.parallel.init import to_host
-from melody_jax.parallel.rules import on_mesh
+from melody_jax.parallel.batch import measure_batches
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
 from melody_jax.train.stage import HostBatch, Metrics, Stage
 from melody_jax.train.state import TrainState
@@ -130,12 +128,9 @@ class MuLanStage(Stage):
         params = dict(state.averaged)
         if not self.config.center:
             return params
-        mesh = state.step.sharding.mesh
         variables = {"params": {**params, **state.frozen}}
-        means = jax.jit(on_mesh(self._mean_embeddings, mesh))
         taken = itertools.islice(batches, self.calibration_batches)
-        # read one by one: on CPUs the collectives of several programs in flight wait for one another for ever
-        found = [to_host(means(variables, place_batch(batch, mesh))) for batch in taken]
+        found = measure_batches(self._mean_embeddings, variables, taken, state.step.sharding.mesh)
         return {**params, **jax.tree.map(lambda *parts: sum(parts) / len(parts), *found)}
 
     def _mean_embeddings(self, variables: PyTree, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -1,7 +1,6 @@
 """The semantic stage: masked contrastive pre-training of the wav2vec2-Conformer, on audio alone."""
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -12,9 +11,7 @@ import numpy as np
 
 from melody_jax.geometry import Geometry
 from melody_jax.nn.conformer import STATISTICS, running_statistics
-from melody_jax.parallel.batch import place_batch
-from melody_jax.parallel.init import to_host
-from melody_jax.parallel.rules import on_mesh
+from melody_jax.parallel.batch import measure_batches
 from melody_jax.semantic.config import SemanticConfig
 from melody_jax.semantic.feature_norm import calibrate, moments
 from melody_jax.semantic.network import PretrainOutput, SemanticEncoder
@@ -101,12 +98,13 @@ class SemanticStage(Stage):
         params = dict(state.averaged)
         if self.config.feature_norm not in ("standard", "whiten"):
             return params
-        mesh = state.step.sharding.mesh
-        hidden = functools.partial(self.model.apply, method="hidden")
-        measure = jax.jit(on_mesh(lambda p, audio: moments(hidden({"params": p}, audio)), mesh))
+
+        def moments_of(params: Any, batch: Mapping[str, jax.Array]) -> Any:
+            return moments(self.model.apply({"params": params}, batch["audio"], method="hidden"))
+
+        taken = itertools.islice(batches, self.calibration_batches)
         total: dict[str, np.ndarray] = {}
-        for batch in itertools.islice(batches, self.calibration_batches):
-            found = to_host(measure(params, place_batch(batch, mesh)["audio"]))
+        for found in measure_batches(moments_of, params, taken, state.step.sharding.mesh):
             total = {name: total.get(name, 0.0) + value.astype(np.float64) for name, value in found.items()}
         return {**params, "feature_norm": calibrate(total, self.config)}
 
