@@ -40,6 +40,8 @@ setup(
         "PyYAML>=6.0",
         "tqdm>=4.66",
         "tensorboardX>=2.6",
+        "av>=15",  # reads what libsndfile does not
+        "pyloudnorm>=0.1.1",
     ],
     extras_require={
         "data": [
@@ -50,6 +52,7 @@ setup(
             "importlib-resources>=6",  # tensorflow-datasets imports it without saying so
             "scipy>=1.13",
             "scikit-learn>=1.5",
+            "mir_eval>=0.8",
             "music21>=10.5",
             "symusic>=0.6",
             "verovio>=6.4",

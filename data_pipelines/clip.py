@@ -19,6 +19,9 @@ class Truth:
         rhythm: dance or metre ("waltz", "reel", ...); "" where unknown.
         texture: "solo", "melody with chords", ...; "" where unknown.
         mood: words for the mood, possibly none.
+        metre: "3/4", "6/8", ...; "" where unknown.
+        notes: (onset in seconds, duration in seconds, MIDI pitch, number of the part) of every pitched note, drums left
+            out; part 0 leads.
     """
 
     instruments: tuple[str, ...]
@@ -30,6 +33,8 @@ class Truth:
     rhythm: str
     texture: str
     mood: tuple[str, ...]
+    metre: str = ""
+    notes: tuple[tuple[float, float, int, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

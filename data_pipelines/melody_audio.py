@@ -4,7 +4,7 @@
     tfds build data_pipelines/melody_audio.py --data_dir data \
         --config '{"name": "mine", "request": {"kind": "folder", "path": "/home/me/music"}}'
 
-Both make the same bytes under DATA_DIR/melody_audio/NAME/1.0.0, in TFRecord files.
+Both make the same bytes under DATA_DIR/melody_audio/NAME/1.1.0, in TFRecord files.
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines import build
+from data_pipelines import build, read
 from data_pipelines.request import Request
 from melody_jax import config as config_lib
 
 _TEXT = tfds.features.Text()
 NO_TRUTH = {
     "instruments": [], "family": "", "families": [], "tempo": 0.0, "key": "", "mode": "", "rhythm": "", "texture": "",
-    "mood": [],
+    "mood": [], "metre": "", "notes": np.zeros((0, 4), np.float32),
 }  # fmt: skip
 
 
@@ -47,7 +47,7 @@ class MelodyAudioConfig(tfds.core.BuilderConfig):
 class MelodyAudio(tfds.core.GeneratorBasedBuilder):
     """Clips of music with captions and, for the built-in corpus, the ground truth."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(read.AUDIO_VERSION)
     BUILDER_CONFIGS = [
         MelodyAudioConfig(name="corpus_48", request=Request("corpus", clips=48)),
         MelodyAudioConfig(name="corpus_3h", request=Request("corpus", clips=1080)),
@@ -105,7 +105,8 @@ class MelodyAudio(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, staged, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for example in staged.examples(split):
             del example["split"]
-            example["truth"] = example["truth"] or NO_TRUTH
+            truth = example["truth"] or NO_TRUTH
+            example["truth"] = {**truth, "notes": np.asarray(truth["notes"], np.float32).reshape(-1, 4)}
             yield example["id"], example
 
 
@@ -133,6 +134,8 @@ def features(samples: int) -> tfds.features.FeaturesDict:
                 "rhythm": _TEXT,
                 "texture": _TEXT,
                 "mood": tfds.features.Sequence(_TEXT),
+                "metre": _TEXT,
+                "notes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32, encoding=tfds.features.Encoding.BYTES),
             },
         }
     )

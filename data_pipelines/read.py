@@ -11,7 +11,7 @@ from data_pipelines.clip import Clip, Truth
 from data_pipelines.records import Records
 from melody_jax.errors import UserError
 
-AUDIO_VERSION = "1.0.0"
+AUDIO_VERSION = "1.1.0"  # 1.0 had neither metre nor notes
 TOKENS_VERSION = "2.0.0"  # 1 had no codes of captions; tokens of another version are made anew
 
 
@@ -85,7 +85,8 @@ def summary(directory: pathlib.Path) -> str:
 
 def _clip(example: dict[str, Any]) -> Clip:
     text = {name: _text(example[name]) for name in ("id", "tune", "source", "licence")}
-    truth = {name: _text(value) for name, value in example["truth"].items() if name != "tempo"}
+    truth = {name: _text(value) for name, value in example["truth"].items() if name not in ("tempo", "notes")}
+    truth["notes"] = tuple((on, length, int(pitch), int(part)) for on, length, pitch, part in example["truth"]["notes"])
     return Clip(
         audio=example["audio"].astype(np.float32) / np.float32(32768),
         captions=_text(example["captions"]),

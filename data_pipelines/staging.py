@@ -27,7 +27,7 @@ from melody_jax.errors import UserError
 # 16 clips of 10 s take a process a second or two: often enough for the progress bar, seldom enough for the disk.
 CHUNK = 16
 # Part of every chunk's name: raise it when the staged form or the making of clips changes.
-_FORM = 1
+_FORM = 2
 
 Make = Callable[[Any], Iterator[Clip | Rejection]]
 

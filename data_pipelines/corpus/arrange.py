@@ -101,6 +101,8 @@ def arrange(plan: ClipPlan) -> Arrangement:
         rhythm=plan.rhythm,
         texture=_texture(plan, parts),
         mood=_mood(rng, pace, key, dynamics, parts[0]),
+        metre=f"{plan.numerator}/{plan.denominator}",
+        notes=_pitched_notes(parts),
     )
     metre = (plan.numerator, plan.denominator)
     return Arrangement(parts, truth, dynamics, pace, ensemble, metre, plan.seconds)
@@ -280,6 +282,17 @@ def _perform(rng, voice: _Voice, plan: ClipPlan, dynamics: str) -> Part:
     velocity = velocity + 6 * (notes[:, 0] % bar == 0) - 4 * (notes[:, 0] % beat != 0)
     rows = np.stack([onset + late, notes[:, 1] * second * length, notes[:, 2], np.clip(velocity.round(), 30, 124)], -1)
     return Part(voice.instrument, voice.role, rows[(onset < plan.seconds) & (rows[:, 1] > 0)])
+
+
+def _pitched_notes(parts: tuple[Part, ...]) -> tuple[tuple[float, float, int, int], ...]:
+    """`Truth.notes` of parts, to the millisecond, by onset."""
+    pitched = [part for part in parts if part.role != "drums"]
+    rows = [
+        (round(onset, 3), round(duration, 3), int(pitch), number)
+        for number, part in enumerate(pitched)
+        for onset, duration, pitch, _ in part.notes.tolist()
+    ]
+    return tuple(sorted(rows))
 
 
 def _texture(plan: ClipPlan, parts) -> str:
