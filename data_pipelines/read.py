@@ -86,7 +86,9 @@ def summary(directory: pathlib.Path) -> str:
 def _clip(example: dict[str, Any]) -> Clip:
     text = {name: _text(example[name]) for name in ("id", "tune", "source", "licence")}
     truth = {name: _text(value) for name, value in example["truth"].items() if name not in ("tempo", "notes")}
-    truth["notes"] = tuple((on, length, int(pitch), int(part)) for on, length, pitch, part in example["truth"]["notes"])
+    truth["notes"] = tuple(
+        (on, length, int(pitch), int(part)) for on, length, pitch, part in example["truth"]["notes"].tolist()
+    )
     return Clip(
         audio=example["audio"].astype(np.float32) / np.float32(32768),
         captions=_text(example["captions"]),
