@@ -77,14 +77,16 @@ def _recipe(stage: str, geometry: Geometry, tokenizer: str | None):
         return ("audio", "captions"), steps, {"audio": _AUDIO, "text_tokens": text}
     if stage == "lm":
         codes = seqio.Feature(seqio.PassThroughVocabulary(geometry.mulan_codes), add_eos=False, dtype=tf.int32)
-        steps = [preprocessors.crop_semantic, preprocessors.choose_text]
+        crop = functools.partial(preprocessors.crop_semantic, levels=geometry.semantic_levels)
+        steps = [crop, preprocessors.choose_text]
         return ("mulan", "text", "semantic"), steps, {"mulan": codes, "text": codes, "semantic": _semantic(geometry)}
     if stage == "dpd":
-        crop = functools.partial(preprocessors.crop_aligned, frames_per_token=geometry.frames_per_token)
+        rates = {"frames_per_token": geometry.frames_per_token, "levels": geometry.semantic_levels}
+        crop = functools.partial(preprocessors.crop_aligned, **rates)
         latents = seqio.ContinuousFeature(dtype=tf.float16, rank=2)
         return ("semantic", "latents"), [crop], {"semantic": _semantic(geometry), "latents": latents}
     return ("audio",), [preprocessors.crop_audio], {"audio": _AUDIO}
 
 
 def _semantic(geometry: Geometry) -> Any:
-    return seqio.Feature(seqio.PassThroughVocabulary(geometry.semantic_codes), add_eos=False, dtype=tf.int32)
+    return seqio.Feature(seqio.PassThroughVocabulary(geometry.semantic_size), add_eos=False, dtype=tf.int32)

@@ -25,7 +25,7 @@ class TokenExample(TypedDict):
 
     id, family: of the clip and of its leading instrument ("" where unknown).
     mulan: int32 [Q], codes of the music. text: int32 [C, Q], codes of each of its C >= 1 captions.
-    semantic: int32 [N]. latents: float16 [L, D].
+    semantic: int32 [N R], the R levels of a moment beside one another. latents: float16 [L, D].
     """
 
     id: str
@@ -62,7 +62,7 @@ class MelodyTokens(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "family": tfds.features.Text(),
             "mulan": tfds.features.Tensor(shape=(geometry.mulan_tokens,), dtype=np.int32, encoding=raw),
             "text": tfds.features.Tensor(shape=(None, geometry.mulan_tokens), dtype=np.int32, encoding=raw),
-            "semantic": tfds.features.Tensor(shape=(geometry.clip_tokens,), dtype=np.int32, encoding=raw),
+            "semantic": tfds.features.Tensor(shape=(geometry.clip_semantic,), dtype=np.int32, encoding=raw),
             "latents": tfds.features.Tensor(shape=latents, dtype=np.float16, encoding=raw),
         }
         return tfds.core.DatasetInfo(

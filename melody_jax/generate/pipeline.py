@@ -111,8 +111,6 @@ class Melody:
           UserError: no prompt, an empty one, or a bad setting.
         """
         chosen = with_settings(self.defaults, settings)
-        if chosen.griffin_lim and not self._models.has_magnitudes:
-            raise UserError("griffin_lim needs an autoencoder with a magnitude decoder, which this bundle has not")
         names, source = self._sources(prompts, audio)
         seeds = [int(seed)] * len(names) if isinstance(seed, (int, np.integer)) else [int(s) for s in seed]
         if len(seeds) != len(names):
@@ -176,7 +174,8 @@ class Melody:
             nearer = made["similarity"] > best["similarity"]
             for name, array in best.items():
                 array[nearer] = made[name][nearer]
-        return {"mulan": np.asarray(mulan), **best, "times": clock.times}
+        frames = self.bundle.geometry.tokens_in(settings.seconds) * self.bundle.geometry.frames_per_token
+        return {"mulan": np.asarray(mulan), **best, "latent_frames": frames, "times": clock.times}
 
     def _pieces(
         self, mulan: Int[Array, "B Q"], keys: UInt32[Array, "B 2"], settings: Settings, clock: "_Clock"
@@ -188,21 +187,23 @@ class Melody:
         tokens = models.tokens(mulan, fold_in(keys, 0), language, settings.sampling, settings.mulan_levels)
         clock.lap("language model", tokens)
         latents = models.latents(
-            tokens[:, : diffusion.total],
+            tokens[:, : diffusion.total * geometry.semantic_levels],
             fold_in(keys, 1),
             diffusion,
             settings.steps,
             settings.schedule,
             float(settings.guidance),
             float(settings.clip_latents),
-            float(settings.noise),
         )[:, : count * geometry.frames_per_token]
         clock.lap("diffusion", latents)
-        audio = models.audio(latents, settings.griffin_lim)
+        audio = models.audio(latents)
         clock.lap("decoder", audio)
         host = jax.device_get(audio)[:, : max(1, round(settings.seconds * geometry.sample_rate))]
         peak = np.abs(host).max(axis=1, keepdims=True)
-        return {"tokens": np.array(tokens[:, :count]), "audio": (host / np.maximum(peak, 1.0)).astype(np.float32)}
+        return {
+            "tokens": np.array(tokens[:, : count * geometry.semantic_levels]),
+            "audio": (host / np.maximum(peak, 1.0)).astype(np.float32),
+        }
 
     def _similarity(
         self, prompt: Float[Array, "B E"], audio: Float[np.ndarray, "B T"], clock: "_Clock"
@@ -233,7 +234,7 @@ class Melody:
             sample_rate=self.bundle.geometry.sample_rate,
             mulan=batch["mulan"][row],
             tokens=batch["tokens"][row],
-            latent_frames=len(batch["tokens"][row]) * self.bundle.geometry.frames_per_token,
+            latent_frames=batch["latent_frames"],
             settings=settings,
             seed=seed,
             times=dict(batch["times"]),
