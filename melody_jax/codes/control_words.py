@@ -13,6 +13,8 @@ from melody_jax.codes import instruments as names
 from melody_jax.codes.controls import FASTEST, METRES, MOST_INSTRUMENTS, SLOWEST, Controls, merge
 from melody_jax.errors import UserError
 
+# Only ASCII's letters have two cases: what matches is then found in the tables below.
+_FLAGS = re.IGNORECASE | re.ASCII
 _LETTERS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 _SIGNS = {"flat": -1, "b": -1, "♭": -1, "sharp": 1, "#": 1, "♯": 1}
 _MODES = {
@@ -30,18 +32,20 @@ _TIMES = {
     "three four": "3/4", "three quarter": "3/4", "four four": "4/4", "six eight": "6/8", "nine eight": "9/8",
     "two four": "2/4", "twelve eight": "12/8", "five four": "5/4", "waltz": "3/4", "common": "4/4", "cut": "2/2",
 }  # fmt: skip
-_SIGN = r"(?:\s*-?\s*(flat|sharp)\b|\s?([#♯♭]|b(?![a-z])|b(?=m(?:aj|in)?\b|maj|min)))?"
+_SIGN = r"(?:\s*-?\s*((?i:flat|sharp))\b|\s?([#♯♭]|b(?![a-z])|b(?=m(?:aj|in)?\b|maj|min)))?"
 _MODE = r"(major|minor|maj|min|dorian|mixolydian|ionian|aeolian|lydian|phrygian)\b"
 _STRICT_KEY = re.compile(
-    rf"(?:in |key of )?([A-Ga-g]){_SIGN}(?:[\s-]*(?:(?:natural|harmonic|melodic)\s+)?(?:(?i:{_MODE})|(?P<short>[mM])\b))?\.?"
+    rf"(?:in |key of )?([A-Ga-g]){_SIGN}(?:[\s-]*(?:(?:natural|harmonic|melodic)\s+)?(?:(?i:{_MODE})|(?P<short>[mM])\b))?\.?",
+    re.ASCII,
 )
 _KEY = re.compile(
     rf"(?<![\w#♯♭/'’])(?P<of>in |in the key of |key of |key is |key: ?)?(?P<tonic>[A-Ga-g]){_SIGN}"
-    rf"[\s-]+(?:(?:natural|harmonic|melodic)\s+)?(?i:{_MODE})"
+    rf"[\s-]+(?:(?:natural|harmonic|melodic)\s+)?(?i:{_MODE})",
+    re.ASCII,
 )
 _SHORT_KEY = re.compile(rf"\b(?:in|key of|key:|key is) (?:the key of )?([A-G]){_SIGN}(?:(m|min|maj)\b|(?=[\s.,;)]|$))")
 # What makes a chord of a key's name, or an adjective of its mode: "a C major chord", "in a minor key".
-_CHORD = re.compile(r"[\s-]*(chords?|triads?|arpeggios?|sevenths?|7|9|scales? runs?)\b", re.IGNORECASE)
+_CHORD = re.compile(r"[\s-]*(chords?|triads?|arpeggios?|sevenths?|7|9|scales? runs?)\b", _FLAGS)
 _ADJECTIVE = re.compile(
     r"[\s-]*(keys?|modes?|scales?|tonality|tonalities|mood|feel|thirds?|sixths?|sevenths?)\b", re.IGNORECASE
 )
@@ -51,34 +55,34 @@ _NUMBER = r"(\d{2,3}(?:\.\d+)?)"
 _TEMPO = re.compile(
     rf"(?<![\d.])(?:{_NUMBER}\s*(?:-|–|to|and)\s*)?{_NUMBER}\s*-?\s*(?:bpm\b|b\.p\.m|beats\s*(?:per|a|/)\s*min)"
     rf"|\b(?:bpm|tempo)(?:\s+(?:of|is|around|about)|\s*[:=])*\s*{_NUMBER}\b(?!\s*%)",
-    re.IGNORECASE,
+    _FLAGS,
 )
 _FRACTION = re.compile(r"(?<![\d/.,])(\d{1,2})\s?/\s?(\d{1,2})(?![\d/%]|\s*(?:of|th|inch)\b)")
 _TIME = re.compile(
     r"\b(" + "|".join(words.replace(" ", r"[\s-]") for words in _TIMES) + r")[\s-]+(?:time|metre|meter|beat|feel)\b",
-    re.IGNORECASE,
+    _FLAGS,
 )
 _DANCE = re.compile(
     r"\b(" + "|".join(sorted((w.replace(" ", r"[\s-]") for w in _DANCES), key=len, reverse=True)) + r")(?:e?s)?\b(?!-)",
-    re.IGNORECASE,
+    _FLAGS,
 )
 _DRUMS = re.compile(
     r"(?<!steel )(?<!steel-)(?<!hand )(?<!frame )(?<!talking )(?<!bass )(?<!ear)(?<![\w-])"
     r"(?:drum\s?-?(?:kits?|sets?|beats?|machines?|grooves?|tracks?|loops?)|drums|drumming|drummers?)\b",
-    re.IGNORECASE,
+    _FLAGS,
 )
-_NO_DRUMS = re.compile(r"\b(?:drumless|drum-free|without percussion|no percussion)\b", re.IGNORECASE)
+_NO_DRUMS = re.compile(r"\b(?:drumless|drum-free|without percussion|no percussion)\b", _FLAGS)
 _NOT = re.compile(
     r"\b(?:no|not|without|minus|lacks|lacking|excluding|instead of|rather than|nor)"
     r"(?: (?:a|an|any|the|real|live))*(?:(?: (?!n?or\b)[\w-]+){1,3} n?or)*\s+$",
-    re.IGNORECASE,
+    _FLAGS,
 )
-_ALONE_BEFORE = re.compile(r"\b(?:solo|unaccompanied|lone|only|just)\s+(?:a\s+)?$", re.IGNORECASE)
-_ALONE_AFTER = re.compile(r"\s+(?:alone|unaccompanied|only)\b", re.IGNORECASE)
-_TEXTURE = re.compile(r"(?:^|[,;]|texture is)\s*solo\s*(?:[,;.]|$)", re.IGNORECASE)
+_ALONE_BEFORE = re.compile(r"\b(?:solo|unaccompanied|lone|only|just)\s+(?:a\s+)?$", _FLAGS)
+_ALONE_AFTER = re.compile(r"\s+(?:alone|unaccompanied|only)\b", _FLAGS)
+_TEXTURE = re.compile(r"(?:^|[,;]|texture is)\s*solo\s*(?:[,;.]|$)", _FLAGS)
 _COMPANY = re.compile(
     r"\b(?:accompan\w+|backed|backing|orchestra\w*|band|ensemble|concerto|chords?|(?<!mallet )percussion|duet|duo)\b",
-    re.IGNORECASE,
+    _FLAGS,
 )
 # Words that in a list of tags tell the family rather than who plays.
 _FAMILY_TAGS = {"strings", "brass"}
@@ -122,6 +126,7 @@ def read_sentence(text: str) -> Controls:
     What it says twice in different ways (two keys, two tempi) is left unknown. Instruments are open to others joining them
     unless the sentence says that nobody does.
     """
+    text = " ".join(text.split())
     players, only = _read_instruments(text)
     drums = _read_drums(text)
     if only and len(players) == 1 and drums is None:
@@ -156,7 +161,7 @@ def _strings(value: Any) -> list[str]:
 
 def _lenient_tempo(value: Any) -> float | None:
     if isinstance(value, str):
-        number = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:bpm)?\s*", value, re.IGNORECASE)
+        number = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:bpm)?\s*", value, _FLAGS)
         value = float(number[1]) if number else None
     usable = isinstance(value, (int, float)) and not isinstance(value, bool) and SLOWEST <= value <= FASTEST
     return float(value) if usable else None

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from melody_jax.codes.instruments import NAMES
-from melody_jax.shapes import Int
 
 UNKNOWN = 0
 """The code of what is not known, in every slot."""
@@ -76,7 +75,7 @@ class Controls:
         return self != Controls(only=self.only)
 
 
-def encode(controls: Controls) -> Int[np.ndarray, " slots"]:
+def encode(controls: Controls) -> np.ndarray:
     """The codes of a piece, int32 [len(SLOTS)]. Of more than MOST_INSTRUMENTS instruments the first ones count."""
     tempo = key = metre = drums = UNKNOWN
     if controls.tempo is not None:
@@ -94,7 +93,7 @@ def encode(controls: Controls) -> Int[np.ndarray, " slots"]:
     return np.array([tempo, key, metre, drums, *players], np.int32)
 
 
-def decode(codes: Int[np.ndarray, " slots"]) -> Controls:
+def decode(codes: np.ndarray) -> Controls:
     """What codes [len(SLOTS)] say; the tempo is the (geometric) middle of its bin.
 
     Raises:

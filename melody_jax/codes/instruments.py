@@ -136,7 +136,7 @@ def _pattern(words: str) -> str:
 
 _ANY = re.compile(
     r"(?<!\w)(?:" + "|".join(_pattern(words) for words in sorted(_SPOKEN, key=len, reverse=True)) + r")(?!\w|-like)",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,  # what matches is then found in the table whatever its case
 )
 
 
@@ -169,11 +169,11 @@ def canonical(words: str) -> tuple[str, ...] | None:
 
 
 def nearest(words: str) -> str | None:
-    """The name most like `words`, for a message about a misspelt one."""
-    spoken = difflib.get_close_matches(words.lower(), [word for word, (names, _) in _SPOKEN.items() if names], 1, 0.6)
-    return _SPOKEN[spoken[0]][0][0] if spoken and len(_SPOKEN[spoken[0]][0]) == 1 else next(iter(spoken), None)
+    """The name or synonym most like `words`, for a message about a misspelt one."""
+    usable = [word for word, (names, _) in _SPOKEN.items() if names]
+    return next(iter(difflib.get_close_matches(words.lower(), usable, 1, 0.6)), None)
 
 
 def _spoken(words: str) -> tuple[tuple[str, ...], bool]:
-    words = re.sub(r"\s*-\s*|\s+", " ", words.lower())
+    words = re.sub(r"[\s-]+", " ", words.lower())
     return next(_PLAIN[w] for w in (words, words.removesuffix("s"), words.removesuffix("es")) if w in _PLAIN)

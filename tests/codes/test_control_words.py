@@ -128,6 +128,8 @@ SENTENCE_KEYS = {
     "modulates from D minor to F major": None,
     "I'd major in music": None,
     "in C": None,
+    "F-Sharp Minor, Slow": (6, "minor"),
+    "in\u00a0D\nminor": (2, "minor"),
 }
 SENTENCE_METRES = {
     "in 3/4 time": "3/4",
@@ -217,6 +219,8 @@ def test_long_and_odd_texts_are_read_at_once():
         "1" * 5000,
         "♭" * 3000,
         "A-" * 3000,
+        "ſlip jİg",
+        "French -- horn in D MİNOR",
     ):
         read_sentence(text)
     assert time.process_time() - started < 3
