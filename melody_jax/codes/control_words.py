@@ -144,7 +144,7 @@ def from_sidecar(tags: Any) -> Controls:
     if not isinstance(tags, dict):
         return Controls()
     tempo = next((value for name in ("bpm", "tempo") if (value := _lenient_tempo(tags.get(name)))), None)
-    key = next((found for name in ("scale", "mode", "") if (found := _lenient_key(tags, name))), None)
+    key = _lenient_key(tags.get("key"), tags.get("scale", tags.get("mode")))
     metre = next((m for name in ("metre", "meter", "time_signature") if (m := _lenient_metre(tags.get(name)))), None)
     told = Controls(tempo, key, metre)
     for name in ("instrument", "instruments"):
@@ -167,10 +167,11 @@ def _lenient_tempo(value: Any) -> float | None:
     return float(value) if usable else None
 
 
-def _lenient_key(tags: dict[str, Any], beside: str) -> tuple[int, str] | None:
-    """The key under "key", its mode perhaps in the field `beside`."""
-    key, mode = tags.get("key"), tags.get(beside, "")
-    return key_of(f"{key} {mode}".strip()) if isinstance(key, str) and isinstance(mode, str) else None
+def _lenient_key(key: Any, mode: Any) -> tuple[int, str] | None:
+    """The key in `key`, which may have its mode or leave it to `mode`."""
+    if not isinstance(key, str):
+        return None
+    return (key_of(f"{key.strip()} {mode}") if isinstance(mode, str) else None) or key_of(key)
 
 
 def _lenient_metre(value: Any) -> str | None:
@@ -203,10 +204,10 @@ def _pitch_class(letter: str, sign: str | None) -> int:
 def _parse_tempo(bpm: float | int | str) -> float:
     try:
         tempo = float(bpm)
-    except ValueError:
+    except (ValueError, OverflowError):
         tempo = math.nan
     if not SLOWEST <= tempo <= FASTEST:
-        raise UserError(f"bpm {bpm}: a tempo is a number of beats per minute from {SLOWEST:g} to {FASTEST:g}")
+        raise UserError(f"bpm {bpm!r}: a tempo is a number of beats per minute from {SLOWEST:g} to {FASTEST:g}")
     return tempo
 
 

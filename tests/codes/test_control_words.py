@@ -48,7 +48,11 @@ def test_flags_become_controls():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"bpm": "fast"}, "bpm fast: .* from 40 to 208"),
+        ({"bpm": "fast"}, "bpm 'fast': .* from 40 to 208"),
+        ({"bpm": "9\n6"}, "bpm"),
+        ({"key": "D\nminor or so"}, "key"),
+        ({"instruments": "vio\nlin"}, "instrument 'vio"),
+        ({"bpm": 10**400}, "bpm 1000"),
         ({"bpm": 300}, "bpm 300: .* from 40 to 208"),
         ({"bpm": float("nan")}, "bpm nan"),
         ({"key": "H moll"}, "key 'H moll': .*such as D minor"),
@@ -260,6 +264,8 @@ def test_what_agrees_is_no_contradiction():
 SIDECARS = [
     ({"bpm": 96, "key": "Dm", "instrument": "Guitar"}, Controls(96.0, (2, "minor"), None, None, ("classical guitar",), False)),
     ({"bpm": "120 BPM", "key": "A", "scale": "minor"}, Controls(120.0, (9, "minor"))),
+    ({"key": "A", "mode": "minor"}, Controls(key=(9, "minor"))),
+    ({"key": "A minor", "mode": "minor"}, Controls(key=(9, "minor"))),
     ({"key": "F# Major", "genre": "Waltz", "tags": ["drums", "oboe"]}, Controls(None, (6, "major"), "3/4", True, ("oboe",), False)),
     ({"instruments": ["Piano", "Drums"], "time_signature": "11/8"}, Controls(None, None, "other", True, ("piano",), False)),
     ({"bpm": 120, "description": "a march in C minor at 90 bpm"}, Controls(120.0, (0, "minor"))),
