@@ -17,7 +17,7 @@ Notes = Sequence[tuple[float, float, int, int]] | np.ndarray
 NONE = -1  # label of a frame in which not exactly one note sounds
 ONSET_TOLERANCE = 0.05  # seconds, as in MIREX
 FITTED_FRAMES = 20_000
-EPOCHS = 12
+EPOCHS = 8
 PEAK_MARGIN = 0.15  # of the 95 % point of a clip's spectral flux
 CHORD = 0.03  # onsets nearer than this are heard as one
 
@@ -56,7 +56,7 @@ class PitchClassJudge:
         frames, classes = features.reshape(-1, features.shape[-1])[chosen], labels.ravel()[chosen]
         if not len(chosen):
             raise UserError("no frame of these clips has exactly one note: a judge of pitch needs solos with truth")
-        self._model = MLPClassifier((128,), batch_size=200, random_state=seed)
+        self._model = MLPClassifier((64,), batch_size=500, learning_rate_init=3e-3, random_state=seed)
         for epoch in range(EPOCHS):
             self._model.partial_fit(*_transposed(frames, classes, seed + epoch), classes=np.arange(12))
 
@@ -93,7 +93,7 @@ def chroma_cosine_to_notes(audio: Float[np.ndarray, "n T"], notes: Sequence[Note
 
 def onsets(audio: Float[np.ndarray, "n T"], sample_rate: int) -> list[Float[np.ndarray, " K"]]:
     """Times of onsets of each clip, seconds: peaks of the spectral flux that stand out of their surroundings."""
-    return [_peaks(strength) for strength in spectra.onset_strength(audio, sample_rate)]
+    return [onset_peaks(strength) for strength in spectra.onset_strength(audio, sample_rate)]
 
 
 def onset_f(audio: Float[np.ndarray, "n T"], notes: Sequence[Notes], sample_rate: int) -> Estimate:
@@ -147,7 +147,7 @@ def _transposed(features: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np
     return moved.reshape(features.shape), (labels + steps) % 12
 
 
-def _peaks(strength: Float[np.ndarray, " F"]) -> Float[np.ndarray, " K"]:
+def onset_peaks(strength: Float[np.ndarray, " F"]) -> Float[np.ndarray, " K"]:
     """Frames that are the largest within 30 ms and stand above the mean of the 150 ms around by a margin."""
     import scipy.ndimage
 
