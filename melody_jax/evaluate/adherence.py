@@ -4,12 +4,10 @@ Everything works on what `spectra` hears (chroma at FRAME_RATE, onset strength a
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
 from melody_jax.evaluate import spectra
-from melody_jax.evaluate.notes import onset_peaks
 from melody_jax.evaluate.spectra import FLUX_RATE, FRAME_RATE
 from melody_jax.shapes import Float, Int
 
@@ -26,9 +24,6 @@ SCALE = (0, 2, 4, 5, 7, 9, 11)
 SLOWEST, FASTEST = 40.0, 210.0  # beats per minute
 TEMPO_TOLERANCE = 0.08
 USUAL_TEMPO, TEMPO_SPREAD = 95.0, 0.6  # centre (beats per minute) and deviation (octaves) of the preference
-SILENCE = -50.0  # dB below the loud frames of a piece
-GAP = 0.7  # seconds
-JUMP, OWN_JUMP = 4.0, 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +59,8 @@ def keys(chroma: Float[np.ndarray, "n F 12"]) -> list[tuple[int, str]]:
     profiles = np.stack([np.roll(PROFILES[mode], tonic) for mode in PROFILES for tonic in range(12)])
     profiles = profiles - profiles.mean(1, keepdims=True)
     profiles /= np.linalg.norm(profiles, axis=1, keepdims=True)
-    totals = np.sqrt(chroma).mean(1)
+    # cubes of what is relative to the strongest pitch class of a frame: overtones and room count little
+    totals = np.mean((chroma / np.maximum(chroma.max(-1, keepdims=True), 1e-9)) ** 3, axis=1)
     totals = totals - totals.mean(1, keepdims=True)
     best = np.argmax(totals @ profiles.T, axis=1)
     return [(int(i) % 12, tuple(PROFILES)[int(i) // 12]) for i in best]

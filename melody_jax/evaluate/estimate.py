@@ -26,6 +26,8 @@ class Estimate:
     def __str__(self) -> str:
         if not self.clips:
             return "-"
+        if self.clips == 1:
+            return f"{self.value:.3f} (one clip)"
         return f"{self.value:.3f} ({self.low:.2f} to {self.high:.2f})"
 
 

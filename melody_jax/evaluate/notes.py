@@ -81,14 +81,14 @@ def agreement(heard: Int[np.ndarray, "n F"], notes: Sequence[Notes]) -> Estimate
 def chroma_cosine(audio: Float[np.ndarray, "n T"], other: Float[np.ndarray, "n T"], sample_rate: int) -> Estimate:
     """Mean cosine of the chroma of two renditions, frame by frame where the first is not silent."""
     first, second = (spectra.chroma(spectra.bands(x, sample_rate)) for x in (audio, other))
-    return _mean_cosine(first, second)
+    return chroma_cosine_of(first, second)
 
 
 def chroma_cosine_to_notes(audio: Float[np.ndarray, "n T"], notes: Sequence[Notes], sample_rate: int) -> Estimate:
     """Mean cosine of a clip's chroma and the pitch classes that sound by the score."""
     heard = spectra.chroma(spectra.bands(audio, sample_rate))
     asked = np.stack([sounding(clip, heard.shape[1]) for clip in notes]).astype(np.float32)
-    return _mean_cosine(asked, heard)
+    return chroma_cosine_of(asked, heard)
 
 
 def onsets(audio: Float[np.ndarray, "n T"], sample_rate: int) -> list[Float[np.ndarray, " K"]]:
@@ -119,7 +119,10 @@ def score_onsets(notes: Notes, seconds: float) -> Float[np.ndarray, " K"]:
     return np.asarray(kept)
 
 
-def _mean_cosine(reference: np.ndarray, other: np.ndarray) -> Estimate:
+def chroma_cosine_of(reference: Float[np.ndarray, "n F 12"], other: Float[np.ndarray, "n F 12"]) -> Estimate:
+    """Mean cosine of two chromas, frame by frame where the reference is not silent."""
+    frames = min(reference.shape[1], other.shape[1])  # what is made may be a fraction of a frame shorter
+    reference, other = reference[:, :frames], other[:, :frames]
     dot = np.sum(reference * other, -1)
     norms = np.linalg.norm(reference, axis=-1), np.linalg.norm(other, axis=-1)
     loud = norms[0] > 1e-2 * norms[0].max(axis=1, keepdims=True)
