@@ -61,7 +61,10 @@ def run(args: argparse.Namespace) -> int:
     folder = ensure(bundle.parts, args.model_dir or args.out, args.data, args.data_dir, tokenizer=bundle.tokenizer)
     train = _columns(tokens.read_tokens(folder, "train"), latents=False)
     test = _columns(itertools.islice(tokens.read_tokens(folder, "test"), len(held_out))).of([c.id for c in held_out])
-    figures = [*protocol.representations(models, held_out), *protocol.token_models(bundle, train, test)]
+    figures = [
+        *protocol.representations(models, held_out, bundle.geometry.sample_rate),
+        *protocol.token_models(bundle, train, test),
+    ]
     tables, judges = [], None
     if (args.links or args.prompts) and all(clip.truth for clip in held_out):
         seen = [clip for clip in read.read_clips(audio, "train", JUDGE_CLIPS) if clip.truth]
@@ -73,11 +76,14 @@ def run(args: argparse.Namespace) -> int:
         judges = links.Judges(real.audio, real.truth, bundle.geometry.sample_rate)
         if rows := protocol.balanced([clip.truth for clip in held_out], args.links):
             linked = [held_out[row] for row in rows], test.take(rows)
-            found, more = protocol.notes_at_every_link(bundle, melody, models, real, *linked, judges, args.seed)
+            found, more = protocol.notes_at_every_link(
+                bundle.geometry, melody, models, real, *linked, judges, args.seed
+            )
             tables, figures = [found], figures + more
     if args.prompts:
         judge = judges and judges.family
-        found, more = protocol.text_to_music(melody, models, held_out, test, train, judge, args.prompts, args.seed)
+        everything = held_out, test, train, judge, args.prompts, args.seed
+        found, more = protocol.text_to_music(bundle.geometry, melody, models, *everything)
         tables, figures = [*tables, found], figures + more
     facts: dict[str, Any] = {"data": read.metadata(audio)["id"][:12], "held-out clips": len(held_out)}
     facts |= {name: {"parameters": part.parameters} | _training(part.training) for name, part in bundle.parts.items()}

@@ -48,4 +48,5 @@ def clicks(audio: Float[np.ndarray, " T"]) -> Int[np.ndarray, " K"]:
     quietest = QUIETEST * 10 / AROUND * max(float(np.abs(audio).max()), 1e-4)
     found = edges > AROUND * np.maximum(around, quietest)
     found &= edges == scipy.ndimage.maximum_filter1d(edges, 2 * NEAR + 1)
-    return np.flatnonzero(found) + ORDER // 2
+    places = np.flatnonzero(found) + ORDER // 2
+    return places[np.diff(places, prepend=-FAR) > NEAR]  # a step makes two equal edges beside one another

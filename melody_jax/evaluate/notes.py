@@ -119,7 +119,7 @@ def score_onsets(notes: Notes, seconds: float) -> Float[np.ndarray, " K"]:
     return np.asarray(kept)
 
 
-def chroma_cosine_of(reference: Float[np.ndarray, "n F 12"], other: Float[np.ndarray, "n F 12"]) -> Estimate:
+def chroma_cosine_of(reference: Float[np.ndarray, "n F 12"], other: Float[np.ndarray, "n G 12"]) -> Estimate:
     """Mean cosine of two chromas, frame by frame where the reference is not silent."""
     frames = min(reference.shape[1], other.shape[1])  # what is made may be a fraction of a frame shorter
     reference, other = reference[:, :frames], other[:, :frames]

@@ -5,7 +5,7 @@ Clips come from the caller, with `audio`, `captions` and `truth` (data_pipelines
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,7 @@ from melody_jax.evaluate.families import FamilyJudge
 from melody_jax.evaluate.figures import Figure
 from melody_jax.evaluate.tables import Cell, Table
 from melody_jax.evaluate.truth import Asked, Truth, choose_prompts
-from melody_jax.generate import Melody
-from melody_jax.generate.represent import Representations
+from melody_jax.geometry import Geometry
 from melody_jax.lm.config import LMConfig
 from melody_jax.stages.lm import LMStage
 from melody_jax.train.optim import OptimConfig
@@ -42,6 +41,40 @@ TARGETS = {
     "silent for over 0.7 s": "0",
     "with a click": "0",
 }
+
+
+@runtime_checkable
+class Player(Protocol):
+    """What makes music; generate.Melody is one."""
+
+    def perform(self, tokens: Any, *, seed: int, progress: bool) -> np.ndarray:
+        """Music [n, T] of semantic tokens [n, W]."""
+        ...
+
+    def decode(self, latents: Any) -> np.ndarray:
+        """Waveforms [n, T] of latents [n, L, D]."""
+        ...
+
+    def generate(self, prompts: Any = None, **options: Any) -> Sequence[Any]:
+        """A piece with `audio` [T] and `tokens` [W] for each sentence, or for each clip given as `audio`."""
+        ...
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """What represents music; generate.Representations is one."""
+
+    def reconstruct(self, audio: Any) -> np.ndarray:
+        """Music [B, T] through the autoencoder and back."""
+        ...
+
+    def embed_music(self, audio: Any) -> np.ndarray:
+        """MuLan embeddings [B, E] of music."""
+        ...
+
+    def embed_text(self, sentences: Any) -> np.ndarray:
+        """MuLan embeddings [B, E] of sentences."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +102,13 @@ class Columns:
         return self.take([place[name] for name in ids])
 
 
-def representations(models: Representations, clips: Sequence[Any]) -> list[Figure]:
+def representations(models: Listener, clips: Sequence[Any], sample_rate: int) -> list[Figure]:
     """Autoencoder and MuLan."""
     audio = np.stack([clip.audio for clip in clips])
     music = batched(models.embed_music, audio)
     text = models.embed_text([clip.captions[i % len(clip.captions)] for i, clip in enumerate(clips)])
     return [
-        *measures.reconstruction(audio, batched(models.reconstruct, audio), models.geometry.sample_rate),
+        *measures.reconstruction(audio, batched(models.reconstruct, audio), sample_rate),
         *measures.text_to_music_retrieval(text, music),
     ]
 
@@ -139,9 +172,9 @@ class Real:
 
 
 def notes_at_every_link(
-    bundle: Bundle,
-    melody: Melody,
-    models: Representations,
+    geometry: Geometry,
+    melody: Player,
+    models: Listener,
     train: Real,
     clips: Sequence[Any],
     tokens: Columns,
@@ -152,7 +185,8 @@ def notes_at_every_link(
     """The table of links on held-out clips whose notes are known, and the bound that training must reach.
 
     Args:
-      bundle, melody, models: the same weights, three times.
+      geometry: of the tokens.
+      melody, models: the same weights, twice.
       train: what probes are fitted on.
       clips: held-out ones, solos and others.
       tokens: of these clips, with latents.
@@ -167,7 +201,7 @@ def notes_at_every_link(
     written = melody.generate(
         audio=list(audio), seed=seed, seconds=audio.shape[1] / judges.sample_rate, progress=progress
     )
-    levels, codes = semantic_levels(bundle.geometry), bundle.geometry.semantic_codes
+    levels, codes = semantic_levels(geometry), geometry.semantic_codes
     probed = [
         links.Probed(links.by_level(columns.semantic, levels, codes), known, codes)
         for columns, known in ((train.tokens, train.truth), (tokens, truth))
@@ -197,8 +231,9 @@ def own_notes(table: Table) -> Figure:
 
 
 def text_to_music(
-    melody: Melody,
-    models: Representations,
+    geometry: Geometry,
+    melody: Player,
+    models: Listener,
     clips: Sequence[Any],
     tokens: Columns,
     train_tokens: Columns,
@@ -210,6 +245,7 @@ def text_to_music(
     """Music for captions of held-out clips, measured beside these clips themselves.
 
     Args:
+      geometry: of the tokens.
       melody, models: the same weights, twice.
       clips: held-out ones, with truth or without.
       tokens: of these clips.
@@ -219,7 +255,6 @@ def text_to_music(
       seed: of the first piece; the others count on.
       progress: whether a bar is shown.
     """
-    geometry = melody.bundle.geometry
     known = judge is not None and all(clip.truth for clip in clips)
     if known:
         chosen = choose_prompts([clip.captions for clip in clips], [clip.truth for clip in clips], prompts)
@@ -282,12 +317,12 @@ def batched(function: Callable[..., np.ndarray], *columns: np.ndarray) -> np.nda
     return np.concatenate(rows)[:count]
 
 
-def semantic_levels(geometry: Any) -> int:
+def semantic_levels(geometry: Geometry) -> int:
     """S: semantic tokens of a moment."""
     return getattr(geometry, "semantic_levels", 1)
 
 
-def semantic_size(geometry: Any) -> int:
+def semantic_size(geometry: Geometry) -> int:
     """Semantic codes of all levels."""
     return semantic_levels(geometry) * geometry.semantic_codes
 

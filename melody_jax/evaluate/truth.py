@@ -54,9 +54,10 @@ class Asked:
 
     @classmethod
     def all_of(cls, truths: Sequence[Any]) -> "Asked":
-        """Everything that is known of clips: what real renders are measured against."""
+        """Everything that is known of clips: what real renders are measured against. Where several families play none
+        counts as asked for, as in `choose_prompts`."""
         return cls(
-            [truth.family or None for truth in truths],
+            [truth.family if len(truth.families) == 1 else None for truth in truths],
             [_key(truth) for truth in truths],
             np.array([truth.tempo or np.nan for truth in truths], float),
             [truth.metre or None for truth in truths],
