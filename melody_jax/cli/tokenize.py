@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,9 +65,6 @@ def ensure(
         found = read.metadata(directory)
         if found["lineage"] == lineage and found["source"] == source:
             return directory
-        if jax.process_index() == 0:
-            print(f"{directory}: made by other parts or from other audio; made anew")
-            shutil.rmtree(directory)
     models = Representations(parts, tokenizer)
     hosts = {"shard": jax.process_index(), "shards": jax.process_count()}
 
