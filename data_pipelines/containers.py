@@ -191,6 +191,7 @@ def _ogg_rate(packet: bytes) -> int:
     return struct.unpack("<I", packet[36:40])[0] if packet[:8] == b"Speex   " and len(packet) >= 40 else 0
 
 
+_MPEG_PADDING = 3_456
 _MPEG_RATES = (44_100, 48_000, 32_000)
 # kbit/s by (MPEG 1, layer); index 0 is "free", 15 is forbidden.
 _KILOBITS = {
@@ -253,10 +254,16 @@ def _xing_seconds(file: BinaryIO) -> float | None:
     frame = _frame(data[start : start + 4]) if start is not None else None
     if start is None or frame is None:
         return None
+
+    def seconds(frames: bytes) -> float | None:
+        # Decoders leave out the coder's delay and padding, which are counted too.
+        samples = int.from_bytes(frames, "big") * frame.samples
+        return max(samples - _MPEG_PADDING, 1) / frame.rate if samples else None
+
     # The checksum that a protected frame carries moves the tag by 2 bytes with some writers.
     for tag in (start + 4 + frame.side, start + 6 + frame.side):
         if data[tag : tag + 4] in (b"Xing", b"Info") and data[tag + 7] & 1:
-            return int.from_bytes(data[tag + 8 : tag + 12], "big") * frame.samples / frame.rate or None
+            return seconds(data[tag + 8 : tag + 12])
     if data[start + 36 : start + 40] == b"VBRI":
-        return int.from_bytes(data[start + 50 : start + 54], "big") * frame.samples / frame.rate or None
+        return seconds(data[start + 50 : start + 54])
     return None

@@ -1,7 +1,7 @@
 """Sound files of any kind, rate and channel count to mono clips of one length.
 
 Everything is decoded by FFmpeg's libraries (PyAV), packet by packet to the end of the file: what is there is counted, and
-only then compared with what the file says of itself (`containers`). libsndfile reads the few kinds that FFmpeg does not.
+only then compared with what the file says of itself (`containers`). libsndfile reads NMS ADPCM, which FFmpeg does not know.
 No TensorFlow here: worker processes import it.
 """
 
@@ -201,7 +201,7 @@ def _decoded(file: BinaryIO, notes: list[Note], end: float | None) -> Iterator[t
     """(float32 [n, channels], rate) of a file to its end, or to `end` seconds, and then the comparison with its header."""
     stated = containers.stated(file)
     packets: _FFmpeg | _Sndfile = _Sndfile(file) if _is_nms(file) else _FFmpeg(file, stated, notes)
-    time, last_rate = 0.0, 0
+    time = 0.0
     for block, rate in _in_blocks(packets.frames()):
         if not _RATES[0] <= rate <= _RATES[1]:
             raise UnusableError(f"a sampling rate of {rate} Hz is none of music")
@@ -213,11 +213,10 @@ def _decoded(file: BinaryIO, notes: list[Note], end: float | None) -> Iterator[t
                 f"samples of {peak:.5g} after {time:.1f} s, where full scale is 1: integers stored as floats?"
             )
         yield block, rate
-        time, last_rate = time + len(block) / rate, rate
+        time += len(block) / rate
         if end is not None and time >= end:
             return
-    if last_rate:
-        _compare(stated, time, packets, notes)
+    _compare(stated, time, packets, notes)
 
 
 def _compare(stated: containers.Stated, time: float, packets: "_FFmpeg | _Sndfile", notes: list[Note]) -> None:
@@ -270,19 +269,20 @@ class _FFmpeg:
         self._rf64 = head in (b"RF64", b"BW64")
         self.promised, self.bytes_per_second, self.cut = 0.0, 0.0, ""
         self.tolerance = _TOLERANCE_SECONDS
-        self._time, self._behind = 0.0, stated.behind
+        self._time, self._behind, self._cut_page = 0.0, stated.behind, stated.cut
 
     def frames(self) -> Iterator[tuple[np.ndarray, int]]:
         try:
             container = av.open(self._file, metadata_errors="replace", options=self._options)
         except (av.FFmpegError, ValueError) as error:
-            self._file.seek(0)
-            yield from _Sndfile(self._file, instead_of=error).frames()
-            return
+            if self._cut_page:
+                raise UnusableError(f"truncated: {self._cut_page}") from None
+            raise UnusableError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
         with container:
             stream = next((stream for stream in container.streams if stream.type == "audio"), None)
             if stream is None:
                 raise UnusableError("cannot be read: no sound in it")
+            stream.codec_context.thread_count = 1  # there is a process for every core
             self._look_at(container, stream)
             yield from self._packets(container, stream)
 
@@ -336,12 +336,12 @@ class _FFmpeg:
 
 
 class _Sndfile:
-    """A file read by libsndfile, one block after another and without a seek, which some of its codecs cannot do."""
+    """A WAV of NMS ADPCM, read by libsndfile without a seek, which it cannot do in it."""
 
     promised, bytes_per_second, cut, tolerance = 0.0, 0.0, "", _TOLERANCE_SECONDS
 
-    def __init__(self, file: BinaryIO, instead_of: Exception | None = None):
-        self._file, self._instead_of = file, instead_of
+    def __init__(self, file: BinaryIO):
+        self._file = file
         file.seek(0)
 
     def frames(self) -> Iterator[tuple[np.ndarray, int]]:
@@ -350,9 +350,7 @@ class _Sndfile:
                 while len(block := sound.read(_BLOCK_SAMPLES // 4, "float32", always_2d=True)):
                     yield block, sound.samplerate
         except soundfile.LibsndfileError as error:
-            # FFmpeg knows more kinds, and says of the others only that they are invalid
-            reason = getattr(self._instead_of, "strerror", None) or str(self._instead_of or error.error_string)
-            raise UnusableError(f"cannot be read: {reason}") from None
+            raise UnusableError(f"cannot be read: {error.error_string}") from None
 
 
 def _mono(block: np.ndarray) -> np.ndarray:

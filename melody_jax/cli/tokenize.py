@@ -54,7 +54,9 @@ def ensure(
     try:
         from data_pipelines import precompute, read
     except ImportError as error:
-        raise UserError(f"melody tokenize needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
+        raise UserError(
+            f"melody tokenize needs more than the base install ({error}); `make install` installs it"
+        ) from None
     from melody_jax.generate.represent import NEEDED, Representations
 
     audio = read.audio_directory(data_dir, data)
