@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -133,10 +134,10 @@ def build(name: str, request: Request, data_dir: str, processes: int | None = No
     Raises:
         UserError: as `prepare`, or `name` exists and was made from another request.
     """
-    import tensorflow_datasets  # noqa: F401  # before any work: where it is not installed, that is said first
-
-    from data_pipelines import melody_audio
-
+    if (
+        importlib.util.find_spec("tensorflow_datasets") is None
+    ):  # said before any work; loaded after it, as it takes 0.5 GB
+        raise ModuleNotFoundError("No module named 'tensorflow_datasets'")
     directory = read.audio_directory(data_dir, name)
     with replacing.sole_writer(directory):
         found = listed(request)
@@ -149,6 +150,8 @@ def build(name: str, request: Request, data_dir: str, processes: int | None = No
             print(f"{directory}: its music has changed and it is made anew: {difference}")
         # before TFDS, whose wrapping would bury a UserError
         prepared = _prepare(request, directory.parent, processes, old, found)
+        from data_pipelines import melody_audio
+
         with replacing.set_aside(directory):
             builder = melody_audio.MelodyAudio(
                 data_dir=data_dir,

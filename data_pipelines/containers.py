@@ -24,6 +24,7 @@ class Stated:
     Attributes:
         seconds: the sound's length where the container itself counts samples in a way that we read; else None.
         missing: bytes of sound that are stated but lie behind the end of the file; 0 for a size that means "unknown".
+        present: bytes of sound that lie before it, where some are missing.
         behind: bytes behind the stated end of the sound that are no part of the container: its header was never brought
             up to date.
         open_end: why the end cannot be vouched for; "" where it can.
@@ -32,6 +33,7 @@ class Stated:
 
     seconds: float | None = None
     missing: int = 0
+    present: int = 0
     behind: int = 0
     open_end: str = ""
     cut: str = ""
@@ -83,7 +85,7 @@ def _stated_by_chunks(file: BinaryIO, size: int, form: _Chunks) -> Stated:
             return Stated(open_end="its header does not know its length")
         end = start + length
         if end > size:
-            return Stated(missing=end - size)
+            return Stated(missing=end - size, present=size - start)
         behind = size - _aligned(end, form.align)
         return Stated(behind=behind) if behind > 0 and not _goes_on(file, size, end, form) else Stated()
     return Stated()

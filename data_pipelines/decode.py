@@ -225,7 +225,9 @@ def _compare(stated: containers.Stated, time: float, packets: "_FFmpeg | _Sndfil
     if packets.bytes_per_second and promised * packets.bytes_per_second >= containers.UNKNOWN_SIZE:
         notes.append(Note("its header does not know its length", time))
         promised = 0.0
-    missing = max(promised - time, stated.missing / packets.bytes_per_second if packets.bytes_per_second else 0.0)
+    if stated.missing:  # a damaged header's bit rate would make little of it
+        promised = max(promised, time * (1 + stated.missing / max(1, stated.present)), _TOLERANCE_SECONDS + 1e-3)
+    missing = promised - time
     if missing > packets.tolerance:
         raise UnusableError(f"truncated: {missing:.2f} s are missing after {time:.2f} s")
     if stated.cut or packets.cut:
@@ -282,6 +284,8 @@ class _FFmpeg:
             stream = next((stream for stream in container.streams if stream.type == "audio"), None)
             if stream is None:
                 raise UnusableError("cannot be read: no sound in it")
+            if stream.codec_context is None:
+                raise UnusableError("cannot be read: its codec is unknown")
             stream.codec_context.thread_count = 1  # there is a process for every core
             self._look_at(container, stream)
             yield from self._packets(container, stream)

@@ -7,6 +7,7 @@
 Both make the same bytes under DATA_DIR/melody_audio/NAME/1.1.0, in TFRecord files.
 """
 
+import collections
 import contextlib
 import dataclasses
 import pathlib
@@ -87,10 +88,12 @@ class MelodyAudio(writing.Builder):
         prepared = self.prepared
         assert prepared is not None
         prepared.write_inputs(pathlib.Path(self.data_path))  # TFDS's temporary folder, which becomes the data set
-        clips = {
-            split: [clip for chunk in chunks for clip in chunk.clips(audio=False)]
-            for split, chunks in prepared.chunks.items()
-        }
+        clips, tunes, licences = collections.Counter(), collections.defaultdict(set), set()
+        for split, chunks in prepared.chunks.items():
+            for clip in (clip for chunk in chunks for clip in chunk.clips(audio=False)):
+                clips[split] += 1
+                tunes[split].add(clip["tune"])
+                licences.add(clip["licence"])
         metadata: Any = self.info.metadata
         metadata.update(
             id=prepared.content_hash(),
@@ -100,13 +103,13 @@ class MelodyAudio(writing.Builder):
             seconds=self.request.seconds,
             seed=self.request.seed,
             font=self.request.font or "TimGM6mb.sf2 (pretty_midi)" if self.request.kind == "corpus" else "",
-            clips={split: len(found) for split, found in clips.items()},
-            tunes={split: len({clip["tune"] for clip in found}) for split, found in clips.items()},
+            clips={split: clips[split] for split in prepared.chunks},
+            tunes={split: len(tunes[split]) for split in prepared.chunks},
             rejected=sum(item.start is None for item in prepared.rejected),
             remarks=sum(item.start is not None for item in prepared.rejected),
-            licences=sorted({clip["licence"] for found in clips.values() for clip in found}),
+            licences=sorted(licences),
         )
-        return {split: self._generate_examples(split, len(found)) for split, found in clips.items() if found}
+        return {split: self._generate_examples(split, count) for split, count in clips.items()}
 
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
         assert self.prepared is not None
