@@ -16,6 +16,8 @@ from data_pipelines.clip import Clip
 from data_pipelines.request import Request
 from data_pipelines.sources import Rejection, SoundFile
 from melody_jax import config
+from melody_jax.codes.control_words import from_sidecar
+from melody_jax.codes.controls import merge
 from melody_jax.errors import UserError
 
 # A MusicCaps clip has 10 s; a longer file that reaches to the clip's end is the recording that it was cut from.
@@ -197,6 +199,7 @@ def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip |
         end = end if length > _LONGER_THAN_A_CLIP and length >= end - 0.1 else None
     start = 0.0 if end is None else file.start
     clips, sounding = decode.clips_of(file.path, form, start, end), 0
+    told, _ = merge(from_sidecar(file.tags), from_sidecar({"captions": list(file.captions)}))
     faults = []
     for number, audio in enumerate(clips):
         fault = decode.fault(audio, form)
@@ -204,7 +207,7 @@ def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip |
             faults.append(Rejection(file.path, fault, start + number * form.seconds))
             continue
         sounding += 1
-        yield Clip(f"{name}#{number:04d}", audio, file.captions, name, file.source, file.licence)
+        yield Clip(f"{name}#{number:04d}", audio, file.captions, name, file.source, file.licence, told=told)
         yield staging.Progress(clips.position)
     if not sounding:
         raise decode.UnusableError(faults[0].reason)

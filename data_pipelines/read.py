@@ -9,10 +9,11 @@ import numpy as np
 
 from data_pipelines.clip import Clip, Truth
 from data_pipelines.records import Records
+from melody_jax.codes.controls import Controls, decode
 from melody_jax.errors import UserError
 
 AUDIO_VERSION = "1.1.0"  # 1.0 had neither metre nor notes
-TOKENS_VERSION = "2.0.0"  # 1 had no codes of captions; tokens of another version are made anew
+TOKENS_VERSION = "2.1.0"  # 2.0 had no controls, 1 no codes of captions; tokens of another version are made anew
 
 
 def audio_directory(data_dir: str, name: str) -> pathlib.Path:
@@ -86,7 +87,7 @@ def summary(directory: pathlib.Path) -> str:
 
 
 def clip_of(example: dict[str, Any]) -> Clip:
-    """The clip that a stored example is."""
+    """The clip that an example of an audio data set holds."""
     text = {name: _text(example[name]) for name in ("id", "tune", "source", "licence")}
     truth = {name: _text(value) for name, value in example["truth"].items() if name not in ("tempo", "notes")}
     truth["notes"] = tuple(
@@ -96,6 +97,7 @@ def clip_of(example: dict[str, Any]) -> Clip:
         audio=example["audio"].astype(np.float32) / np.float32(32768),
         captions=_text(example["captions"]),
         truth=Truth(tempo=float(example["truth"]["tempo"]), **truth) if truth["family"] else None,
+        told=decode(example["controls"]) if "controls" in example else Controls(),  # older data sets have none
         **text,
     )
 

@@ -23,6 +23,7 @@ import tqdm
 from data_pipelines.clip import Clip
 from data_pipelines.decode import UnusableError
 from data_pipelines.sources import Rejection
+from melody_jax.codes import controls
 from melody_jax.errors import UserError
 
 # Part of every chunk's name: raise it when the staged form or the making of clips changes.
@@ -274,5 +275,6 @@ def _write_clip(clip: Clip, file: BinaryIO) -> None:
         "".join(text).encode()  # half a character must be this file's fault, not TFDS's
     digest = hashlib.blake2b(audio, digest_size=16).hexdigest()
     record |= {"truth": truth, "digest": digest, "samples": len(audio) // 2}
+    record |= {"controls": controls.encode(clip.told).tolist()} if clip.told else {}
     file.write(json.dumps(record).encode() + b"\n")
     file.write(audio)

@@ -1,7 +1,6 @@
 """From sentences, or from music, to music."""
 
 import dataclasses
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -111,8 +110,6 @@ class Melody:
           UserError: no prompt, an empty one, or a bad setting.
         """
         chosen = with_settings(self.defaults, settings)
-        if chosen.griffin_lim and not self._models.has_magnitudes:
-            raise UserError("griffin_lim needs an autoencoder with a magnitude decoder, which this bundle has not")
         names, source = self._sources(prompts, audio)
         seeds = [int(seed)] * len(names) if isinstance(seed, (int, np.integer)) else [int(s) for s in seed]
         if len(seeds) != len(names):
@@ -134,6 +131,51 @@ class Melody:
                 for row, i in enumerate(rows):
                     results.append(self._result(batch, row, names[i], seeds[i], chosen, len(filled)))
         return results
+
+    def perform(
+        self, tokens: Int[np.ndarray, "n W"], *, seed: int = 0, batch_size: int = 16, progress: bool = False, **settings
+    ) -> Float[np.ndarray, "n T"]:
+        """Music of given semantic tokens, those of whole training clips: what diffusion and decoder make of them.
+
+        Args:
+          tokens: as `Representations.encode` gives them.
+          seed: of the first row; the others count on.
+          batch_size: how many rows are worked on at once.
+          progress: whether a bar on stderr shows the work done and the time left.
+          **settings: any field of `Settings` but seconds.
+        """
+        chosen = with_settings(self.defaults, {**settings, "seconds": self.bundle.geometry.clip_seconds})
+        diffusion, _ = self._windows(self.bundle.geometry.clip_tokens, chosen)
+        size = self._host.filled(min(batch_size, len(tokens)))
+        each = tokens.shape[1] // self.bundle.geometry.clip_tokens
+        beyond = max(0, diffusion.total - self.bundle.geometry.clip_tokens)  # where windows reach past the clip's end
+        tokens = np.concatenate([tokens, np.tile(tokens[:, -each:], (1, beyond))], axis=1)
+
+        def play(rows: Int[np.ndarray, " B"], clock: "_Clock") -> Float[np.ndarray, "B T"]:
+            keys = jnp.stack([jax.random.PRNGKey(seed + int(row)) for row in rows])
+            return self._play(self._host.rows(tokens[rows]), keys, diffusion, chosen, clock)
+
+        return self._in_batches(play, len(tokens), size, 2, progress)
+
+    def decode(self, latents: Float[np.ndarray, "n L D"], *, batch_size: int = 16) -> np.ndarray:
+        """Waveforms [n, T] of latents by the decoder that sampling uses."""
+        size = self._host.filled(min(batch_size, len(latents)))
+
+        def play(rows: Int[np.ndarray, " B"], clock: "_Clock") -> Float[np.ndarray, "B T"]:
+            audio = self._models.audio(self._host.rows(latents[rows].astype(np.float32)))
+            clock.lap("decoder", audio)
+            return np.asarray(audio)
+
+        return self._in_batches(play, len(latents), size, 1, False)
+
+    def _in_batches(self, work, count: int, size: int, laps: int, progress: bool) -> np.ndarray:
+        """`work(rows, clock)` for batches of `size` of `count` rows, the last one filled up; its results, row by row."""
+        made = []
+        with tqdm.tqdm(total=-(-count // size) * laps, desc="sampling", unit="step", disable=not progress) as bar:
+            for start in range(0, count, size):
+                rows = np.minimum(np.arange(start, start + size), count - 1)
+                made.append(work(rows, _Clock(bar))[: count - start])
+        return np.concatenate(made)
 
     def _sources(
         self, prompts: Sequence[str] | None, audio: Sequence[np.ndarray] | None
@@ -176,7 +218,8 @@ class Melody:
             nearer = made["similarity"] > best["similarity"]
             for name, array in best.items():
                 array[nearer] = made[name][nearer]
-        return {"mulan": np.asarray(mulan), **best, "times": clock.times}
+        frames = self.bundle.geometry.tokens_in(settings.seconds) * self.bundle.geometry.frames_per_token
+        return {"mulan": np.asarray(mulan), **best, "latent_frames": frames, "times": clock.times}
 
     def _pieces(
         self, mulan: Int[Array, "B Q"], keys: UInt32[Array, "B 2"], settings: Settings, clock: "_Clock"
@@ -187,22 +230,34 @@ class Melody:
         diffusion, language = self._windows(count, settings)
         tokens = models.tokens(mulan, fold_in(keys, 0), language, settings.sampling, settings.mulan_levels)
         clock.lap("language model", tokens)
+        audio = self._play(tokens, keys, diffusion, settings, clock)
+        return {"tokens": np.array(tokens[:, : count * geometry.semantic_levels]), "audio": audio}
+
+    def _play(
+        self,
+        tokens: Int[Array, "B W"],
+        keys: UInt32[Array, "B 2"],
+        diffusion: Windows,
+        settings: Settings,
+        clock: "_Clock",
+    ) -> Float[np.ndarray, "B T"]:
+        """Diffusion and decoder: the music of semantic tokens, scaled down where it is too loud."""
+        geometry, models = self.bundle.geometry, self._models
         latents = models.latents(
-            tokens[:, : diffusion.total],
+            tokens[:, : diffusion.total * geometry.semantic_levels],
             fold_in(keys, 1),
             diffusion,
             settings.steps,
             settings.schedule,
             float(settings.guidance),
             float(settings.clip_latents),
-            float(settings.noise),
-        )[:, : count * geometry.frames_per_token]
+        )[:, : geometry.tokens_in(settings.seconds) * geometry.frames_per_token]
         clock.lap("diffusion", latents)
-        audio = models.audio(latents, settings.griffin_lim)
+        audio = models.audio(latents)
         clock.lap("decoder", audio)
         host = jax.device_get(audio)[:, : max(1, round(settings.seconds * geometry.sample_rate))]
         peak = np.abs(host).max(axis=1, keepdims=True)
-        return {"tokens": np.array(tokens[:, :count]), "audio": (host / np.maximum(peak, 1.0)).astype(np.float32)}
+        return (host / np.maximum(peak, 1.0)).astype(np.float32)
 
     def _similarity(
         self, prompt: Float[Array, "B E"], audio: Float[np.ndarray, "B T"], clock: "_Clock"
@@ -220,9 +275,8 @@ class Melody:
         """(of the diffusion, of the language model), in tokens; the latter reach at least as far as the former."""
         geometry = self.bundle.geometry
         size = geometry.tokens_in(settings.window_seconds) or geometry.clip_tokens
-        size, patch = max(size, 2), self._models.dpd_config.patch
-        whole = patch // math.gcd(patch, geometry.frames_per_token)  # tokens after which a patch of frames ends, too
-        diffusion = cover(count, size, size // 2 // whole * whole)
+        size = max(size, 2)
+        diffusion = cover(count, size, size // 2)
         sequence = self._models.lm_config.window or geometry.clip_tokens
         return diffusion, cover(diffusion.total, sequence, sequence // 2)
 
@@ -233,7 +287,7 @@ class Melody:
             sample_rate=self.bundle.geometry.sample_rate,
             mulan=batch["mulan"][row],
             tokens=batch["tokens"][row],
-            latent_frames=len(batch["tokens"][row]) * self.bundle.geometry.frames_per_token,
+            latent_frames=batch["latent_frames"],
             settings=settings,
             seed=seed,
             times=dict(batch["times"]),
