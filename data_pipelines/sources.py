@@ -144,7 +144,7 @@ def musiccaps(path: str, audio: str, licence: str = "") -> list[Listed]:
             raise UserError(f"{path}: not a MusicCaps table, it has no column {', '.join(sorted(missing))}")
         listed = [_musiccaps_row(row, f"{path}, line {rows.line_num}", by_id, licence) for row in rows]
     except csv.Error as error:
-        raise UserError(f"{path}, line {rows.line_num}: {error}") from None
+        raise UserError(f"{path}, line {rows.line_num + 1}: {error}") from None
     if not listed:
         raise UserError(f"{path}: the table is empty")
     return listed
