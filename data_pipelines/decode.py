@@ -230,6 +230,8 @@ def _compare(stated: containers.Stated, time: float, packets: "_FFmpeg | _Sndfil
     missing = promised - time
     if missing > packets.tolerance:
         raise UnusableError(f"truncated: {missing:.2f} s are missing after {time:.2f} s")
+    if missing > _TOLERANCE_SECONDS:
+        notes.append(Note(f"{missing:.2f} s less than its header states", time))
     if stated.cut or packets.cut:
         raise UnusableError(f"truncated: {stated.cut or packets.cut}, after {time:.2f} s")
     if stated.open_end:
@@ -305,6 +307,8 @@ class _FFmpeg:
     def _packets(self, container: Any, stream: Any) -> Iterator[tuple[np.ndarray, int]]:
         bad: list[float] = []  # places of packets that cannot be decoded
         last: list[float] = []  # of those at the end
+        gaps: list[tuple[float, float]] = []  # between the times that frames state, where they do
+        end = 0.0
         packets, packet, final = container.demux(stream), None, None
         while True:
             final = packet if packet is not None and packet.size else final
@@ -322,6 +326,10 @@ class _FFmpeg:
                 continue
             for frame in frames:
                 bad, last = bad + last, []
+                place = float(frame.pts * frame.time_base) if frame.pts is not None else end
+                if place - end > _TOLERANCE_SECONDS and end > 0:
+                    gaps.append((self._time, place - end))
+                end = place + frame.samples / frame.sample_rate
                 self._time += frame.samples / frame.sample_rate
                 yield _samples(frame), frame.sample_rate
         if last and not self._time:
@@ -334,6 +342,9 @@ class _FFmpeg:
             self._notes.append(Note("its last frame is incomplete: perhaps it was cut here", self._time))
         if bad:
             self._notes.append(Note(f"{len(bad)} packets cannot be decoded", bad[0]))
+        if gaps:
+            lost = sum(length for _, length in gaps)
+            self._notes.append(Note(f"{lost:.2f} s are missing from here on, in places: {len(gaps)}", gaps[0][0]))
         if self._behind and self.bytes_per_second:
             start = max(0.0, self._time - self._behind / self.bytes_per_second)
             self._notes.append(Note(f"its header states {start:.2f} s only; what lies behind is used too", start))
