@@ -29,6 +29,12 @@ from melody_jax.geometry import Geometry
 from melody_jax.train.stage import Stage
 
 _AHEAD = 2  # finished batches kept ready
+# What helps where a checkpoint's position in the data means nothing any more.
+_WAYS_ON = {
+    "data": "the data set was made anew: train in a new --model_dir with --init_from this one, or bring the old data back",
+    "split": "take the old split again, or train in a new --model_dir with --init_from this one",
+    "seed": "take the old seed again, or train in a new --model_dir with --init_from this one",
+}
 
 
 class Batches:
@@ -91,7 +97,10 @@ class Batches:
         position = json.loads((pathlib.Path(directory) / "position.json").read_text())
         for name, value in self._identity.items():
             if position[name] != value:
-                raise UserError(f"the checkpoint's {name} is {position[name]}, but this run's is {value}")
+                raise UserError(
+                    f"the checkpoint's {name} is {str(position[name])[:12]}, but this run's is {str(value)[:12]}; "
+                    + _WAYS_ON[name]
+                )
         self._given = position["examples"]
         self._iterator = self._start(self._given)
 

@@ -79,8 +79,10 @@ def summary(directory: pathlib.Path) -> str:
     lines = [f"{sum(clips.values()) * facts['seconds'] / 3600:.2f} h of music in {directory}"]
     lines += [f"  {split}: {clips[split]} clips of {tunes[split]} tunes or files" for split in clips]
     lines += [f"  licence: {licence or 'not stated'}" for licence in facts["licences"]]
-    if facts["rejected"]:
-        lines.append(f"  {facts['rejected']} rejected, see {directory.parent / 'rejected.jsonl'}")
+    remarks = facts.get("remarks", 0)
+    if facts["rejected"] or remarks:
+        odd = f", {remarks} places in others left out or odd" if remarks else ""
+        lines.append(f"  {facts['rejected']} rejected{odd}, see {directory.parent / 'rejected.jsonl'}")
     return "\n".join(lines)
 
 

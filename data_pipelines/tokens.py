@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines import read
+from data_pipelines import read, writing
 from melody_jax import config
 from melody_jax.codes import controls
 from melody_jax.errors import UserError
@@ -39,7 +39,7 @@ class TokenExample(TypedDict):
     controls: np.ndarray
 
 
-class MelodyTokens(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class MelodyTokens(writing.Builder, skip_registration=True):
     """Writes the data set; `write_tokens` is how to use it.
 
     Args:

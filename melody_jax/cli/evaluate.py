@@ -43,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         from data_pipelines import read, tokens
     except ImportError as error:
-        raise UserError(f"melody evaluate needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
+        raise UserError(
+            f"melody evaluate needs more than the base install ({error}); `make install` installs it"
+        ) from None
     from melody_jax.bundle.bundle import Bundle
     from melody_jax.cli.tokenize import ensure
     from melody_jax.evaluate import links, protocol

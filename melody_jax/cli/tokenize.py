@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,7 +54,9 @@ def ensure(
     try:
         from data_pipelines import precompute, read
     except ImportError as error:
-        raise UserError(f"melody tokenize needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
+        raise UserError(
+            f"melody tokenize needs more than the base install ({error}); `make install` installs it"
+        ) from None
     from melody_jax.generate.represent import NEEDED, Representations
 
     audio = read.audio_directory(data_dir, data)
@@ -66,9 +67,6 @@ def ensure(
         found = read.metadata(directory)
         if found["lineage"] == lineage and found["source"] == source:
             return directory
-        if jax.process_index() == 0:
-            print(f"{directory}: made by other parts or from other audio; made anew")
-            shutil.rmtree(directory)
     models = Representations(parts, tokenizer)
     hosts = {"shard": jax.process_index(), "shards": jax.process_count()}
 

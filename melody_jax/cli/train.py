@@ -218,7 +218,9 @@ def open_data(args: argparse.Namespace, stage: Stage, mesh: str, seed: int):
     try:
         from data_pipelines import batches
     except ImportError as error:
-        raise UserError(f"melody train needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
+        raise UserError(
+            f"melody train needs more than the base install ({error}); `make install` installs it"
+        ) from None
     shard = host_shard(make_mesh(mesh))
     options = {"tokenizer": args.tokenizer, "shard": shard.index, "shards": shard.count}
     training = batches.for_stage(stage, stage.geometry, directory, seed=seed, **options)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from melody_jax import lock
 from melody_jax.errors import FAILED, STOPPED, UserError
 
 LOCK = "lock"
@@ -123,11 +124,10 @@ def sole_user(directory: Path) -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
-    with (directory / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process is training in {directory}") from None
+    held = lock.claim(directory / LOCK)
+    if held is None:
+        raise UserError(f"another process is training in {directory}")
+    with held:
         yield
 
 

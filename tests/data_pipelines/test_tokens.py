@@ -1,4 +1,6 @@
 import collections
+import json
+import shutil
 import zlib
 
 import numpy as np
@@ -93,14 +95,25 @@ def test_lineage_is_kept_and_checked(token_set, small_data):
         tokens.open_tokens(small_data)
 
 
-def test_existing_tokens_are_kept_or_refused(token_set, small_data):
+def test_existing_tokens_are_kept_or_made_anew(token_set, small_data, tmp_path, capsys):
     def never(audio, captions):
         raise AssertionError("nothing is left to do")
 
     arguments = (small_data, str(token_set.parents[2]), "small")
     assert precompute.precompute(never, *arguments, LINEAGE, GEOMETRY, BATCH) == token_set
-    with pytest.raises(UserError, match="made with codes"):
-        precompute.precompute(never, *arguments, LINEAGE | {"codes": "d" * 64}, GEOMETRY, BATCH)
+    shutil.copytree(token_set.parents[2], tmp_path, dirs_exist_ok=True)
+    other = precompute.precompute(
+        encode, small_data, str(tmp_path), "small", LINEAGE | {"codes": "d" * 64}, GEOMETRY, BATCH
+    )
+    assert "made with another codes; made anew" in capsys.readouterr().out
+    assert read.metadata(other)["lineage"]["codes"] == "d" * 64 and _records(other) == _records(token_set)
+
+    facts = read.metadata(other)
+    (other / "metadata.json").write_text(json.dumps(facts | {"source": "audio as it was"}))
+    with pytest.raises(AssertionError, match="nothing is left"):
+        precompute.precompute(never, small_data, str(tmp_path), "small", facts["lineage"], GEOMETRY, BATCH)
+    assert "its audio data set has changed; made anew" in capsys.readouterr().out
+    assert _records(other) == _records(token_set)  # stands until its successor is finished
 
 
 def test_other_clips_than_the_geometrys_are_refused(small_data, tmp_path):
@@ -133,7 +146,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bytes(token_set, small_data, t
     directory = precompute.precompute(counted, small_data, str(tmp_path), "small", LINEAGE, GEOMETRY, BATCH)
     assert _records(directory) == _records(token_set)
     assert len(calls) < sum(-(-count // BATCH) for count in read.counts(small_data).values())
-    assert [path.name for path in directory.parent.iterdir()] == ["2.1.0"]
+    assert sorted(path.name for path in directory.parent.iterdir()) == ["2.1.0", "lock"]
 
 
 def test_two_hosts_make_what_one_makes(token_set, small_data, tmp_path):
