@@ -10,16 +10,6 @@ def repeats(tokens: Int[np.ndarray, "n N *S"]) -> np.ndarray:
     return np.mean(tokens[:, 1:] == tokens[:, :-1], axis=1)
 
 
-def flat(tokens: Int[np.ndarray, "n N *S"], levels: int | None = None) -> Int[np.ndarray, "n N"]:
-    """One number for each frame from its first `levels` codes (all if None)."""
-    if tokens.ndim == 2:
-        return tokens.astype(np.int64)
-    if levels is not None:
-        tokens = tokens[..., :levels]
-    base = int(tokens.max(initial=0)) + 1
-    return tokens.astype(np.int64) @ (base ** np.arange(tokens.shape[-1], dtype=np.int64))
-
-
 def longest_shared(
     clips: Int[np.ndarray, "n N"], others: Int[np.ndarray, "m M"]
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:

@@ -198,9 +198,7 @@ def notes_at_every_link(
     if tokens.latents is None:
         raise ValueError("notes_at_every_link: the clips have no latents")
     own = melody.perform(tokens.semantic, seed=seed, progress=progress)
-    written = melody.generate(
-        audio=list(audio), seed=seed, seconds=audio.shape[1] / judges.sample_rate, progress=progress
-    )
+    written = melody.generate(audio=list(audio), seed=seed, seconds=geometry.clip_seconds, progress=progress)
     levels, codes = semantic_levels(geometry), geometry.semantic_codes
     probed = [
         links.Probed(links.by_level(columns.semantic, levels, codes), known, codes)
@@ -263,7 +261,8 @@ def text_to_music(
     if not chosen:
         return Table("Text to music, 0 prompts", "measure", (), {}, "No held-out clip has a caption to ask for."), []
     rows, sentences = [row for row, _ in chosen], [sentence for _, sentence in chosen]
-    pieces = melody.generate(sentences, seed=[seed + i for i in range(len(chosen))], progress=progress)
+    seeds, seconds = [seed + i for i in range(len(chosen))], geometry.clip_seconds
+    pieces = melody.generate(sentences, seed=seeds, seconds=seconds, progress=progress)
     made, real = np.stack([piece.audio for piece in pieces]), np.stack([clip.audio for clip in clips])
     levels, codes = semantic_levels(geometry), geometry.semantic_codes
     written = links.by_level(np.stack([piece.tokens for piece in pieces]), levels, codes)
@@ -274,7 +273,7 @@ def text_to_music(
     beside: dict[str, Cell] = {**rates.rates(real, geometry.sample_rate, everything, judge, heard)}
     for cells, runs in ((found, written), (beside, heard)):
         cells |= _shared_runs(runs, links.by_level(train_tokens.semantic, levels, codes))
-    embedded = batched(models.embed_music, made[:, : geometry.clip_samples]), batched(models.embed_music, real)
+    embedded = batched(models.embed_music, made), batched(models.embed_music, real)
     spoken = models.embed_text(sentences)
     found |= _distances(spoken, embedded[0], embedded[1])
     others = np.setdiff1d(np.arange(len(real)), rows)
