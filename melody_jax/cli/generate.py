@@ -37,8 +37,6 @@ def add_parser(subparsers) -> None:
     sampling.add_argument("--top_p", type=float, help="draw from the most likely tokens of this total probability (1)")
     sampling.add_argument("--mulan_levels", type=int, help="MuLan tokens that count, coarse to fine, 0 for all (0)")
     sampling.add_argument("--clip_latents", type=float, help="bound of predicted latents, 0 for none (1)")
-    sampling.add_argument("--noise", type=float, help="deviation of the noise at the start, from 0 to 1 (1)")
-    sampling.add_argument("--griffin_lim", type=int, help="iterations that find phases, 0 for the decoder's (0)")
     sampling.add_argument("--candidates", type=int, help="pieces per prompt; the one MuLan hears nearest is kept (1)")
     sampling.add_argument("--window_seconds", type=float, help="length diffused at once, 0 for the training clip (0)")
 

@@ -115,7 +115,7 @@ def representations(models: Listener, clips: Sequence[Any], sample_rate: int) ->
 
 def token_models(bundle: Bundle, train: Columns, held_out: Columns) -> list[Figure]:
     """Codes, language model and diffusion."""
-    codes = semantic_size(bundle.geometry)
+    codes = bundle.geometry.semantic_size
     figures = []
     if all(train.families) and all(held_out.families):
         figures += measures.codes(train.semantic, train.families, held_out.semantic, held_out.families, codes)
@@ -199,7 +199,7 @@ def notes_at_every_link(
         raise ValueError("notes_at_every_link: the clips have no latents")
     own = melody.perform(tokens.semantic, seed=seed, progress=progress)
     written = melody.generate(audio=list(audio), seed=seed, seconds=geometry.clip_seconds, progress=progress)
-    levels, codes = semantic_levels(geometry), geometry.semantic_codes
+    levels, codes = geometry.semantic_levels, geometry.semantic_codes
     probed = [
         links.Probed(links.by_level(columns.semantic, levels, codes), known, codes)
         for columns, known in ((train.tokens, train.truth), (tokens, truth))
@@ -264,7 +264,7 @@ def text_to_music(
     seeds, seconds = [seed + i for i in range(len(chosen))], geometry.clip_seconds
     pieces = melody.generate(sentences, seed=seeds, seconds=seconds, progress=progress)
     made, real = np.stack([piece.audio for piece in pieces]), np.stack([clip.audio for clip in clips])
-    levels, codes = semantic_levels(geometry), geometry.semantic_codes
+    levels, codes = geometry.semantic_levels, geometry.semantic_codes
     written = links.by_level(np.stack([piece.tokens for piece in pieces]), levels, codes)
     heard, truths = links.by_level(tokens.semantic, levels, codes), [clips[row].truth for row in rows]
     asked = Asked.by(sentences, truths) if known else None
@@ -314,16 +314,6 @@ def batched(function: Callable[..., np.ndarray], *columns: np.ndarray) -> np.nda
     starts = range(0, len(index), BATCH)
     rows = [function(*(column[index[i : i + BATCH]] for column in columns)) for i in starts]
     return np.concatenate(rows)[:count]
-
-
-def semantic_levels(geometry: Geometry) -> int:
-    """S: semantic tokens of a moment."""
-    return getattr(geometry, "semantic_levels", 1)
-
-
-def semantic_size(geometry: Geometry) -> int:
-    """Semantic codes of all levels."""
-    return semantic_levels(geometry) * geometry.semantic_codes
 
 
 def balanced(truths: Sequence[Any], count: int) -> list[int]:

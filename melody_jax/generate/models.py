@@ -50,22 +50,15 @@ class Models:
         self._quantize = host.compiled(self.programs.mulan_codes)
         self._continue = host.compiled(self.programs.continue_tokens, static_argnames=("length", "sampling"))
         self._diffuse = host.compiled(
-            self.programs.diffuse_window, static_argnames=("steps", "schedule", "scale", "clip", "noise")
+            self.programs.diffuse_window, static_argnames=("steps", "schedule", "scale", "clip")
         )
         self._decode = host.compiled(self.programs.decode_latents)
-        self._magnitude = host.compiled(self.programs.decode_magnitude)
-        self._retrieve = host.compiled(self.programs.retrieve_phases, static_argnames="iterations")
 
     def _on_chips(self, name: str, params: Any) -> Any:
         def kept(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
             return leaf.astype(self.programs.kept_dtype(name, path)) if _is_float(leaf) else leaf
 
         return self._host.whole(jax.tree_util.tree_map_with_path(kept, params))
-
-    @property
-    def has_magnitudes(self) -> bool:
-        """Whether the autoencoder has a magnitude decoder, of which `audio` can retrieve phases."""
-        return self.programs.autoencoder.config.magnitude.layers > 0
 
     def embed_text(self, prompts: list[str]) -> Float[Array, "B E"]:
         """MuLan embeddings of sentences, unit norm."""
@@ -87,33 +80,37 @@ class Models:
         windows: Windows,
         sampling: decode.Sampling,
         levels: int,
-    ) -> Int[Array, "B N"]:
-        """Semantic codes from MuLan codes, of which only the first `levels` count (0 for all).
+        controls: Int[np.ndarray, "B K"] | None = None,
+    ) -> Int[Array, "B W"]:
+        """Semantic tokens, R for each moment of the windows, from MuLan codes, of which only the first `levels` count (0 for
+        all), and the codes of the controls.
 
         Beyond the first window each one continues what the last ones end with.
         """
-        known = jnp.arange(codes.shape[1])[None, :] < (levels or codes.shape[1])
-        condition = self.programs.vocabulary.condition(codes)
-        condition = condition.at[:, 1:].set(jnp.where(known, condition[:, 1:], self.programs.vocabulary.unknown))
+        vocabulary, each = self.programs.vocabulary, self.geometry.semantic_levels
+        condition = vocabulary.condition(codes, controls=None if controls is None else jnp.asarray(controls))
+        place = jnp.arange(condition.shape[1])[None, :]
+        unread = (place > (levels or codes.shape[1])) & (place <= codes.shape[1])
+        condition = jnp.where(unread, vocabulary.unknown, condition)
         tokens = jnp.zeros((codes.shape[0], 0), jnp.int32)
         for index, start in enumerate(windows.starts):
-            length = start + windows.size - tokens.shape[1]
+            length = (start + windows.size) * each - tokens.shape[1]
+            earlier = tokens[:, start * each :]
             drawn = self._continue(
-                self.params["lm"], condition, tokens[:, start:], fold_in(keys, index), length=length, sampling=sampling
+                self.params["lm"], condition, earlier, fold_in(keys, index), length=length, sampling=sampling
             )
             tokens = jnp.concatenate([tokens, drawn], axis=1)
         return tokens
 
     def latents(
         self,
-        tokens: Int[Array, "B N"],
+        tokens: Int[Array, "B W"],
         keys: UInt32[Array, "B 2"],
         windows: Windows,
         steps: int,
         schedule: str,
         scale: float,
         clip: float,
-        noise: float = 1.0,
     ) -> Float[Array, "B L D"]:
         """Latents of the windows (in tokens).
 
@@ -129,7 +126,7 @@ class Models:
             known = jnp.pad(known, ((0, 0), (0, size - overlap), (0, 0)))
             window = self._diffuse(
                 self.params["dpd"],
-                _lengthened(tokens[:, start : start + windows.size], size // per_token),
+                self._window_tokens(tokens, start, windows.size, size // per_token),
                 fold_in(keys, index),
                 known,
                 jnp.arange(size)[None, :] < overlap,
@@ -137,29 +134,27 @@ class Models:
                 schedule=schedule,
                 scale=scale,
                 clip=clip,
-                noise=noise,
             )
             done = jnp.concatenate([done, window[:, overlap:wanted]], axis=1)
         return done
 
-    def audio(self, latents: Float[Array, "B L D"], griffin_lim: int = 0) -> Float[Array, "B T"]:
-        """Waveforms, with phases retrieved in so many iterations; 0: the decoder's."""
-        audio = self._in_pieces(self._decode, latents, self.geometry.hop)
-        if not griffin_lim:
-            return audio
-        return self._retrieve(self._in_pieces(self._magnitude, latents, 1), audio, iterations=griffin_lim)
+    def _window_tokens(self, tokens: Int[Array, "B W"], start: int, size: int, length: int) -> Int[Array, "B V"]:
+        """Tokens of `size` moments from `start` on, those of the last one repeated up to `length` moments."""
+        each = self.geometry.semantic_levels
+        moments = tokens.reshape(tokens.shape[0], -1, each)[:, start : start + size]
+        return jnp.pad(moments, ((0, 0), (0, length - size), (0, 0)), mode="edge").reshape(tokens.shape[0], -1)
 
-    def _in_pieces(self, decode: Any, latents: Array, hop: int) -> Array:
-        """Long music in overlapping pieces of two training clips, so that memory does not grow; `hop` values a frame."""
-        piece, frames = 2 * self.geometry.clip_frames, latents.shape[1]
+    def audio(self, latents: Float[Array, "B L D"]) -> Float[Array, "B T"]:
+        """Waveforms; long music is decoded in overlapping pieces of two training clips, so that memory does not grow."""
+        piece, frames, hop = 2 * self.geometry.clip_frames, latents.shape[1], self.geometry.hop
         if frames <= piece:
-            return decode(self.params["autoencoder"], latents)
+            return self._decode(self.params["autoencoder"], latents)
         margin = piece // 4
         parts = []
         for begin in range(0, frames, piece - 2 * margin):
             end = min(begin + piece - 2 * margin, frames)
             at = min(max(begin - margin, 0), frames - piece)
-            decoded = decode(self.params["autoencoder"], latents[:, at : at + piece])
+            decoded = self._decode(self.params["autoencoder"], latents[:, at : at + piece])
             parts.append(decoded[:, (begin - at) * hop : (end - at) * hop])
         return jnp.concatenate(parts, axis=1)
 
@@ -167,11 +162,6 @@ class Models:
 def fold_in(keys: UInt32[Array, "B 2"], use: int) -> UInt32[Array, "B 2"]:
     """A key of each row for another use."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, use)
-
-
-def _lengthened(tokens: Array, length: int) -> Array:
-    """Tokens [B, N] with the last one repeated up to `length`."""
-    return jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1])), mode="edge")
 
 
 def _is_float(leaf: np.ndarray) -> bool:

@@ -111,8 +111,6 @@ class Melody:
           UserError: no prompt, an empty one, or a bad setting.
         """
         chosen = with_settings(self.defaults, settings)
-        if chosen.griffin_lim and not self._models.has_magnitudes:
-            raise UserError("griffin_lim needs an autoencoder with a magnitude decoder, which this bundle has not")
         names, source = self._sources(prompts, audio)
         seeds = [int(seed)] * len(names) if isinstance(seed, (int, np.integer)) else [int(s) for s in seed]
         if len(seeds) != len(names):
@@ -150,7 +148,7 @@ class Melody:
         chosen = with_settings(self.defaults, {**settings, "seconds": self.bundle.geometry.clip_seconds})
         diffusion, _ = self._windows(self.bundle.geometry.clip_tokens, chosen)
         size = self._host.filled(min(batch_size, len(tokens)))
-        each = tokens.shape[1] // self.bundle.geometry.clip_tokens
+        each = self.bundle.geometry.semantic_levels
         beyond = max(0, diffusion.total - self.bundle.geometry.clip_tokens)  # where windows reach past the clip's end
         tokens = np.concatenate([tokens, np.tile(tokens[:, -each:], (1, beyond))], axis=1)
 
@@ -160,13 +158,12 @@ class Melody:
 
         return self._in_batches(play, len(tokens), size, 2, progress)
 
-    def decode(self, latents: Float[np.ndarray, "n L D"], *, batch_size: int = 16, **settings) -> np.ndarray:
+    def decode(self, latents: Float[np.ndarray, "n L D"], *, batch_size: int = 16) -> np.ndarray:
         """Waveforms [n, T] of latents by the decoder that sampling uses."""
-        chosen = with_settings(self.defaults, settings)
         size = self._host.filled(min(batch_size, len(latents)))
 
         def play(rows: Int[np.ndarray, " B"], clock: "_Clock") -> Float[np.ndarray, "B T"]:
-            audio = self._models.audio(self._host.rows(latents[rows].astype(np.float32)), chosen.griffin_lim)
+            audio = self._models.audio(self._host.rows(latents[rows].astype(np.float32)))
             clock.lap("decoder", audio)
             return np.asarray(audio)
 
@@ -222,7 +219,8 @@ class Melody:
             nearer = made["similarity"] > best["similarity"]
             for name, array in best.items():
                 array[nearer] = made[name][nearer]
-        return {"mulan": np.asarray(mulan), **best, "times": clock.times}
+        frames = self.bundle.geometry.tokens_in(settings.seconds) * self.bundle.geometry.frames_per_token
+        return {"mulan": np.asarray(mulan), **best, "latent_frames": frames, "times": clock.times}
 
     def _pieces(
         self, mulan: Int[Array, "B Q"], keys: UInt32[Array, "B 2"], settings: Settings, clock: "_Clock"
@@ -234,7 +232,7 @@ class Melody:
         tokens = models.tokens(mulan, fold_in(keys, 0), language, settings.sampling, settings.mulan_levels)
         clock.lap("language model", tokens)
         audio = self._play(tokens, keys, diffusion, settings, clock)
-        return {"tokens": np.array(tokens[:, :count]), "audio": audio}
+        return {"tokens": np.array(tokens[:, : count * geometry.semantic_levels]), "audio": audio}
 
     def _play(
         self,
@@ -247,17 +245,16 @@ class Melody:
         """Diffusion and decoder: the music of semantic tokens, scaled down where it is too loud."""
         geometry, models = self.bundle.geometry, self._models
         latents = models.latents(
-            tokens[:, : diffusion.total],
+            tokens[:, : diffusion.total * geometry.semantic_levels],
             fold_in(keys, 1),
             diffusion,
             settings.steps,
             settings.schedule,
             float(settings.guidance),
             float(settings.clip_latents),
-            float(settings.noise),
         )[:, : geometry.tokens_in(settings.seconds) * geometry.frames_per_token]
         clock.lap("diffusion", latents)
-        audio = models.audio(latents, settings.griffin_lim)
+        audio = models.audio(latents)
         clock.lap("decoder", audio)
         host = jax.device_get(audio)[:, : max(1, round(settings.seconds * geometry.sample_rate))]
         peak = np.abs(host).max(axis=1, keepdims=True)
@@ -292,7 +289,7 @@ class Melody:
             sample_rate=self.bundle.geometry.sample_rate,
             mulan=batch["mulan"][row],
             tokens=batch["tokens"][row],
-            latent_frames=len(batch["tokens"][row]) * self.bundle.geometry.frames_per_token,
+            latent_frames=batch["latent_frames"],
             settings=settings,
             seed=seed,
             times=dict(batch["times"]),

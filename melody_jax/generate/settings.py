@@ -25,10 +25,6 @@ class Settings:
       top_p: language model draws from the most likely tokens of this total probability.
       mulan_levels: how many of the MuLan tokens, coarse to fine, condition the language model; 0 for all.
       clip_latents: bound of predicted latents at every step, which lie in [-1, 1]; 0 for none.
-      noise: deviation of the noise that diffusion starts from; less than 1 makes music calmer and less varied.
-      griffin_lim: iterations that find phases for the magnitudes that the autoencoder's magnitude decoder predicts, where
-        it has such a decoder; 0 takes the decoder's own waveform. To be chosen while the diffusion model is too young to
-        know phases.
       window_seconds: length that the diffusion makes at once, longer music in overlapping windows; 0 for the training
         clip.
       candidates: pieces made for each prompt; the one that MuLan hears nearest to the prompt is kept.
@@ -44,8 +40,6 @@ class Settings:
     top_p: float = 1.0
     mulan_levels: int = 0
     clip_latents: float = 1.0
-    noise: float = 1.0
-    griffin_lim: int = 0
     window_seconds: float = 0.0
     candidates: int = 1
 
@@ -62,10 +56,6 @@ class Settings:
             raise UserError(f"mulan_levels must be at least 0, got {self.mulan_levels}")
         if not self.clip_latents >= 0:
             raise UserError(f"clip_latents must be at least 0, got {self.clip_latents:g}")
-        if not 0 <= self.noise <= 1:
-            raise UserError(f"noise must be from 0 to 1, got {self.noise:g}")
-        if self.griffin_lim < 0:
-            raise UserError(f"griffin_lim must be at least 0, got {self.griffin_lim}")
         if not self.window_seconds >= 0:
             raise UserError(f"window_seconds must be at least 0, got {self.window_seconds:g}")
         if self.candidates < 1:
