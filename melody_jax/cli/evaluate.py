@@ -98,14 +98,13 @@ def _columns(examples: Any, latents: bool = True) -> "Columns":
     from melody_jax.evaluate.protocol import Columns
 
     rows = [row if latents else {**row, "latents": None} for row in examples]
-    arrays = [np.stack([row[name] for row in rows]) for name in ("mulan", "semantic")]
+    arrays = {name: np.stack([row[name] for row in rows]) for name in ("mulan", "semantic", "controls")}
     return Columns(
         ids=[row["id"] for row in rows],
         families=[row["family"] for row in rows],
-        mulan=arrays[0],
         text=np.stack([row["text"][0] for row in rows]),  # of the first caption
-        semantic=arrays[1],
         latents=np.stack([row["latents"] for row in rows]) if latents else None,
+        **arrays,
     )
 
 

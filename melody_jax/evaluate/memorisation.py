@@ -5,8 +5,8 @@ import numpy as np
 from melody_jax.shapes import Int
 
 
-def repeats(tokens: Int[np.ndarray, "n N *S"]) -> np.ndarray:
-    """Share of each clip's tokens that equal the one before, [n] or, for several levels, [n, S]."""
+def repeats(tokens: Int[np.ndarray, "n N *R"]) -> np.ndarray:
+    """Share of each clip's tokens that equal the one before, [n] or, for several levels, [n, R]."""
     return np.mean(tokens[:, 1:] == tokens[:, :-1], axis=1)
 
 

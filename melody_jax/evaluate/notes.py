@@ -93,7 +93,7 @@ def chroma_cosine_to_notes(audio: Float[np.ndarray, "n T"], notes: Sequence[Note
     return chroma_cosine_of(asked, heard)
 
 
-def onsets(audio: Float[np.ndarray, "n T"], sample_rate: int) -> list[Float[np.ndarray, " K"]]:
+def onsets(audio: Float[np.ndarray, "n T"], sample_rate: int) -> list[Float[np.ndarray, " count"]]:
     """Times of onsets of each clip, seconds: peaks of the spectral flux that stand out of their surroundings."""
     return [onset_peaks(strength) for strength in spectra.onset_strength(audio, sample_rate)]
 
@@ -113,7 +113,7 @@ def onset_f(audio: Float[np.ndarray, "n T"], notes: Sequence[Notes], sample_rate
     return mean(np.asarray(scores))
 
 
-def score_onsets(notes: Notes, seconds: float) -> Float[np.ndarray, " K"]:
+def score_onsets(notes: Notes, seconds: float) -> Float[np.ndarray, " count"]:
     """Times at which notes of the score start, those of a chord once."""
     times = np.sort(np.asarray([note[0] for note in notes], np.float64))
     times = times[times < seconds]
@@ -155,7 +155,7 @@ def _transposed(features: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np
     return moved.reshape(features.shape), (labels + steps) % 12
 
 
-def onset_peaks(strength: Float[np.ndarray, " F"]) -> Float[np.ndarray, " K"]:
+def onset_peaks(strength: Float[np.ndarray, " F"]) -> Float[np.ndarray, " count"]:
     """Frames that are the largest within 30 ms and stand above the mean of the 150 ms around by a margin."""
     import scipy.ndimage
 

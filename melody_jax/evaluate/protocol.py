@@ -80,7 +80,8 @@ class Listener(Protocol):
 @dataclasses.dataclass(frozen=True)
 class Columns:
     """Tokens of the clips of one split, in the order of the clips: mulan and text [n, Q], semantic [n, W]; ids of the
-    clips, their families ("" where unknown); latents [n, L, D] where they are needed."""
+    clips, their families ("" where unknown); latents [n, L, D] where they are needed; controls
+    [n, K] where they are stored."""
 
     ids: list[str]
     families: list[str]
@@ -88,13 +89,17 @@ class Columns:
     text: np.ndarray
     semantic: np.ndarray
     latents: np.ndarray | None = None
+    controls: np.ndarray | None = None
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Columns":
         """Of some of the clips, in this order."""
         index = np.asarray(rows, int)
-        latents = None if self.latents is None else self.latents[index]
-        names = [self.ids[i] for i in index], [self.families[i] for i in index]
-        return Columns(*names, self.mulan[index], self.text[index], self.semantic[index], latents)
+        some = {
+            name: column[index]
+            for name in ("mulan", "text", "semantic", "latents", "controls")
+            if (column := getattr(self, name)) is not None
+        }
+        return Columns([self.ids[i] for i in index], [self.families[i] for i in index], **some)
 
     def of(self, ids: Sequence[str]) -> "Columns":
         """Of the clips with these ids."""
@@ -126,13 +131,19 @@ def token_models(bundle: Bundle, train: Columns, held_out: Columns) -> list[Figu
 
 
 def language_loss(bundle: Bundle, clips: Columns, shift: int = 0) -> float:
-    """Nats per semantic token, given the MuLan tokens of the clip `shift` places before."""
+    """Nats per semantic token, given MuLan tokens and controls of the clip `shift` places before."""
     config = from_dict(LMConfig, bundle.parts["lm"].config)
     stage = LMStage(config, bundle.geometry, OptimConfig(), BATCH)
     params = _float32(bundle.parts["lm"].params)
     losses = jax.jit(stage.clip_losses)
-    mulan = np.roll(clips.mulan, shift, axis=0)
-    return float(np.mean(batched(lambda *rows: np.asarray(losses(params, *rows)), mulan, clips.semantic)))
+    columns = [np.roll(clips.mulan, shift, axis=0), clips.semantic]
+    if config.controls and clips.controls is not None:
+        columns.append(np.roll(clips.controls, shift, axis=0))
+
+    def loss(mulan: np.ndarray, semantic: np.ndarray, controls: np.ndarray | None = None) -> np.ndarray:
+        return np.asarray(losses(params, mulan, semantic, None, controls))
+
+    return float(np.mean(batched(loss, *columns)))
 
 
 def diffusion_errors(bundle: Bundle, clips: Columns) -> tuple[float, float, float]:

@@ -21,7 +21,7 @@ FLUX_WINDOW = 1024
 CHUNK = 2048  # frames transformed at once
 
 
-def bands(audio: Float[np.ndarray, "n T"], sample_rate: int) -> Float[np.ndarray, "n F B"]:
+def bands(audio: Float[np.ndarray, "n T"], sample_rate: int) -> Float[np.ndarray, "n F bands"]:
     """log(magnitude + 0.01) of half-semitone bands from C2 up, F = T * FRAME_RATE / sample_rate (rounded down).
 
     Bands below the resolution of the window share its bins.
@@ -31,12 +31,12 @@ def bands(audio: Float[np.ndarray, "n T"], sample_rate: int) -> Float[np.ndarray
     return np.log(magnitude + 0.01)
 
 
-def relative(log_bands: Float[np.ndarray, "*b B"]) -> Float[np.ndarray, "*b B"]:
+def relative(log_bands: Float[np.ndarray, "*b bands"]) -> Float[np.ndarray, "*b bands"]:
     """Bands relative to the loudest of their frame, in nats, cut at FLOOR: no level, no noise floor."""
     return np.maximum(log_bands - log_bands.max(-1, keepdims=True), FLOOR)
 
 
-def chroma(log_bands: Float[np.ndarray, "*b B"]) -> Float[np.ndarray, "*b 12"]:
+def chroma(log_bands: Float[np.ndarray, "*b bands"]) -> Float[np.ndarray, "*b 12"]:
     """Magnitude in each pitch class, C first, of `bands`; up to C8."""
     return np.maximum(np.exp(log_bands) - 0.01, 0.0) @ _fold()
 
