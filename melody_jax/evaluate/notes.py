@@ -4,6 +4,7 @@ Notes of a clip are rows (onset in seconds, duration in seconds, MIDI pitch, num
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -57,15 +58,16 @@ class PitchClassJudge:
         frames, classes = features.reshape(-1, features.shape[-1])[chosen], labels.ravel()[chosen]
         if not len(chosen):
             raise UserError("no frame of these clips has exactly one note: a judge of pitch needs solos with truth")
-        size = min(250, len(chosen))
-        self._model = MLPClassifier((64,), batch_size=size, learning_rate_init=3e-3, random_state=seed)
+        options: dict[str, Any] = {"batch_size": min(250, len(chosen)), "learning_rate_init": 3e-3}
+        self._model = MLPClassifier((64,), random_state=seed, **options)
         for epoch in range(max(EPOCHS, SEEN_FRAMES // len(chosen))):
             self._model.partial_fit(*_transposed(frames, classes, seed + epoch), classes=np.arange(12))
 
     def heard(self, audio: Float[np.ndarray, "n T"]) -> Int[np.ndarray, "n F"]:
         """The most probable pitch class of every frame."""
         features = _context(audio, self._sample_rate)
-        return self._model.predict(features.reshape(-1, features.shape[-1])).reshape(features.shape[:2])
+        found = self._model.predict(features.reshape(-1, features.shape[-1]))
+        return np.asarray(found).reshape(features.shape[:2])
 
     def right(self, audio: Float[np.ndarray, "n T"], notes: Sequence[Notes]) -> Estimate:
         """Share of the frames with exactly one note in which its pitch class is heard."""

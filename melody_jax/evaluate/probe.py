@@ -68,7 +68,7 @@ class PitchClassProbe:
 
     def heard(self, tokens: Int[np.ndarray, "n N *R"]) -> Int[np.ndarray, "n N"]:
         """The most probable pitch class of every frame."""
-        return self._model.predict(self._one_hot(stacked(tokens))).reshape(tokens.shape[:2])
+        return np.asarray(self._model.predict(self._one_hot(stacked(tokens)))).reshape(tokens.shape[:2])
 
     def right(self, tokens: Int[np.ndarray, "n N *R"], notes: Sequence[Notes]) -> Estimate:
         """Share of the frames with exactly one note in which its pitch class is read."""
@@ -105,7 +105,8 @@ class SpectrumProbe:
     def __init__(self, tokens: Int[np.ndarray, "n N *R"], bands: Float[np.ndarray, "n N bands"], codes: int):
         self._one_hot = OneHot(codes)
         inputs = self._one_hot(stacked(tokens))
-        gram = (inputs.T @ inputs).toarray() + np.eye(inputs.shape[1], dtype=np.float32)
+        gram = (inputs.T @ inputs).toarray()
+        gram += np.eye(len(gram), dtype=np.float32)
         self._mean = bands.mean((0, 1))
         self._weights = np.linalg.solve(gram, inputs.T @ (bands - self._mean).reshape(-1, bands.shape[-1]))
 

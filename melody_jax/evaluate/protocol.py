@@ -156,7 +156,7 @@ def diffusion_errors(bundle: Bundle, clips: Columns) -> tuple[float, float, floa
     def errors(clean, tokens, others):
         def error(ids):
             def denoise(noisy, angles):
-                return model.apply(variables, noisy, angles, ids, None)
+                return jnp.asarray(model.apply(variables, noisy, angles, ids, None))
 
             return jnp.mean(dpd_loss.grid_errors(denoise, clean, jax.random.key(DIFFUSION_SEED), grid))
 
@@ -211,10 +211,8 @@ def notes_at_every_link(
     own = melody.perform(tokens.semantic, seed=seed, progress=progress)
     written = melody.generate(audio=list(audio), seed=seed, seconds=geometry.clip_seconds, progress=progress)
     levels, codes = geometry.semantic_levels, geometry.semantic_codes
-    probed = [
-        links.Probed(links.by_level(columns.semantic, levels, codes), known, codes)
-        for columns, known in ((train.tokens, train.truth), (tokens, truth))
-    ]
+    seen = links.Probed(links.by_level(train.tokens.semantic, levels, codes), train.truth, codes)
+    unseen = links.Probed(links.by_level(tokens.semantic, levels, codes), truth, codes)
     bands = spectra.relative(spectra.bands(train.audio, judges.sample_rate))
     table = links.link_table(
         audio,
@@ -226,7 +224,7 @@ def notes_at_every_link(
         truth,
         judges,
         {"language model's own tokens": np.stack([piece.audio for piece in written])},
-        links.probe_rows(*probed, audio, bands, judges.sample_rate),
+        links.probe_rows(seen, unseen, audio, bands, judges.sample_rate),
     )
     return table, [own_notes(table)]
 

@@ -65,9 +65,10 @@ def _magnitude(audio: np.ndarray, window: int, hop: int) -> Float[np.ndarray, "n
     frames = np.lib.stride_tricks.sliding_window_view(padded, window, axis=1)[:, ::hop][:, :count]
     hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)).astype(np.float32)
     out = np.empty((*frames.shape[:2], window // 2 + 1), np.float32)
-    for row, found in zip(frames, out, strict=True):
+    for clip in range(len(frames)):
         for at in range(0, count, CHUNK):
-            found[at : at + CHUNK] = np.abs(scipy.fft.rfft(row[at : at + CHUNK] * hann, axis=-1))
+            spectrum = scipy.fft.rfft(frames[clip, at : at + CHUNK] * hann, axis=-1)
+            out[clip, at : at + CHUNK] = np.abs(np.asarray(spectrum))
     return out
 
 

@@ -60,7 +60,7 @@ def _tokens(clips: list[types.SimpleNamespace]) -> protocol.Columns:
 
 @pytest.fixture(scope="module")
 def music():
-    train, held_out = _clips(40, 0), _clips(12, 1)
+    train, held_out = _clips(32, 0), _clips(8, 1)
     audio, truth = np.stack([clip.audio for clip in train]), Truth.of([clip.truth for clip in train])
     return train, held_out, protocol.Real(audio, truth, _tokens(train)), links.Judges(audio, truth, RATE)
 
