@@ -1,6 +1,5 @@
 """The models of a bundle, ready to run: one method per arrow of the system's figure, compiled once per shape."""
 
-import math
 from typing import Any
 
 import jax
@@ -117,8 +116,7 @@ class Models:
         Where a window overlaps earlier ones their latents are known: clean frames at delta = 0.
         """
         per_token, channels = self.geometry.frames_per_token, self.geometry.latent_channels
-        wanted, whole = windows.size * per_token, math.lcm(self.dpd_config.patch, per_token)
-        size = -(-wanted // whole) * whole  # whole patches and tokens
+        size, each = windows.size * per_token, self.geometry.semantic_levels
         done = jnp.zeros((tokens.shape[0], 0, channels), jnp.float32)
         for index, start in enumerate(windows.starts):
             known = done[:, start * per_token :]
@@ -126,7 +124,7 @@ class Models:
             known = jnp.pad(known, ((0, 0), (0, size - overlap), (0, 0)))
             window = self._diffuse(
                 self.params["dpd"],
-                self._window_tokens(tokens, start, windows.size, size // per_token),
+                tokens[:, start * each : (start + windows.size) * each],
                 fold_in(keys, index),
                 known,
                 jnp.arange(size)[None, :] < overlap,
@@ -135,14 +133,8 @@ class Models:
                 scale=scale,
                 clip=clip,
             )
-            done = jnp.concatenate([done, window[:, overlap:wanted]], axis=1)
+            done = jnp.concatenate([done, window[:, overlap:]], axis=1)
         return done
-
-    def _window_tokens(self, tokens: Int[Array, "B W"], start: int, size: int, length: int) -> Int[Array, "B V"]:
-        """Tokens of `size` moments from `start` on, those of the last one repeated up to `length` moments."""
-        each = self.geometry.semantic_levels
-        moments = tokens.reshape(tokens.shape[0], -1, each)[:, start : start + size]
-        return jnp.pad(moments, ((0, 0), (0, length - size), (0, 0)), mode="edge").reshape(tokens.shape[0], -1)
 
     def audio(self, latents: Float[Array, "B L D"]) -> Float[Array, "B T"]:
         """Waveforms; long music is decoded in overlapping pieces of two training clips, so that memory does not grow."""

@@ -1,7 +1,6 @@
 """From sentences, or from music, to music."""
 
 import dataclasses
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -276,9 +275,8 @@ class Melody:
         """(of the diffusion, of the language model), in tokens; the latter reach at least as far as the former."""
         geometry = self.bundle.geometry
         size = geometry.tokens_in(settings.window_seconds) or geometry.clip_tokens
-        size, patch = max(size, 2), self._models.dpd_config.patch
-        whole = patch // math.gcd(patch, geometry.frames_per_token)  # tokens after which a patch of frames ends, too
-        diffusion = cover(count, size, size // 2 // whole * whole)
+        size = max(size, 2)
+        diffusion = cover(count, size, size // 2)
         sequence = self._models.lm_config.window or geometry.clip_tokens
         return diffusion, cover(diffusion.total, sequence, sequence // 2)
 

@@ -13,6 +13,7 @@ from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.config import from_dict
 from melody_jax.dpd import angles, sampler
 from melody_jax.dpd.config import DPDConfig
+from melody_jax.dpd.guidance import guide_batched
 from melody_jax.dpd.network import DPD
 from melody_jax.geometry import Geometry
 from melody_jax.lm import decode
@@ -88,10 +89,9 @@ class Programs:
             return self.dpd.apply({"params": params}, *arguments)  # pyright: ignore[reportReturnType]
 
         start = jax.vmap(lambda key: jax.random.normal(key, known.shape[1:], jnp.float32))(keys)
-        sizes, per_token = angles.schedule(schedule, steps), self.geometry.frames_per_token
-        return sampler.sample_tokens(
-            network, self.dpd.config, tokens, per_token, start, sizes, scale, known, mask, clip=clip or None
-        )
+        denoise = guide_batched(network, tokens, scale)
+        sizes, data_std = angles.schedule(schedule, steps), self.dpd.config.data_std
+        return sampler.sample(denoise, start, sizes, known, mask, clip or None, data_std)
 
     def decode_latents(self, params: Any, latents: Array) -> Array:
         """Waveforms [B, T] of latents [B, L, D]."""
