@@ -1,7 +1,6 @@
 """`melody evaluate`: every model of a bundle on held-out music, each figure beside its baseline."""
 
 import argparse
-import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     models, melody = Representations(bundle.parts, bundle.tokenizer), Melody(bundle)
     folder = ensure(bundle.parts, args.model_dir or args.out, args.data, args.data_dir, tokenizer=bundle.tokenizer)
     train = _columns(tokens.read_tokens(folder, "train"), latents=False)
-    test = _columns(itertools.islice(tokens.read_tokens(folder, "test"), len(held_out))).of([c.id for c in held_out])
+    test = _columns(tokens.read_tokens(folder, "test")).of([clip.id for clip in held_out])
     figures = [
         *protocol.representations(models, held_out, bundle.geometry.sample_rate),
         *protocol.token_models(bundle, train, test),
@@ -101,14 +100,13 @@ def _columns(examples: Any, latents: bool = True) -> "Columns":
     from melody_jax.evaluate.protocol import Columns
 
     rows = [row if latents else {**row, "latents": None} for row in examples]
-    arrays = [np.stack([row[name] for row in rows]) for name in ("mulan", "semantic")]
+    arrays = {name: np.stack([row[name] for row in rows]) for name in ("mulan", "semantic", "controls")}
     return Columns(
         ids=[row["id"] for row in rows],
         families=[row["family"] for row in rows],
-        mulan=arrays[0],
         text=np.stack([row["text"][0] for row in rows]),  # of the first caption
-        semantic=arrays[1],
         latents=np.stack([row["latents"] for row in rows]) if latents else None,
+        **arrays,
     )
 
 

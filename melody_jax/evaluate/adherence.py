@@ -146,7 +146,9 @@ def threes(strength: Float[np.ndarray, "n G"], chroma: Float[np.ndarray, "n F 12
     return np.asarray(rows)
 
 
-def melody_line(chroma: Float[np.ndarray, "F 12"], onsets: Float[np.ndarray, " K"]) -> list[tuple[float, float, int]]:
+def melody_line(
+    chroma: Float[np.ndarray, "F 12"], onsets: Float[np.ndarray, " count"]
+) -> list[tuple[float, float, int]]:
     """The predominant notes of a clip: (onset and duration in seconds, pitch class).
 
     A note ends where another pitch class becomes the strongest for at least two frames, or at an onset. Silent frames
@@ -170,7 +172,7 @@ def melody_line(chroma: Float[np.ndarray, "F 12"], onsets: Float[np.ndarray, " K
     ]
 
 
-def in_best_scale(pitch_classes: Int[np.ndarray, " K"]) -> float:
+def in_best_scale(pitch_classes: Int[np.ndarray, " count"]) -> float:
     """Share of notes in the diatonic scale (of twelve) that holds most of them; not a number without notes."""
     if not len(pitch_classes):
         return float("nan")

@@ -27,7 +27,7 @@ def longest_gap(audio: Float[np.ndarray, "n T"], sample_rate: int) -> Float[np.n
     return longest * BLOCK
 
 
-def clicks(audio: Float[np.ndarray, " T"]) -> Int[np.ndarray, " K"]:
+def clicks(audio: Float[np.ndarray, " T"]) -> Int[np.ndarray, " count"]:
     """Samples at which a piece jumps as it does nowhere near.
 
     Music has little at the highest frequencies and a jump much: what is compared is the difference of order ORDER. It is

@@ -42,15 +42,15 @@ class Judges:
 
 @dataclasses.dataclass(frozen=True)
 class Probed:
-    """Tokens by level, [n, N, S] codes of 0 .. codes - 1, of the clips whose truth goes with them."""
+    """Tokens by level, [n, N, R] codes of 0 .. codes - 1, of the clips whose truth goes with them."""
 
-    tokens: Int[np.ndarray, "n N S"]
+    tokens: Int[np.ndarray, "n N R"]
     truth: Truth
     codes: int
 
 
-def by_level(tokens: Int[np.ndarray, "n W"], levels: int, codes: int) -> Int[np.ndarray, "n N S"]:
-    """Semantic tokens as the language model writes them (S a moment, level s counted from s * codes), as codes by level."""
+def by_level(tokens: Int[np.ndarray, "n W"], levels: int, codes: int) -> Int[np.ndarray, "n N R"]:
+    """Semantic tokens as the language model writes them (R a moment, level r counted from r * codes), as codes by level."""
     return tokens.reshape(len(tokens), -1, levels) - np.arange(levels) * codes
 
 
@@ -88,7 +88,7 @@ def probe_rows(
     train: Probed,
     held_out: Probed,
     original: Float[np.ndarray, "n T"],
-    train_bands: Float[np.ndarray, "m N B"],
+    train_bands: Float[np.ndarray, "m N bands"],
     sample_rate: int,
 ) -> dict[str, Mapping[str, Cell]]:
     """What linear models read from the tokens of the first level, and from those of all levels where there are several.
@@ -97,7 +97,7 @@ def probe_rows(
       train: tokens and truth that the probes are fitted on, solos among them.
       held_out: those they are judged on.
       original: the held-out clips.
-      train_bands: `spectra.relative` of the training clips, [m, N, B].
+      train_bands: `spectra.relative` of the training clips, [m, N, bands].
       sample_rate: Hz.
 
     Returns:

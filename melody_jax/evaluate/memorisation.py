@@ -5,19 +5,9 @@ import numpy as np
 from melody_jax.shapes import Int
 
 
-def repeats(tokens: Int[np.ndarray, "n N *S"]) -> np.ndarray:
-    """Share of each clip's tokens that equal the one before, [n] or, for several levels, [n, S]."""
+def repeats(tokens: Int[np.ndarray, "n N *R"]) -> np.ndarray:
+    """Share of each clip's tokens that equal the one before, [n] or, for several levels, [n, R]."""
     return np.mean(tokens[:, 1:] == tokens[:, :-1], axis=1)
-
-
-def flat(tokens: Int[np.ndarray, "n N *S"], levels: int | None = None) -> Int[np.ndarray, "n N"]:
-    """One number for each frame from its first `levels` codes (all if None)."""
-    if tokens.ndim == 2:
-        return tokens.astype(np.int64)
-    if levels is not None:
-        tokens = tokens[..., :levels]
-    base = int(tokens.max(initial=0)) + 1
-    return tokens.astype(np.int64) @ (base ** np.arange(tokens.shape[-1], dtype=np.int64))
 
 
 def longest_shared(

@@ -4,6 +4,7 @@ Notes of a clip are rows (onset in seconds, duration in seconds, MIDI pitch, num
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ NONE = -1  # label of a frame in which not exactly one note sounds
 ONSET_TOLERANCE = 0.05  # seconds, as in MIREX
 FITTED_FRAMES = 20_000
 EPOCHS = 8
+SEEN_FRAMES = 60_000  # what small sets are seen again for
 PEAK_MARGIN = 0.15  # of the 95 % point of a clip's spectral flux
 CHORD = 0.03  # onsets nearer than this are heard as one
 
@@ -56,14 +58,16 @@ class PitchClassJudge:
         frames, classes = features.reshape(-1, features.shape[-1])[chosen], labels.ravel()[chosen]
         if not len(chosen):
             raise UserError("no frame of these clips has exactly one note: a judge of pitch needs solos with truth")
-        self._model = MLPClassifier((64,), batch_size=500, learning_rate_init=3e-3, random_state=seed)
-        for epoch in range(EPOCHS):
+        options: dict[str, Any] = {"batch_size": min(250, len(chosen)), "learning_rate_init": 3e-3}
+        self._model = MLPClassifier((64,), random_state=seed, **options)
+        for epoch in range(max(EPOCHS, SEEN_FRAMES // len(chosen))):
             self._model.partial_fit(*_transposed(frames, classes, seed + epoch), classes=np.arange(12))
 
     def heard(self, audio: Float[np.ndarray, "n T"]) -> Int[np.ndarray, "n F"]:
         """The most probable pitch class of every frame."""
         features = _context(audio, self._sample_rate)
-        return self._model.predict(features.reshape(-1, features.shape[-1])).reshape(features.shape[:2])
+        found = self._model.predict(features.reshape(-1, features.shape[-1]))
+        return np.asarray(found).reshape(features.shape[:2])
 
     def right(self, audio: Float[np.ndarray, "n T"], notes: Sequence[Notes]) -> Estimate:
         """Share of the frames with exactly one note in which its pitch class is heard."""
@@ -91,7 +95,7 @@ def chroma_cosine_to_notes(audio: Float[np.ndarray, "n T"], notes: Sequence[Note
     return chroma_cosine_of(asked, heard)
 
 
-def onsets(audio: Float[np.ndarray, "n T"], sample_rate: int) -> list[Float[np.ndarray, " K"]]:
+def onsets(audio: Float[np.ndarray, "n T"], sample_rate: int) -> list[Float[np.ndarray, " count"]]:
     """Times of onsets of each clip, seconds: peaks of the spectral flux that stand out of their surroundings."""
     return [onset_peaks(strength) for strength in spectra.onset_strength(audio, sample_rate)]
 
@@ -101,14 +105,17 @@ def onset_f(audio: Float[np.ndarray, "n T"], notes: Sequence[Notes], sample_rate
     import mir_eval
 
     seconds = audio.shape[1] / sample_rate
-    scores = [
-        mir_eval.onset.f_measure(score_onsets(clip, seconds), times, window=ONSET_TOLERANCE)[0]
-        for clip, times in zip(notes, onsets(audio, sample_rate), strict=True)
-    ]
+    scores = []
+    for clip, times in zip(notes, onsets(audio, sample_rate), strict=True):
+        wanted = score_onsets(clip, seconds)
+        if len(wanted) and len(times):
+            scores.append(mir_eval.onset.f_measure(wanted, times, window=ONSET_TOLERANCE)[0])
+        else:
+            scores.append(0.0 if len(wanted) else np.nan)
     return mean(np.asarray(scores))
 
 
-def score_onsets(notes: Notes, seconds: float) -> Float[np.ndarray, " K"]:
+def score_onsets(notes: Notes, seconds: float) -> Float[np.ndarray, " count"]:
     """Times at which notes of the score start, those of a chord once."""
     times = np.sort(np.asarray([note[0] for note in notes], np.float64))
     times = times[times < seconds]
@@ -150,7 +157,7 @@ def _transposed(features: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np
     return moved.reshape(features.shape), (labels + steps) % 12
 
 
-def onset_peaks(strength: Float[np.ndarray, " F"]) -> Float[np.ndarray, " K"]:
+def onset_peaks(strength: Float[np.ndarray, " F"]) -> Float[np.ndarray, " count"]:
     """Frames that are the largest within 30 ms and stand above the mean of the 150 ms around by a margin."""
     import scipy.ndimage
 

@@ -14,7 +14,7 @@ from melody_jax.shapes import Float, Int
 FITTED_FRAMES = 60_000
 
 
-def stacked(tokens: Int[np.ndarray, "n N *S"], levels: int | None = None) -> Int[np.ndarray, "n N S"]:
+def stacked(tokens: Int[np.ndarray, "n N *R"], levels: int | None = None) -> Int[np.ndarray, "n N R"]:
     """Tokens with an axis of levels, of which the first `levels` are kept (all if None)."""
     tokens = tokens[..., None] if tokens.ndim == 2 else tokens
     return tokens if levels is None else tokens[..., :levels]
@@ -31,8 +31,8 @@ class OneHot:
     def __init__(self, codes: int, context: int = 0):
         self.codes, self.context = codes, context
 
-    def __call__(self, tokens: Int[np.ndarray, "n N S"]) -> scipy.sparse.csr_matrix:
-        """[n * N, (2 context + 1) * S * codes]."""
+    def __call__(self, tokens: Int[np.ndarray, "n N R"]) -> scipy.sparse.csr_matrix:
+        """[n * N, (2 context + 1) * R * codes]."""
         count, frames, _ = tokens.shape
         steps = range(-self.context, self.context + 1)
         columns = np.concatenate([tokens[:, np.clip(np.arange(frames) + s, 0, frames - 1)] for s in steps], axis=-1)
@@ -53,7 +53,7 @@ class PitchClassProbe:
     """
 
     def __init__(
-        self, tokens: Int[np.ndarray, "n N *S"], notes: Sequence[Notes], codes: int, context: int = 0, seed: int = 0
+        self, tokens: Int[np.ndarray, "n N *R"], notes: Sequence[Notes], codes: int, context: int = 0, seed: int = 0
     ):
         from sklearn.linear_model import LogisticRegression
 
@@ -66,11 +66,11 @@ class PitchClassProbe:
         self._model = LogisticRegression(C=1.0, max_iter=200, tol=1e-3)
         self._model.fit(self._one_hot(tokens)[chosen], labels[chosen])
 
-    def heard(self, tokens: Int[np.ndarray, "n N *S"]) -> Int[np.ndarray, "n N"]:
+    def heard(self, tokens: Int[np.ndarray, "n N *R"]) -> Int[np.ndarray, "n N"]:
         """The most probable pitch class of every frame."""
-        return self._model.predict(self._one_hot(stacked(tokens))).reshape(tokens.shape[:2])
+        return np.asarray(self._model.predict(self._one_hot(stacked(tokens)))).reshape(tokens.shape[:2])
 
-    def right(self, tokens: Int[np.ndarray, "n N *S"], notes: Sequence[Notes]) -> Estimate:
+    def right(self, tokens: Int[np.ndarray, "n N *R"], notes: Sequence[Notes]) -> Estimate:
         """Share of the frames with exactly one note in which its pitch class is read."""
         return agreement(self.heard(tokens), notes)
 
@@ -78,11 +78,11 @@ class PitchClassProbe:
 class FamilyProbe:
     """Logistic regression from a clip's shares of codes at every level to the family that leads it."""
 
-    def __init__(self, tokens: Int[np.ndarray, "n N *S"], families: Labels, codes: int):
+    def __init__(self, tokens: Int[np.ndarray, "n N *R"], families: Labels, codes: int):
         self._codes = codes
         self._classifier = Classifier(self._shares(tokens), families)
 
-    def right(self, tokens: Int[np.ndarray, "n N *S"], families: Labels) -> Estimate:
+    def right(self, tokens: Int[np.ndarray, "n N *R"], families: Labels) -> Estimate:
         """Share of the clips whose family is read."""
         return mean(np.asarray(self._classifier.predict(self._shares(tokens))) == np.asarray(families))
 
@@ -102,14 +102,15 @@ class SpectrumProbe:
       codes: centres of a level.
     """
 
-    def __init__(self, tokens: Int[np.ndarray, "n N *S"], bands: Float[np.ndarray, "n N B"], codes: int):
+    def __init__(self, tokens: Int[np.ndarray, "n N *R"], bands: Float[np.ndarray, "n N bands"], codes: int):
         self._one_hot = OneHot(codes)
         inputs = self._one_hot(stacked(tokens))
-        gram = (inputs.T @ inputs).toarray() + np.eye(inputs.shape[1], dtype=np.float32)
+        gram = (inputs.T @ inputs).toarray()
+        gram += np.eye(len(gram), dtype=np.float32)
         self._mean = bands.mean((0, 1))
         self._weights = np.linalg.solve(gram, inputs.T @ (bands - self._mean).reshape(-1, bands.shape[-1]))
 
-    def spectrum(self, tokens: Int[np.ndarray, "n N *S"]) -> Float[np.ndarray, "n N B"]:
+    def spectrum(self, tokens: Int[np.ndarray, "n N *R"]) -> Float[np.ndarray, "n N bands"]:
         """Relative log bands of every frame."""
         found = self._one_hot(stacked(tokens)) @ self._weights + self._mean
         return found.reshape(*tokens.shape[:2], -1)

@@ -80,7 +80,8 @@ class Listener(Protocol):
 @dataclasses.dataclass(frozen=True)
 class Columns:
     """Tokens of the clips of one split, in the order of the clips: mulan and text [n, Q], semantic [n, W]; ids of the
-    clips, their families ("" where unknown); latents [n, L, D] where they are needed."""
+    clips, their families ("" where unknown); latents [n, L, D] where they are needed; controls
+    [n, K] where they are stored."""
 
     ids: list[str]
     families: list[str]
@@ -88,13 +89,17 @@ class Columns:
     text: np.ndarray
     semantic: np.ndarray
     latents: np.ndarray | None = None
+    controls: np.ndarray | None = None
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Columns":
         """Of some of the clips, in this order."""
         index = np.asarray(rows, int)
-        latents = None if self.latents is None else self.latents[index]
-        names = [self.ids[i] for i in index], [self.families[i] for i in index]
-        return Columns(*names, self.mulan[index], self.text[index], self.semantic[index], latents)
+        some = {
+            name: column[index]
+            for name in ("mulan", "text", "semantic", "latents", "controls")
+            if (column := getattr(self, name)) is not None
+        }
+        return Columns([self.ids[i] for i in index], [self.families[i] for i in index], **some)
 
     def of(self, ids: Sequence[str]) -> "Columns":
         """Of the clips with these ids."""
@@ -115,7 +120,7 @@ def representations(models: Listener, clips: Sequence[Any], sample_rate: int) ->
 
 def token_models(bundle: Bundle, train: Columns, held_out: Columns) -> list[Figure]:
     """Codes, language model and diffusion."""
-    codes = semantic_size(bundle.geometry)
+    codes = bundle.geometry.semantic_size
     figures = []
     if all(train.families) and all(held_out.families):
         figures += measures.codes(train.semantic, train.families, held_out.semantic, held_out.families, codes)
@@ -126,13 +131,19 @@ def token_models(bundle: Bundle, train: Columns, held_out: Columns) -> list[Figu
 
 
 def language_loss(bundle: Bundle, clips: Columns, shift: int = 0) -> float:
-    """Nats per semantic token, given the MuLan tokens of the clip `shift` places before."""
+    """Nats per semantic token, given MuLan tokens and controls of the clip `shift` places before."""
     config = from_dict(LMConfig, bundle.parts["lm"].config)
     stage = LMStage(config, bundle.geometry, OptimConfig(), BATCH)
     params = _float32(bundle.parts["lm"].params)
     losses = jax.jit(stage.clip_losses)
-    mulan = np.roll(clips.mulan, shift, axis=0)
-    return float(np.mean(batched(lambda *rows: np.asarray(losses(params, *rows)), mulan, clips.semantic)))
+    columns = [np.roll(clips.mulan, shift, axis=0), clips.semantic]
+    if config.controls and clips.controls is not None:
+        columns.append(np.roll(clips.controls, shift, axis=0))
+
+    def loss(mulan: np.ndarray, semantic: np.ndarray, controls: np.ndarray | None = None) -> np.ndarray:
+        return np.asarray(losses(params, mulan, semantic, None, controls))
+
+    return float(np.mean(batched(loss, *columns)))
 
 
 def diffusion_errors(bundle: Bundle, clips: Columns) -> tuple[float, float, float]:
@@ -145,7 +156,7 @@ def diffusion_errors(bundle: Bundle, clips: Columns) -> tuple[float, float, floa
     def errors(clean, tokens, others):
         def error(ids):
             def denoise(noisy, angles):
-                return model.apply(variables, noisy, angles, ids, None)
+                return jnp.asarray(model.apply(variables, noisy, angles, ids, None))
 
             return jnp.mean(dpd_loss.grid_errors(denoise, clean, jax.random.key(DIFFUSION_SEED), grid))
 
@@ -198,14 +209,10 @@ def notes_at_every_link(
     if tokens.latents is None:
         raise ValueError("notes_at_every_link: the clips have no latents")
     own = melody.perform(tokens.semantic, seed=seed, progress=progress)
-    written = melody.generate(
-        audio=list(audio), seed=seed, seconds=audio.shape[1] / judges.sample_rate, progress=progress
-    )
-    levels, codes = semantic_levels(geometry), geometry.semantic_codes
-    probed = [
-        links.Probed(links.by_level(columns.semantic, levels, codes), known, codes)
-        for columns, known in ((train.tokens, train.truth), (tokens, truth))
-    ]
+    written = melody.generate(audio=list(audio), seed=seed, seconds=geometry.clip_seconds, progress=progress)
+    levels, codes = geometry.semantic_levels, geometry.semantic_codes
+    seen = links.Probed(links.by_level(train.tokens.semantic, levels, codes), train.truth, codes)
+    unseen = links.Probed(links.by_level(tokens.semantic, levels, codes), truth, codes)
     bands = spectra.relative(spectra.bands(train.audio, judges.sample_rate))
     table = links.link_table(
         audio,
@@ -217,7 +224,7 @@ def notes_at_every_link(
         truth,
         judges,
         {"language model's own tokens": np.stack([piece.audio for piece in written])},
-        links.probe_rows(*probed, audio, bands, judges.sample_rate),
+        links.probe_rows(seen, unseen, audio, bands, judges.sample_rate),
     )
     return table, [own_notes(table)]
 
@@ -263,9 +270,10 @@ def text_to_music(
     if not chosen:
         return Table("Text to music, 0 prompts", "measure", (), {}, "No held-out clip has a caption to ask for."), []
     rows, sentences = [row for row, _ in chosen], [sentence for _, sentence in chosen]
-    pieces = melody.generate(sentences, seed=[seed + i for i in range(len(chosen))], progress=progress)
+    seeds, seconds = [seed + i for i in range(len(chosen))], geometry.clip_seconds
+    pieces = melody.generate(sentences, seed=seeds, seconds=seconds, progress=progress)
     made, real = np.stack([piece.audio for piece in pieces]), np.stack([clip.audio for clip in clips])
-    levels, codes = semantic_levels(geometry), geometry.semantic_codes
+    levels, codes = geometry.semantic_levels, geometry.semantic_codes
     written = links.by_level(np.stack([piece.tokens for piece in pieces]), levels, codes)
     heard, truths = links.by_level(tokens.semantic, levels, codes), [clips[row].truth for row in rows]
     asked = Asked.by(sentences, truths) if known else None
@@ -274,7 +282,7 @@ def text_to_music(
     beside: dict[str, Cell] = {**rates.rates(real, geometry.sample_rate, everything, judge, heard)}
     for cells, runs in ((found, written), (beside, heard)):
         cells |= _shared_runs(runs, links.by_level(train_tokens.semantic, levels, codes))
-    embedded = batched(models.embed_music, made[:, : geometry.clip_samples]), batched(models.embed_music, real)
+    embedded = batched(models.embed_music, made), batched(models.embed_music, real)
     spoken = models.embed_text(sentences)
     found |= _distances(spoken, embedded[0], embedded[1])
     others = np.setdiff1d(np.arange(len(real)), rows)
@@ -315,16 +323,6 @@ def batched(function: Callable[..., np.ndarray], *columns: np.ndarray) -> np.nda
     starts = range(0, len(index), BATCH)
     rows = [function(*(column[index[i : i + BATCH]] for column in columns)) for i in starts]
     return np.concatenate(rows)[:count]
-
-
-def semantic_levels(geometry: Geometry) -> int:
-    """S: semantic tokens of a moment."""
-    return getattr(geometry, "semantic_levels", 1)
-
-
-def semantic_size(geometry: Geometry) -> int:
-    """Semantic codes of all levels."""
-    return semantic_levels(geometry) * geometry.semantic_codes
 
 
 def balanced(truths: Sequence[Any], count: int) -> list[int]:

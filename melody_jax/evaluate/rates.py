@@ -27,7 +27,7 @@ def rates(
     sample_rate: int,
     asked: Asked | None = None,
     family: FamilyJudge | None = None,
-    tokens: Int[np.ndarray, "n N S"] | None = None,
+    tokens: Int[np.ndarray, "n N R"] | None = None,
 ) -> dict[str, Estimate]:
     """Every measure of these pieces.
 

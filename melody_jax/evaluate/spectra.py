@@ -21,7 +21,7 @@ FLUX_WINDOW = 1024
 CHUNK = 2048  # frames transformed at once
 
 
-def bands(audio: Float[np.ndarray, "n T"], sample_rate: int) -> Float[np.ndarray, "n F B"]:
+def bands(audio: Float[np.ndarray, "n T"], sample_rate: int) -> Float[np.ndarray, "n F bands"]:
     """log(magnitude + 0.01) of half-semitone bands from C2 up, F = T * FRAME_RATE / sample_rate (rounded down).
 
     Bands below the resolution of the window share its bins.
@@ -31,12 +31,12 @@ def bands(audio: Float[np.ndarray, "n T"], sample_rate: int) -> Float[np.ndarray
     return np.log(magnitude + 0.01)
 
 
-def relative(log_bands: Float[np.ndarray, "*b B"]) -> Float[np.ndarray, "*b B"]:
+def relative(log_bands: Float[np.ndarray, "*b bands"]) -> Float[np.ndarray, "*b bands"]:
     """Bands relative to the loudest of their frame, in nats, cut at FLOOR: no level, no noise floor."""
     return np.maximum(log_bands - log_bands.max(-1, keepdims=True), FLOOR)
 
 
-def chroma(log_bands: Float[np.ndarray, "*b B"]) -> Float[np.ndarray, "*b 12"]:
+def chroma(log_bands: Float[np.ndarray, "*b bands"]) -> Float[np.ndarray, "*b 12"]:
     """Magnitude in each pitch class, C first, of `bands`; up to C8."""
     return np.maximum(np.exp(log_bands) - 0.01, 0.0) @ _fold()
 
@@ -65,9 +65,10 @@ def _magnitude(audio: np.ndarray, window: int, hop: int) -> Float[np.ndarray, "n
     frames = np.lib.stride_tricks.sliding_window_view(padded, window, axis=1)[:, ::hop][:, :count]
     hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)).astype(np.float32)
     out = np.empty((*frames.shape[:2], window // 2 + 1), np.float32)
-    for row, found in zip(frames, out, strict=True):
+    for clip in range(len(frames)):
         for at in range(0, count, CHUNK):
-            found[at : at + CHUNK] = np.abs(scipy.fft.rfft(row[at : at + CHUNK] * hann, axis=-1))
+            spectrum = scipy.fft.rfft(frames[clip, at : at + CHUNK] * hann, axis=-1)
+            out[clip, at : at + CHUNK] = np.abs(np.asarray(spectrum))
     return out
 
 

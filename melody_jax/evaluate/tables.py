@@ -60,5 +60,5 @@ def _words(cell: Cell) -> str:
 def _plain(cell: Cell) -> Any:
     """What JSON holds of a cell: no nan, no infinity."""
     if isinstance(cell, Estimate):
-        return {name: _plain(value) for name, value in dataclasses.asdict(cell).items()}
+        return {"value": _plain(cell.value), "low": _plain(cell.low), "high": _plain(cell.high), "clips": cell.clips}
     return None if isinstance(cell, float) and not math.isfinite(cell) else cell

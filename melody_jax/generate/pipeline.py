@@ -147,7 +147,7 @@ class Melody:
         chosen = with_settings(self.defaults, {**settings, "seconds": self.bundle.geometry.clip_seconds})
         diffusion, _ = self._windows(self.bundle.geometry.clip_tokens, chosen)
         size = self._host.filled(min(batch_size, len(tokens)))
-        each = tokens.shape[1] // self.bundle.geometry.clip_tokens
+        each = self.bundle.geometry.semantic_levels
         beyond = max(0, diffusion.total - self.bundle.geometry.clip_tokens)  # where windows reach past the clip's end
         tokens = np.concatenate([tokens, np.tile(tokens[:, -each:], (1, beyond))], axis=1)
 
