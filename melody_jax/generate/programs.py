@@ -66,10 +66,17 @@ class Programs:
         return rvq.encode(params["rvq"], embeddings)
 
     def continue_tokens(
-        self, params: Any, condition: Array, earlier: Array, keys: Array, length: int, sampling: decode.Sampling
+        self,
+        params: Any,
+        condition: Array,
+        earlier: Array,
+        keys: Array,
+        length: int,
+        sampling: decode.Sampling,
+        negative: Array | None = None,
     ) -> Array:
         """`length` semantic codes [B, length] after the condition [B, 1 + Q] and the earlier codes [B, N]."""
-        return continue_codes(self.lm, params, condition, earlier, length, keys, sampling)
+        return continue_codes(self.lm, params, condition, earlier, length, keys, sampling, negative)
 
     def diffuse_window(
         self,
@@ -83,16 +90,24 @@ class Programs:
         scale: float,
         clip: float,
         noise: float,
+        strength: float = 1.0,
     ) -> Array:
-        """Latents [B, L, D] of tokens [B, N], those that `mask` [B or 1, L] marks being known [B, L, D] already."""
+        """Latents [B, L, D] of tokens [B, N], those that `mask` [B or 1, L] marks being known [B, L, D] already.
+
+        With a strength below 1 diffusion starts from `known`, at that share of the way to pure noise.
+        """
 
         def network(*arguments: Array) -> Array:
             return self.dpd.apply({"params": params}, *arguments)  # pyright: ignore[reportReturnType]
 
         start = jax.vmap(lambda key: jax.random.normal(key, known.shape[1:], jnp.float32))(keys)
-        sizes, per_token = angles.schedule(schedule, steps), self.geometry.frames_per_token
+        start, sizes = noise * start, strength * angles.schedule(schedule, steps)
+        if strength < 1:
+            begin = jnp.full((1, 1), strength * jnp.pi / 2, jnp.float32)
+            start = angles.diffuse(known / self.dpd.config.data_std, start, begin)
+        per_token = self.geometry.frames_per_token
         return sampler.sample_tokens(
-            network, self.dpd.config, tokens, per_token, noise * start, sizes, scale, known, mask, clip=clip or None
+            network, self.dpd.config, tokens, per_token, start, sizes, scale, known, mask, clip=clip or None
         )
 
     def decode_latents(self, params: Any, latents: Array) -> Array:
