@@ -24,6 +24,11 @@ COMMANDS = {
     "report": "how the training of every stage goes: losses, speed, where the time went",
     "export": "collect trained parts into a bundle for sampling",
     "generate": "make music from sentences with a bundle",
+    "continue": "go on with music",
+    "inpaint": "make spans of music anew",
+    "vary": "make another version of music",
+    "stream": "endless music into a file or a pipe",
+    "play": "endless music from the loudspeaker",
     "evaluate": "measure trained stages or a bundle on held-out music",
     "import": "read weights of other libraries",
     "launch": "run a command on TPU VMs, GKE or SLURM",
@@ -34,7 +39,7 @@ COMMANDS = {
 GIN_ARGUMENTS = ("train", "doctor")
 """Commands that take --gin.NAME=value."""
 
-MODULES = {"import": "import_weights"}  # the others are called like their command
+MODULES = {"import": "import_weights", "continue": "continue_"}  # the others are called like their command
 
 
 if "multiprocessing.process" in sys.modules and sys.modules["multiprocessing.process"].parent_process() is not None:

@@ -159,7 +159,7 @@ class Composer:
         size, overlap, whole = self.window(settings)
         made = np.ones(count, bool) if known is None else known.made
         places = starts(made, size, overlap, whole)
-        total = max(count, places[-1] + size) if count > size else count
+        total = max(count, max(places) + size) if count > size else count
         drawn = _extended(np.ones(count, bool) if known is None else known.drawn, total)
         tokens = np.zeros((len(rows), total * self.levels), np.int32)
         if known is not None:

@@ -27,7 +27,7 @@ from melody_jax.generate.splice import JOINT_SECONDS, matched, spliced
 from melody_jax.generate.stream import Stream
 from melody_jax.shapes import Float
 
-Audio = Float[np.ndarray, " T"]
+Audio = Float[np.ndarray, " _"]  # lengths come and go
 
 
 class Melody:
@@ -113,11 +113,11 @@ class Melody:
             raise UserError("give either sentences (prompts) or music (audio)")
         alone = isinstance(prompts, str) or isinstance(audio, np.ndarray) and audio.ndim == 1
         if prompts is not None:
-            sources = check_prompts([prompts] if isinstance(prompts, str) else list(prompts))
+            given = sources = check_prompts([prompts] if isinstance(prompts, str) else list(prompts))
             self._warn_of_cuts(sources)
         else:
-            clips = [audio] if alone else list(audio)
-            sources = [self._clip(clip, index) for index, clip in enumerate(clips)]
+            given = [audio] if alone else list(audio)
+            sources = [self._clip(clip, index) for index, clip in enumerate(given)]
             if not sources:
                 raise UserError("there is no music prompt")
         seeds, negatives = (
@@ -131,10 +131,10 @@ class Melody:
             work.Job(
                 Row(source, seed, moments, away),
                 source if isinstance(source, str) else "",
-                self._call("generate", source, away),
+                self._call("generate", one, away),
                 finish,
             )
-            for source, seed, away in zip(sources, seeds, negatives, strict=True)
+            for one, source, seed, away in zip(given, sources, seeds, negatives, strict=True)
         ]
         return self._made(jobs, chosen, alone, options)
 
@@ -210,6 +210,7 @@ class Melody:
         """
         chosen, g = self._settings(options), self.bundle.geometry
         pieces, alone = self._pieces(audio)
+        spans = spans if isinstance(spans, str) else list(spans)
         places = [check_spans(spans, len(piece), self.sample_rate) for piece in pieces]
 
         def known(piece: Audio) -> tuple[Known, Any]:
@@ -350,14 +351,15 @@ class Melody:
         seeds, negatives = seeds_of(options.get("seed", 0), len(pieces)), self._negatives(negative, len(pieces), chosen)
         jobs, seen = [], {}
         for piece, sentence, seed, away in zip(pieces, prompts, seeds, negatives, strict=True):
-            if id(piece) not in seen:
-                seen[id(piece)] = known(piece)
-            stands, finish = seen[id(piece)]
+            identity = digest(piece)
+            if identity not in seen:
+                seen[identity] = known(piece)
+            stands, finish = seen[identity]
             source = (
                 self._clip(resembled(piece)[: self.bundle.geometry.clip_samples], 0) if sentence is None else sentence
             )
             row = Row(source, seed, len(stands.made), away, stands)
-            call = self._call(name, sentence, away) | arguments | {"source": digest(piece)}
+            call = self._call(name, sentence, away) | arguments | {"source": identity}
             jobs.append(work.Job(row, sentence or "", call, finish))
         return self._made(jobs, chosen, alone, options)
 
