@@ -15,7 +15,7 @@ WORKERS ?= 2
 .PHONY: demo test test-slow test-parity train lint clean
 
 demo: $(VENV)/.base
-	$(BIN)/melody generate --prompts bundles/demo.txt --bundle bundles/tiny --seconds 10 --seed 1 --out music
+	$(BIN)/melody generate --prompts bundles/demo.txt --bundle bundles/tiny --seconds 10 --seed 1 --out music --overwrite
 
 # From clone to measured music: corpus, all stages, bundle, table. Interrupt it and start it again as you like.
 train: $(VENV)/.data
