@@ -90,9 +90,6 @@ class Settings:
             object.__setattr__(self, field.name, _typed(field.name, field.type, getattr(self, field.name)))
         if not 0 < self.seconds <= LONGEST_SECONDS:
             raise UserError(f"seconds must be more than 0 and at most {LONGEST_SECONDS:g}, got {self.seconds:g}")
-        if self.schedule not in typing.get_args(Schedule):
-            known = ", ".join(typing.get_args(Schedule))
-            raise UserError(f"schedule must be one of {known}, got {self.schedule!r}")
         for name, lowest, highest in _RANGES:
             value = getattr(self, name)
             if not (math.isfinite(value) and lowest <= value <= highest):
@@ -133,11 +130,11 @@ def with_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     Raises:
       UserError: an unknown field, a value of another type, or one out of range.
     """
-    known = [field.name for field in dataclasses.fields(Settings)]
+    known: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Settings)}
     for name in changes:
         if name not in known:
             raise UserError(f"unknown setting {name!r}; settings are {', '.join(known)}")
-    return dataclasses.replace(settings, **changes)
+    return dataclasses.replace(settings, **{name: _typed(name, known[name], value) for name, value in changes.items()})
 
 
 def seeds_of(seed: Any, count: int) -> list[int]:
@@ -188,7 +185,10 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
         return float(value)
     if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
-    if kind not in (int, float) and isinstance(value, str):
+    choices = typing.get_args(kind)
+    if value in choices:
         return str(value)
-    wanted = kind.__name__ if kind in (int, float) else "str"
+    if choices and isinstance(value, str):
+        raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r:.60}")
+    wanted = "str" if choices else kind.__name__
     raise UserError(f"setting {name} must be of type {wanted}, got {value!r:.60}")

@@ -94,7 +94,8 @@ def open_sound(path: pathlib.Path, sample_rate: int, form: SoundFormat, tags: Ma
     subtype = SUBTYPES[form.kind][form.bits]
     file = soundfile.SoundFile(path, "w", rate, 1, subtype, format=form.kind.upper())
     for name, text in (tags or {}).items():
-        setattr(file, name, text)
+        if text:
+            setattr(file, name, text)
     return file
 
 

@@ -60,7 +60,12 @@ def write_result(
 
 def tags(result: Result, bundle: Bundle) -> dict[str, str]:
     """What the sound file says of itself."""
-    made = {"prompt": result.prompt, "seed": result.seed, "candidate": result.candidate, "bundle": bundle_id(bundle)}
+    made = {
+        "prompt": result.prompt[:500],
+        "seed": result.seed,
+        "candidate": result.candidate,
+        "bundle": bundle_id(bundle),
+    }
     return {"title": result.prompt[:200], "software": f"melody_jax {__version__}", "comment": json.dumps(made)}
 
 

@@ -124,6 +124,7 @@ def make_tokenizer(path):
     )
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer()
     tokenizer.save(str(path))
     return path
