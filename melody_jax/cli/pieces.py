@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import tqdm
+
 from melody_jax.errors import UserError
 from melody_jax.generate.page import beside, write_page
 from melody_jax.generate.prompts import check_prompts, read_prompts
@@ -207,7 +209,7 @@ def plain_warnings() -> Iterator[None]:
     """Warnings are one line on stderr."""
 
     def show(message: Any, *_: Any, **__: Any) -> None:
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+        tqdm.tqdm.write(f"warning: {' '.join(str(message).split())}", sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
@@ -224,9 +226,9 @@ def _loudness(text: str) -> float | None:
 
 
 def _say(line: str) -> None:
-    """Prints, also what the terminal's encoding lacks."""
+    """Prints above the bar, also what the terminal's encoding lacks."""
     encoding = sys.stdout.encoding or "utf-8"
-    print(line.rstrip().encode(encoding, "replace").decode(encoding), flush=True)
+    tqdm.tqdm.write(line.rstrip().encode(encoding, "replace").decode(encoding), sys.stdout)
 
 
 def _said(path: pathlib.Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import unicodedata
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -94,6 +95,8 @@ def open_sound(path: pathlib.Path, sample_rate: int, form: SoundFormat, tags: Ma
     subtype = SUBTYPES[form.kind][form.bits]
     file = soundfile.SoundFile(path, "w", rate, 1, subtype, format=form.kind.upper())
     for name, text in (tags or {}).items():
+        if form.kind == "mp3":  # libsndfile writes its tags as Latin-1
+            text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
         if text:
             setattr(file, name, text)
     return file
