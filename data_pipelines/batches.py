@@ -22,7 +22,7 @@ import seqio
 import tensorflow as tf
 
 from data_pipelines import read, tasks
-from data_pipelines.converters import CONVERTERS
+from data_pipelines.converters import CONVERTERS, converter_of
 from data_pipelines.record_source import RecordSource, Stream
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
@@ -177,7 +177,8 @@ def held_out_for_stage(
 
 def feature_lengths(stage: Stage) -> dict[str, int]:
     """{feature: length along time} of a training batch: seqio's `sequence_length`."""
-    features = CONVERTERS[stage.name].TASK_FEATURES
+    converter = CONVERTERS[stage.name]
+    features = {*converter.TASK_FEATURES, *converter.OPTIONAL_FEATURES}
     return {name: shape.shape[1] for name, shape in stage.batch_shapes().items() if name in features}
 
 
@@ -209,8 +210,7 @@ def _examples(task, lengths, split, stream, seed, shard, shards, shuffle) -> tf.
         trim_output_features=False,  # the preprocessors have cut everything to length
         try_in_mem_cache=False,  # a cache would repeat the first epoch's order, and the stream has no end
     )
-    stage = next(name for name, converter in CONVERTERS.items() if set(converter.TASK_FEATURES) == set(lengths))
-    return CONVERTERS[stage]()(dataset, lengths)
+    return converter_of(lengths)(dataset, lengths)
 
 
 def _batched(dataset: tf.data.Dataset, rows: int) -> tf.data.Dataset:

@@ -14,6 +14,8 @@ from data_pipelines.clip import Clip
 from data_pipelines.request import Request
 from data_pipelines.sources import Rejection, SoundFile
 from melody_jax import config
+from melody_jax.codes.control_words import from_sidecar
+from melody_jax.codes.controls import merge
 from melody_jax.errors import UserError
 
 
@@ -94,6 +96,7 @@ def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip |
         decode.UnusableError: nothing of the file can be used.
     """
     name = file.name.encode("utf-8", "replace").decode()
+    told, _ = merge(from_sidecar(file.tags), from_sidecar({"captions": list(file.captions)}))
     sounding = 0
     silent = []
     for number, audio in enumerate(decode.clips_of(file.path, form, file.start, file.end)):
@@ -101,7 +104,7 @@ def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip |
             silent.append(Rejection(file.path, "silent", file.start + number * form.seconds))
             continue
         sounding += 1
-        yield Clip(f"{name}#{number:04d}", audio, file.captions, name, file.source, file.licence)
+        yield Clip(f"{name}#{number:04d}", audio, file.captions, name, file.source, file.licence, told=told)
     if not sounding:
         raise decode.UnusableError("silent")
     yield from silent

@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from data_pipelines import build, read
 from data_pipelines.request import Request
 from melody_jax import config as config_lib
+from melody_jax.codes import controls
 
 _TEXT = tfds.features.Text()
 NO_TRUTH = {
@@ -107,6 +108,8 @@ class MelodyAudio(tfds.core.GeneratorBasedBuilder):
             del example["split"]
             truth = example["truth"] or NO_TRUTH
             example["truth"] = {**truth, "notes": np.asarray(truth["notes"], np.float32).reshape(-1, 4)}
+            told = example.get("controls", [controls.UNKNOWN] * len(controls.SLOTS))
+            example["controls"] = np.asarray(told, np.int32)
             yield example["id"], example
 
 
@@ -114,7 +117,8 @@ def features(samples: int) -> tfds.features.FeaturesDict:
     """What an example holds; `samples` is T.
 
     The audio is raw little-endian int16 in the record: half the size of float32 and, unlike TFDS's own Audio feature
-    (a list of varints), read at the speed of a copy. `truth` is empty (family "") for sound not rendered here.
+    (a list of varints), read at the speed of a copy. `truth` is empty (family "") for sound not rendered here; what the
+    text beside such sound tells is in `controls`.
     """
     return tfds.features.FeaturesDict(
         {
@@ -124,6 +128,7 @@ def features(samples: int) -> tfds.features.FeaturesDict:
             "tune": _TEXT,
             "source": _TEXT,
             "licence": _TEXT,
+            "controls": tfds.features.Tensor(shape=(len(controls.SLOTS),), dtype=np.int32),
             "truth": {
                 "instruments": tfds.features.Sequence(_TEXT),
                 "family": _TEXT,

@@ -14,6 +14,7 @@ import tqdm
 from data_pipelines import read, tokens
 from data_pipelines.records import Records
 from melody_jax import config
+from melody_jax.codes import controls
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 
@@ -124,6 +125,7 @@ def _encode_chunk(encode: Encode, records: Records, features, start: int, stop: 
                 "texts": np.array([len(text) for text in texts]),
                 "semantic": encoded["semantic"].astype(np.int32),
                 "latents": encoded["latents"].astype(np.float16),
+                "controls": np.stack([controls.encode(read.clip_of(example).controls) for example in examples]),
             }
         )
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

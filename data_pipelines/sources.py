@@ -7,7 +7,7 @@ import gzip
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from data_pipelines.decode import EXTENSIONS
@@ -26,6 +26,7 @@ class SoundFile:
         licence: "" where nobody stated one.
         start, end: the part to take, seconds; end None means to the end.
         size, modified: of the file (bytes, ns), so that staged work is redone when it changes.
+        tags: everything that its sidecars or its row say of it, as they say it (AudioCraft's bpm, key, instrument, ...).
     """
 
     path: str
@@ -37,6 +38,7 @@ class SoundFile:
     end: float | None = None
     size: int = 0
     modified: int = 0
+    tags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,14 +200,15 @@ def _reaches(sound: pathlib.Path, end: float) -> bool:
 
 def _listed(path: pathlib.Path, name: str, source: str, licence: str, tags: dict[str, Any] | None = None) -> Listed:
     """A sound file with the captions of its tags and sidecars; a rejection where there are none."""
-    tags = tags or {}
+    tags = dict(tags or {})
     try:
         stat = path.stat()
         captions = list(captions_of_tags(tags))
         for info in _sidecars(path, tags):
-            found, stated = _read_sidecar(info)
+            found, stated, more = _read_sidecar(info)
             captions += found
             licence = stated or licence
+            tags = more | tags
     except OSError as error:
         return Rejection(str(path), f"cannot be read: {error.strerror}")
     except ValueError as error:
@@ -214,7 +217,8 @@ def _listed(path: pathlib.Path, name: str, source: str, licence: str, tags: dict
     unique = _clean(captions)
     if not unique:
         return Rejection(str(path), "no caption")
-    return SoundFile(os.path.abspath(path), name, unique, source, licence, size=stat.st_size, modified=stat.st_mtime_ns)
+    size, modified = stat.st_size, stat.st_mtime_ns
+    return SoundFile(os.path.abspath(path), name, unique, source, licence, size=size, modified=modified, tags=tags)
 
 
 def _sidecars(path: pathlib.Path, tags: dict[str, Any]) -> Iterator[pathlib.Path]:
@@ -224,11 +228,13 @@ def _sidecars(path: pathlib.Path, tags: dict[str, Any]) -> Iterator[pathlib.Path
     yield from dict.fromkeys(candidate for candidate in candidates if candidate.is_file())
 
 
-def _read_sidecar(path: pathlib.Path) -> tuple[tuple[str, ...], str]:
-    """(captions, licence) of a `.txt` or `.json`. Raises ValueError where it is not UTF-8 or not JSON."""
+def _read_sidecar(path: pathlib.Path) -> tuple[tuple[str, ...], str, dict[str, Any]]:
+    """(captions, licence, everything it says) of a `.txt` or `.json`. Raises ValueError where it is not UTF-8 or not JSON."""
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".json":
-        return _clean(text.splitlines()), ""
+        return _clean(text.splitlines()), "", {}
     tags = json.loads(text)
-    licence = _words(tags.get("licence")) + _words(tags.get("license")) if isinstance(tags, dict) else []
-    return captions_of_tags(tags), (licence or [""])[0]
+    if not isinstance(tags, dict):
+        return captions_of_tags(tags), "", {}
+    licence = _words(tags.get("licence")) + _words(tags.get("license"))
+    return captions_of_tags(tags), (licence or [""])[0], tags

@@ -22,6 +22,7 @@ import tqdm
 from data_pipelines.clip import Clip
 from data_pipelines.decode import UnusableError
 from data_pipelines.sources import Rejection
+from melody_jax.codes import controls
 from melody_jax.errors import UserError
 
 # 16 clips of 10 s take a process a second or two: often enough for the progress bar, seldom enough for the disk.
@@ -169,5 +170,6 @@ def _write_clip(clip: Clip, split: str, file: BinaryIO) -> None:
     truth = dataclasses.asdict(clip.truth) if clip.truth else None
     record = {"split": split, "id": clip.id, "captions": clip.captions, "tune": clip.tune, "source": clip.source}
     record |= {"licence": clip.licence, "truth": truth, "samples": len(audio)}
+    record |= {"controls": controls.encode(clip.told).tolist()} if clip.told else {}
     file.write(json.dumps(record).encode() + b"\n")
     file.write(audio.tobytes())

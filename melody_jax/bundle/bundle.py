@@ -199,7 +199,7 @@ def _write(
             max_file_bytes=max_file_bytes,
         )
     geometry = parts["lm"].geometry
-    vocabulary = Vocabulary.from_geometry(geometry)
+    vocabulary = Vocabulary.of(geometry, bool(parts["lm"].config.get("controls")))
     references = _references(parts)
     info = {
         "format": FORMAT,

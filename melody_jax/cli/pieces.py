@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import tqdm
 
+from melody_jax.cli import controls
 from melody_jax.errors import UserError
 from melody_jax.generate.page import beside, write_page
 from melody_jax.generate.prompts import check_prompts, read_prompts
@@ -35,8 +36,6 @@ HELP = {
     "top_p": "draw from the most likely tokens of this total probability (1)",
     "mulan_levels": "MuLan tokens that count, coarse to fine, 0 for all (0)",
     "clip_latents": "bound of predicted latents, 0 for none (1)",
-    "noise": "deviation of the noise at the start, from 0 to 1 (1)",
-    "griffin_lim": "iterations that find phases, 0 for the decoder's (0)",
     "window_seconds": "length diffused at once, 0 for the training clip (0)",
     "candidates": "pieces per prompt; the one MuLan hears nearest is kept (1)",
     "loudness": "LUFS that pieces are brought to, or none (-16)",
@@ -47,6 +46,7 @@ def add_sampling(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -
     """Bundle, seed, and one option for each setting."""
     parser.add_argument("--bundle", metavar="DIR", help="exported models (default: bundles/tiny of this repository)")
     parser.add_argument("--negative", metavar="TEXT", help="what the music should not be (with --lm_guidance above 1)")
+    controls.add_arguments(parser)
     group = parser.add_argument_group("sampling (defaults: the bundle's, else as given)")
     for field in dataclasses.fields(Settings):
         if field.name in without:
@@ -105,7 +105,13 @@ def run_of(args: argparse.Namespace, pieces: int) -> dict[str, Any]:
     seeds_of(seed, pieces)
     if args.batch_size < 1:
         raise UserError(f"--batch_size must be at least 1, got {args.batch_size}")
-    return {"seed": seeds_of(seed, pieces), "batch_size": args.batch_size, "negative": args.negative}
+    asked = controls.from_arguments(args)
+    return {
+        "seed": seeds_of(seed, pieces),
+        "batch_size": args.batch_size,
+        "negative": args.negative,
+        "controls": asked if asked else None,
+    }
 
 
 def prompts_of(args: argparse.Namespace, example: str) -> list[str]:

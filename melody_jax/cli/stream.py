@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from melody_jax import __version__
-from melody_jax.cli import pieces
+from melody_jax.cli import controls, pieces
 from melody_jax.errors import UserError
 from melody_jax.generate.prompts import check_prompts
 from melody_jax.generate.settings import seeds_of
@@ -78,6 +78,7 @@ def checked(args: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"--seconds must be more than 0, got {args.length:g}")
     chosen = pieces.settings_of(args)
     check_prompts([args.prompt])
+    controls.from_arguments(args)
     seeds_of(args.seed, 1)
     return chosen
 
@@ -94,7 +95,8 @@ def play(args: argparse.Namespace, sink: Callable[[int], Sink]) -> None:
 
     melody = Melody.load(bundle)
     with pieces.plain_warnings():
-        stream = melody.stream(args.prompt, negative=args.negative, seed=args.seed, **chosen)
+        asked = controls.from_arguments(args)
+        stream = melody.stream(args.prompt, negative=args.negative, seed=args.seed, controls=asked, **chosen)
         take, end = sink(melody.sample_rate)
         if sys.stdin.isatty():
             threading.Thread(target=_listen, args=(stream,), daemon=True).start()

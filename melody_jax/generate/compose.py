@@ -21,7 +21,7 @@ class Known:
     """Music that stands already, of which a part is to be made anew.
 
     Attributes:
-      tokens: [N S] semantic codes, S for each of N moments.
+      tokens: [N R] semantic codes, R for each of N moments.
       latents: [L, D].
       drawn: [N], moments whose tokens are drawn.
       made: [N], moments whose latents are made.
@@ -61,6 +61,7 @@ class Row:
     def group(self) -> tuple[Any, ...]:
         """Rows with the same one can be made beside one another: their arrays have the same shapes and places."""
         shape: tuple[Any, ...] = (isinstance(self.prompt, str), self.moments, self.negative is None)
+        shape += (self.controls is None,)
         if self.known is not None:
             shape += (self.known.drawn.tobytes(), self.known.made.tobytes(), self.known.strength)
         return shape
@@ -73,7 +74,7 @@ class Batch:
     Attributes:
       candidates: [B], which ones these are.
       mulan: [B, Q].
-      tokens: [B, N S].
+      tokens: [B, N R].
       audio: [B, T], as the decoder gives it, T = N token_samples.
       similarity: [B], cosine of the MuLan embeddings of prompt and music; None where it was not measured.
     """
@@ -105,7 +106,7 @@ class Composer:
     def __init__(self, models: Models):
         self.models = models
         self.geometry = models.geometry
-        self.levels: int = getattr(models.geometry, "semantic_levels", 1)
+        self.levels = models.geometry.semantic_levels
 
     def batches(self, rows: Sequence[Row], settings: Settings, clock: Clock):
         """One `Batch` for every candidate, in their order."""
@@ -114,7 +115,7 @@ class Composer:
         negative = None
         if rows[0].negative is not None:
             away = self.embed([row.negative or "" for row in rows])
-            negative, _ = self.condition(away, rows, settings)
+            negative, _ = self.condition(away, [dataclasses.replace(row, controls=None) for row in rows], settings)
         clock.lap("prompt", condition)
         for index in range(settings.candidates):
             which = [index if row.candidate is None else row.candidate for row in rows]
@@ -134,7 +135,10 @@ class Composer:
     def condition(self, embeddings: Array, rows: Sequence[Row], settings: Settings) -> tuple[Array, Array]:
         """(what the language model starts from, MuLan codes)."""
         codes = self.models.mulan_codes(embeddings)
-        return self.models.condition(codes, settings.mulan_levels), codes
+        controls = None
+        if all(row.controls is not None for row in rows):
+            controls = np.stack([row.controls for row in rows if row.controls is not None])
+        return self.models.condition(codes, settings.mulan_levels, controls), codes
 
     def similarity(self, prompt: Float[Array, "B E"], audio: Float[np.ndarray, "B T"]) -> Float[np.ndarray, " B"]:
         """Cosine of the MuLan embeddings of prompts and music, the mean over whole clips; shorter music is repeated."""
@@ -156,10 +160,8 @@ class Composer:
     ) -> Batch:
         keys = jnp.stack([key_of(row.seed, candidate) for row, candidate in zip(rows, which, strict=True)])
         count, known = rows[0].moments, rows[0].known
-        size, overlap, whole = self.window(settings)
         made = np.ones(count, bool) if known is None else known.made
-        places = starts(made, size, overlap, whole)
-        total = max(count, max(places) + size) if count > size else count
+        places, total = self._places(made, settings)
         drawn = _extended(np.ones(count, bool) if known is None else known.drawn, total)
         tokens = np.zeros((len(rows), total * self.levels), np.int32)
         if known is not None:
@@ -173,7 +175,7 @@ class Composer:
         strength = 1.0 if known is None else known.strength
         latents = self._latents(latents, _extended(made, total), tokens, places, fold_in(keys, 1), settings, strength)
         clock.lap("diffusion")
-        audio = jax.device_get(self.models.audio(latents[:, : count * frames], settings.griffin_lim))
+        audio = jax.device_get(self.models.audio(latents[:, : count * frames]))
         clock.lap("decoder")
         return Batch(
             np.asarray(which),
@@ -181,6 +183,26 @@ class Composer:
             tokens[:, : count * self.levels],
             audio,
         )
+
+    def play(
+        self, tokens: Int[np.ndarray, "B W"], seeds: Sequence[int], moments: int, settings: Settings
+    ) -> Float[np.ndarray, "B T"]:
+        """Diffusion and decoder: the sound of given tokens, turned down where it is beyond full scale."""
+        keys = jnp.stack([key_of(seed, 0) for seed in seeds])
+        new = np.ones(moments, bool)
+        places, total = self._places(new, settings)
+        tokens = np.concatenate([tokens, np.tile(tokens[:, -self.levels :], (1, total - moments))], axis=1)
+        frames = self.geometry.frames_per_token
+        latents = np.zeros((len(tokens), total * frames, self.geometry.latent_channels), np.float32)
+        latents = self._latents(latents, _extended(new, total), tokens, places, fold_in(keys, 1), settings, 1.0)
+        audio = jax.device_get(self.models.audio(latents[:, : moments * frames]))
+        return audio / np.maximum(np.abs(audio).max(axis=1, keepdims=True), 1.0)
+
+    def _places(self, made: Bool[np.ndarray, " N"], settings: Settings) -> tuple[list[int], int]:
+        """(where the diffusion's windows begin, moments that they cover: at least all)."""
+        size, overlap, whole = self.window(settings)
+        places = starts(made, size, overlap, whole)
+        return places, max(len(made), max(places) + size) if len(made) > size else len(made)
 
     def window(self, settings: Settings) -> tuple[int, int, int]:
         """(length of the diffusion's windows, how much of it overlaps, multiples at which windows begin), in moments."""

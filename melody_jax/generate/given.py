@@ -30,7 +30,7 @@ class Given:
         self.geometry = bundle.geometry
 
     def represent(self, audio: Float[np.ndarray, " T"]) -> tuple[Int[np.ndarray, " W"], Float[np.ndarray, "L D"]]:
-        """(semantic codes [N S], latents [L, D]) of N moments, the last one filled up with silence.
+        """(semantic codes [N R], latents [L, D]) of N moments, the last one filled up with silence.
 
         Music longer than a clip is seen in clips that overlap by half; a moment is taken from the clip in whose middle it
         lies: the models see less at a clip's ends.

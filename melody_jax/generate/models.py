@@ -49,11 +49,9 @@ class Models:
         self._quantize = host.compiled(self.programs.mulan_codes)
         self._continue = host.compiled(self.programs.continue_tokens, static_argnames=("length", "sampling"))
         self._diffuse = host.compiled(
-            self.programs.diffuse_window, static_argnames=("steps", "schedule", "scale", "clip", "noise", "strength")
+            self.programs.diffuse_window, static_argnames=("steps", "schedule", "scale", "clip", "strength")
         )
         self._decode = host.compiled(self.programs.decode_latents)
-        self._magnitude = host.compiled(self.programs.decode_magnitude)
-        self._retrieve = host.compiled(self.programs.retrieve_phases, static_argnames="iterations")
 
     def _on_chips(self, name: str, params: Any) -> Any:
         def kept(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
@@ -62,9 +60,9 @@ class Models:
         return self._host.whole(jax.tree_util.tree_map_with_path(kept, params))
 
     @property
-    def has_magnitudes(self) -> bool:
-        """Whether the autoencoder has a magnitude decoder, of which `audio` can retrieve phases."""
-        return self.programs.autoencoder.config.magnitude.layers > 0
+    def knows_controls(self) -> bool:
+        """Whether the language model was trained with controls."""
+        return bool(self.programs.vocabulary.controls)
 
     @property
     def text_length(self) -> int:
@@ -83,11 +81,16 @@ class Models:
         """Residual VQ codes of MuLan embeddings."""
         return self._quantize(self.params["codes"], embeddings)
 
-    def condition(self, codes: Int[Array, "B Q"], levels: int) -> Int[Array, "B P"]:
-        """What the language model starts from: MuLan codes, of which only the first `levels` count (0 for all)."""
-        known = jnp.arange(codes.shape[1])[None, :] < (levels or codes.shape[1])
-        condition = self.programs.vocabulary.condition(codes)
-        return condition.at[:, 1:].set(jnp.where(known, condition[:, 1:], self.programs.vocabulary.unknown))
+    def condition(
+        self, codes: Int[Array, "B Q"], levels: int, controls: Int[np.ndarray, "B K"] | None = None
+    ) -> Int[Array, "B P"]:
+        """What the language model starts from: MuLan codes, of which only the first `levels` count (0 for all), and the codes
+        of the controls."""
+        vocabulary = self.programs.vocabulary
+        condition = vocabulary.condition(codes, controls=None if controls is None else self._host.rows(controls))
+        place = jnp.arange(condition.shape[1])[None, :]
+        unread = (place > (levels or codes.shape[1])) & (place <= codes.shape[1])
+        return jnp.where(unread, vocabulary.unknown, condition)
 
     def draw(
         self,
@@ -135,29 +138,21 @@ class Models:
             schedule=settings.schedule,
             scale=settings.guidance,
             clip=settings.clip_latents,
-            noise=settings.noise,
             strength=strength,
         )
 
-    def audio(self, latents: Float[Array | np.ndarray, "B L D"], griffin_lim: int = 0) -> Float[Array, "B T"]:
-        """Waveforms, with phases retrieved in so many iterations; 0: the decoder's."""
+    def audio(self, latents: Float[Array | np.ndarray, "B L D"]) -> Float[Array, "B T"]:
+        """Waveforms; long music is decoded in overlapping pieces of two training clips, so that memory does not grow."""
         latents = self._host.rows(latents)
-        audio = self._in_pieces(self._decode, latents, self.geometry.hop)
-        if not griffin_lim:
-            return audio
-        return self._retrieve(self._in_pieces(self._magnitude, latents, 1), audio, iterations=griffin_lim)
-
-    def _in_pieces(self, decode: Any, latents: Array, hop: int) -> Array:
-        """Long music in overlapping pieces of two training clips, so that memory does not grow; `hop` values a frame."""
-        piece, frames = 2 * self.geometry.clip_frames, latents.shape[1]
+        piece, frames, hop = 2 * self.geometry.clip_frames, latents.shape[1], self.geometry.hop
         if frames <= piece:
-            return decode(self.params["autoencoder"], latents)
+            return self._decode(self.params["autoencoder"], latents)
         margin = piece // 4
         parts = []
         for begin in range(0, frames, piece - 2 * margin):
             end = min(begin + piece - 2 * margin, frames)
             at = min(max(begin - margin, 0), frames - piece)
-            decoded = decode(self.params["autoencoder"], latents[:, at : at + piece])
+            decoded = self._decode(self.params["autoencoder"], latents[:, at : at + piece])
             parts.append(decoded[:, (begin - at) * hop : (end - at) * hop])
         return jnp.concatenate(parts, axis=1)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from melody_jax.codes.controls import Controls
 from melody_jax.generate.result import ProgressCallback, Result
 from melody_jax.generate.settings import Changes, Settings
 
@@ -18,6 +19,8 @@ class Options(Changes, total=False):
       cancel: asked after every step whether to stop, `threading.Event().is_set` for example.
       each: gets (index, piece) as soon as a piece is finished.
       candidate: of several candidates this one alone, which `Result.candidate` names.
+      controls: tempo, key, metre, drums and instruments that are wanted, whatever the sentence says; what is not set here is
+        read from the sentence. For bundles whose language model knows them.
       keep_all: whether `Result.others` holds the candidates that were not chosen.
     """
 
@@ -28,10 +31,11 @@ class Options(Changes, total=False):
     cancel: Callable[[], bool] | None
     each: Callable[[int, Result], Any] | None
     candidate: int | None
+    controls: Controls | None
     keep_all: bool
 
 
 TOLD = ("batch_size", "progress", "cancel", "each", "keep_all")
 """Options of the loop over batches."""
-RUN = ("settings", "seed", "candidate", *TOLD)
+RUN = ("settings", "seed", "candidate", "controls", *TOLD)
 """Options that are no fields of `Settings`."""

@@ -11,6 +11,8 @@ from typing import Any, Unpack, overload
 import numpy as np
 
 from melody_jax.bundle.bundle import Bundle
+from melody_jax.codes.control_words import read_sentence
+from melody_jax.codes.controls import Controls, encode, merge, to_json
 from melody_jax.errors import UserError
 from melody_jax.generate import work
 from melody_jax.generate.compose import Composer, Known, Row
@@ -25,7 +27,7 @@ from melody_jax.generate.result import Result
 from melody_jax.generate.settings import Settings, seeds_of, with_settings
 from melody_jax.generate.splice import JOINT_SECONDS, matched, spliced
 from melody_jax.generate.stream import Stream
-from melody_jax.shapes import Float
+from melody_jax.shapes import Float, Int
 
 Audio = Float[np.ndarray, " _"]  # lengths come and go
 
@@ -127,15 +129,12 @@ class Melody:
         samples = max(1, round(chosen.seconds * self.sample_rate))
         finish = functools.partial(self._whole, samples, chosen)
         moments = self.bundle.geometry.tokens_in(chosen.seconds)
-        jobs = [
-            work.Job(
-                Row(source, seed, moments, away),
-                source if isinstance(source, str) else "",
-                self._call("generate", one, away),
-                finish,
-            )
-            for one, source, seed, away in zip(given, sources, seeds, negatives, strict=True)
-        ]
+        jobs = []
+        for one, source, seed, away in zip(given, sources, seeds, negatives, strict=True):
+            sentence = source if isinstance(source, str) else ""
+            codes, said = self._asked(sentence, options.get("controls"))
+            row = Row(source, seed, moments, away, controls=codes)
+            jobs.append(work.Job(row, sentence, self._call("generate", one, away) | said, finish))
         return self._made(jobs, chosen, alone, options)
 
     def continue_(
@@ -276,12 +275,46 @@ class Melody:
 
         return self._edit("vary", pieces, alone, prompt, negative, chosen, options, known, lambda p: p, strength=share)
 
+    def perform(
+        self,
+        tokens: Int[np.ndarray, "n W"],
+        *,
+        seed: int = 0,
+        batch_size: int = 16,
+        progress: bool = False,
+        **settings: Any,
+    ) -> Float[np.ndarray, "n T"]:
+        """Music of given semantic tokens, those of whole training clips: what diffusion and decoder make of them.
+
+        Args:
+          tokens: as `Representations.encode` gives them.
+          seed: of the first row; the others count on.
+          batch_size: how many rows are worked on at once.
+          progress: whether a bar on stderr shows the work done and the time left.
+          **settings: any field of `Settings` but seconds.
+        """
+        chosen, moments = with_settings(self.defaults, settings), self.bundle.geometry.clip_tokens
+
+        def play(rows: Any) -> Any:
+            return self._composer.play(tokens[rows], [seed + int(row) for row in rows], moments, chosen)
+
+        return work.in_batches(play, len(tokens), self._host.filled(min(batch_size, len(tokens))), progress)
+
+    def decode(self, latents: Float[np.ndarray, "n L D"], *, batch_size: int = 16) -> Float[np.ndarray, "n T"]:
+        """Waveforms of latents by the decoder that sampling uses."""
+
+        def play(rows: Any) -> Any:
+            return np.asarray(self._models.audio(latents[rows].astype(np.float32)))
+
+        return work.in_batches(play, len(latents), self._host.filled(min(batch_size, len(latents))), False)
+
     def stream(
         self,
         prompt: str,
         *,
         negative: str | None = None,
         seed: int = 0,
+        controls: Controls | None = None,
         settings: Settings | None = None,
         **changes: Any,
     ) -> Stream:
@@ -289,7 +322,7 @@ class Melody:
 
         Args:
           prompt: a sentence; `Stream.change` takes another one while the music plays.
-          negative, seed, settings: as of `generate`; seconds and candidates do not count.
+          negative, seed, controls, settings: as of `generate`; seconds and candidates do not count.
           **changes: other fields of `Settings`.
 
         Raises:
@@ -299,7 +332,7 @@ class Melody:
         (seed,) = seeds_of(seed, 1)
         self._warn_of_cuts(check_prompts([prompt]))
         (away,) = self._negatives(negative, 1, chosen)
-        return Stream(self._composer, self._check(chosen), prompt, away, seed)
+        return Stream(self._composer, chosen, prompt, away, seed, lambda text: self._asked(text, controls)[0])
 
     def replay(self, call: Mapping[str, Any], audio: np.ndarray | None = None, **options: Unpack[Options]) -> Result:
         """Makes a piece again, from `Result.call` or the JSON that is written beside a piece.
@@ -315,7 +348,13 @@ class Melody:
         wanted = read_call(call, self.bundle.ids)
         chosen = dataclasses.replace(wanted.settings, candidates=1)
         run: Any = {"progress": options.get("progress", False), "cancel": options.get("cancel")}
-        run |= {"settings": chosen, "seed": wanted.seed, "candidate": wanted.candidate, "negative": wanted.negative}
+        run |= {
+            "controls": wanted.controls,
+            "settings": chosen,
+            "seed": wanted.seed,
+            "candidate": wanted.candidate,
+            "negative": wanted.negative,
+        }
         if wanted.sha256 is not None:
             given = check_audio(audio, self.bundle.geometry) if audio is not None else None
             if given is None or digest(given) != wanted.sha256:
@@ -358,8 +397,9 @@ class Melody:
             source = (
                 self._clip(resembled(piece)[: self.bundle.geometry.clip_samples], 0) if sentence is None else sentence
             )
-            row = Row(source, seed, len(stands.made), away, stands)
-            call = self._call(name, sentence, away) | arguments | {"source": identity}
+            codes, said = self._asked(sentence or "", options.get("controls"))
+            row = Row(source, seed, len(stands.made), away, stands, controls=codes)
+            call = self._call(name, sentence, away) | arguments | said | {"source": identity}
             jobs.append(work.Job(row, sentence or "", call, finish))
         return self._made(jobs, chosen, alone, options)
 
@@ -375,12 +415,18 @@ class Melody:
         base = options.get("settings") or self.defaults
         if not isinstance(base, Settings):
             raise UserError(f"settings must be Settings, got {base!r:.60}")
-        return self._check(with_settings(base, {k: v for k, v in options.items() if k not in RUN}))
+        return with_settings(base, {name: value for name, value in options.items() if name not in RUN})
 
-    def _check(self, chosen: Settings) -> Settings:
-        if chosen.griffin_lim and not self._models.has_magnitudes:
-            raise UserError("griffin_lim needs an autoencoder with a magnitude decoder, which this bundle has not")
-        return chosen
+    def _asked(self, sentence: str, flags: Controls | None) -> tuple[np.ndarray | None, dict[str, Any]]:
+        """(codes of the controls, what they say for `Result.call`): those of the flags, and what the sentence names."""
+        if not self._models.knows_controls:
+            if flags:
+                raise UserError("this bundle's language model knows no controls; say it in the sentence")
+            return None, {}
+        asked, contradictions = merge(flags or Controls(), read_sentence(sentence))
+        for line in contradictions:
+            warnings.warn(line, stacklevel=4)
+        return encode(asked), {"controls": to_json(asked)}
 
     def _negatives(self, negative: Any, count: int, chosen: Settings) -> list[str | None]:
         if negative is None:

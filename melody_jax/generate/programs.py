@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from melody_jax.autoencoder.config import AutoencoderConfig
-from melody_jax.autoencoder.decoder_magnitude import retrieve_phases
 from melody_jax.autoencoder.network import Autoencoder
 from melody_jax.codes import rvq
 from melody_jax.codes.vocabulary import Vocabulary
@@ -22,7 +21,6 @@ from melody_jax.lm.continuation import continue_codes
 from melody_jax.lm.network import SemanticLM
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.network import MuLan
-from melody_jax.nn import activations
 from melody_jax.shapes import Array
 
 
@@ -36,9 +34,10 @@ class Programs:
 
     def __init__(self, config: Mapping[str, Any], geometry: Geometry):
         self.geometry = geometry
-        self.vocabulary = Vocabulary.from_geometry(geometry)
         self.mulan = MuLan(_read(MuLanConfig, config["mulan"]), geometry)
-        self.lm = SemanticLM(_read(LMConfig, config["lm"]), self.vocabulary)
+        lm = _read(LMConfig, config["lm"])
+        self.vocabulary = Vocabulary.of(geometry, lm.controls)
+        self.lm = SemanticLM(lm, self.vocabulary)
         self.dpd = DPD(_read(DPDConfig, config["dpd"]), geometry)
         self.autoencoder = Autoencoder(_read(AutoencoderConfig, config["autoencoder"]), geometry)
 
@@ -75,7 +74,7 @@ class Programs:
         sampling: decode.Sampling,
         negative: Array | None = None,
     ) -> Array:
-        """`length` semantic codes [B, length] after the condition [B, 1 + Q] and the earlier codes [B, N]."""
+        """`length` semantic codes [B, length] after the condition [B, P] and the earlier codes [B, W]."""
         return continue_codes(self.lm, params, condition, earlier, length, keys, sampling, negative)
 
     def diffuse_window(
@@ -89,10 +88,9 @@ class Programs:
         schedule: str,
         scale: float,
         clip: float,
-        noise: float,
         strength: float = 1.0,
     ) -> Array:
-        """Latents [B, L, D] of tokens [B, N], those that `mask` [B or 1, L] marks being known [B, L, D] already.
+        """Latents [B, L, D] of tokens [B, N R], those that `mask` [B or 1, L] marks being known [B, L, D] already.
 
         With a strength below 1 diffusion starts from `known`, at that share of the way to pure noise.
         """
@@ -101,7 +99,7 @@ class Programs:
             return self.dpd.apply({"params": params}, *arguments)  # pyright: ignore[reportReturnType]
 
         start = jax.vmap(lambda key: jax.random.normal(key, known.shape[1:], jnp.float32))(keys)
-        start, sizes = noise * start, strength * angles.schedule(schedule, steps)
+        sizes = strength * angles.schedule(schedule, steps)
         if strength < 1:
             begin = jnp.full((1, 1), strength * jnp.pi / 2, jnp.float32)
             start = angles.diffuse(known / self.dpd.config.data_std, start, begin)
@@ -114,23 +112,6 @@ class Programs:
         """Waveforms [B, T] of latents [B, L, D]."""
 
         return self.autoencoder.apply({"params": params}, latents, method="from_latents")  # pyright: ignore[reportReturnType]
-
-    def decode_magnitude(self, params: Any, latents: Array) -> Array:
-        """Log magnitudes [B, L, bins] of latents [B, L, D]."""
-
-        return self.autoencoder.apply({"params": params}, latents, method="log_magnitude_from_latents")  # pyright: ignore[reportReturnType]
-
-    def retrieve_phases(self, log_magnitude: Array, start: Array, iterations: int) -> Array:
-        """Waveforms [B, T] with these magnitudes, iterated from the waveforms `start`."""
-
-        def row(pair: tuple[Array, Array]) -> Array:
-            return retrieve_phases(pair[0][None], pair[1][None], iterations)[0]
-
-        def rows(*arrays: Array) -> Array:
-            return jax.lax.map(row, arrays)  # row by row: a spectrum is eight times its waveform
-
-        split = activations.per_chip(rows, (("batch", None, None), ("batch", None)), ("batch", None))
-        return split(log_magnitude, start)
 
 
 def _read(kind: type, config: Any) -> Any:

@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from melody_jax.codes.control_words import parse
+from melody_jax.codes.controls import Controls
 from melody_jax.errors import UserError
 from melody_jax.generate.settings import Settings, with_settings
 
@@ -27,6 +29,7 @@ class Call:
       name: of the method of `Melody`.
       arguments: of its own.
       negative: the negative prompt.
+      controls: what was asked for, in flags and sentence together.
       seed, candidate, settings: as in `Result`.
       sha256: of the samples of the music that was given; None where none was.
       file: where that music came from, if it is known.
@@ -35,6 +38,7 @@ class Call:
     name: str
     arguments: dict[str, Any]
     negative: str | None
+    controls: Controls | None
     seed: int
     candidate: int
     settings: Settings
@@ -88,9 +92,21 @@ def read_call(info: Mapping[str, Any], ids: Mapping[str, str] | None = None) -> 
         name,
         arguments,
         call.get("negative"),
+        _controls(call.get("controls")),
         call.get("seed", 0),
         call["candidate"],
         settings,
         call.get("source"),
         call.get("file"),
     )
+
+
+def _controls(said: Any) -> Controls | None:
+    """The inverse of `controls.to_json`."""
+    if said is None:
+        return None
+    names = {"tempo": "bpm", "key": "key", "metre": "metre", "instruments": "instruments", "drums": "drums"}
+    if not isinstance(said, Mapping) or not set(said) <= {*names, "others"}:
+        raise UserError(f"these controls are none: {said!r:.60}")
+    controls = parse(**{names[name]: value for name, value in said.items() if name in names})
+    return dataclasses.replace(controls, only=not said.get("others", False))

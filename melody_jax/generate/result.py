@@ -19,7 +19,7 @@ class Result:
       audio: [T] float32, true peaks below -1 dB where the loudness was chosen, else in [-1, 1].
       sample_rate: Hz.
       mulan: [Q] MuLan codes of the prompt.
-      tokens: [N S] semantic codes, S for each of N moments.
+      tokens: [N R] semantic codes, R for each of N moments.
       latent_frames: L.
       settings: how it was sampled.
       seed: of this piece.

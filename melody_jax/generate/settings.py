@@ -34,8 +34,6 @@ class Changes(TypedDict, total=False):
     top_p: float
     mulan_levels: int
     clip_latents: float
-    noise: float
-    griffin_lim: int
     window_seconds: float
     candidates: int
     loudness: float | None
@@ -56,10 +54,6 @@ class Settings:
       top_p: language model draws from the most likely tokens of this total probability.
       mulan_levels: how many of the MuLan tokens, coarse to fine, condition the language model; 0 for all.
       clip_latents: bound of predicted latents at every step, which lie in [-1, 1]; 0 for none.
-      noise: deviation of the noise that diffusion starts from; less than 1 makes music calmer and less varied.
-      griffin_lim: iterations that find phases for the magnitudes that the autoencoder's magnitude decoder predicts, where
-        it has such a decoder; 0 takes the decoder's own waveform. To be chosen while the diffusion model is too young to
-        know phases.
       window_seconds: length that the diffusion makes at once, longer music in overlapping windows; 0 for the training
         clip.
       candidates: pieces made for each prompt; the one that MuLan hears nearest to the prompt is kept.
@@ -79,8 +73,6 @@ class Settings:
     top_p: float = 1.0
     mulan_levels: int = 0
     clip_latents: float = 1.0
-    noise: float = 1.0
-    griffin_lim: int = 0
     window_seconds: float = 0.0
     candidates: int = 1
     loudness: float | None = LOUDNESS
@@ -117,8 +109,6 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("top_p", 0, 1),
     ("mulan_levels", 0, math.inf),
     ("clip_latents", 0, math.inf),
-    ("noise", 0, 1),
-    ("griffin_lim", 0, 1000),
     ("window_seconds", 0, LONGEST_SECONDS),
     ("candidates", 1, 1000),
 )

@@ -1,7 +1,7 @@
 """Endless music, chunk by chunk, in memory that does not grow."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -33,10 +33,19 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
       seconds: how much has been given so far.
     """
 
-    def __init__(self, composer: Composer, settings: Settings, prompt: str, negative: str | None, seed: int):
+    def __init__(
+        self,
+        composer: Composer,
+        settings: Settings,
+        prompt: str,
+        negative: str | None,
+        seed: int,
+        controls: Callable[[str], np.ndarray | None],
+    ):
         self._composer, self._geometry = composer, composer.geometry
         self.settings, self.prompt, self._negative, self._seed = settings, prompt, negative, seed
         self.seconds = 0.0
+        self._controls = controls  # the codes of a sentence's controls
         self._key = np.asarray(key_of(seed, 0))[None]
         self._index = 0
         self._tokens = np.zeros((1, 0), np.int32)
@@ -117,7 +126,7 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         The margin lets the decoder see what follows. The two windows' sound of the same frames cross-fades at the joint.
         """
         g = self._geometry
-        audio = np.array(self._composer.models.audio(latents, self.settings.griffin_lim))[0]
+        audio = np.array(self._composer.models.audio(latents))[0]
         overlap = self._composer.window(self.settings)[1]
         behind = min(overlap, max(1, round(g.token_rate / 2)))
         begin = (known - behind) * g.token_samples if known else 0
@@ -128,12 +137,13 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         return audio[begin:end]
 
     def _conditions(self) -> tuple[Array, Array | None]:
-        rows = [Row(self.prompt, self._seed, 1)]
-        made = []
-        for text in (self.prompt, self._negative):
-            embedded = None if text is None else self._composer.embed([text])
-            made.append(None if embedded is None else self._composer.condition(embedded, rows, self.settings)[0])
-        return made[0], made[1]
+        composer, away = self._composer, None
+        row = Row(self.prompt, self._seed, 1, controls=self._controls(self.prompt))
+        wanted, _ = composer.condition(composer.embed([self.prompt]), [row], self.settings)
+        if self._negative is not None:
+            row = Row(self._negative, self._seed, 1)
+            away, _ = composer.condition(composer.embed([self._negative]), [row], self.settings)
+        return wanted, away
 
 
 class _Finish:

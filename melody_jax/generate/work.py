@@ -83,6 +83,17 @@ def run(
     return [results[index] for index in range(len(jobs))]
 
 
+def in_batches(
+    play: Callable[[np.ndarray], np.ndarray], count: int, size: int, progress: bool
+) -> Float[np.ndarray, "..."]:
+    """`play(rows)` for batches of `size` of `count` rows, the last one filled up; its results, row by row."""
+    made = []
+    for start in tqdm.tqdm(range(0, count, size), "playing", unit="batch", disable=not progress):
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        made.append(play(rows)[: count - start])
+    return np.concatenate(made)
+
+
 def _candidates(
     composer: Composer, rows: Sequence[Row], settings: Settings, clock: Clock, keep_all: bool
 ) -> list[Batch]:

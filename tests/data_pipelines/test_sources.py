@@ -30,6 +30,8 @@ def test_folder_reads_captions_of_every_kind(tmp_path):
     assert listed["b.flac"].captions == ("one", "two") and listed["b.flac"].licence == "CC0"
     assert listed["b.flac"].name == "deep/b.flac"
     assert listed["c.wav"].captions == ("jazz, calm, with piano, 90 bpm",)
+    assert listed["c.wav"].tags == {"genre": "jazz", "moods": ["calm"], "instrument": "piano", "bpm": 90}
+    assert listed["a.wav"].tags == {}
     assert isinstance(listed["d.wav"], Rejection) and "caption file is unreadable" in listed["d.wav"].reason
     assert isinstance(listed["e.wav"], Rejection) and listed["e.wav"].reason == "no caption"
 

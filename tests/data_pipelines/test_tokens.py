@@ -6,6 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_pipelines import batches, precompute, read, tasks, tokens
+from melody_jax.codes.controls import encode as encode_controls
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from tests.data_pipelines.tones import RATE
@@ -57,6 +58,11 @@ def test_tokens_are_those_of_the_clips(token_set, small_data):
             np.testing.assert_array_equal(example["semantic"], expected["semantic"][0])
             np.testing.assert_array_equal(example["latents"], expected["latents"][0].astype(np.float16))
             assert example["family"] == "" and example["latents"].dtype == np.float16
+            assert (
+                example["controls"].dtype == np.int32
+                and example["controls"].tolist() == encode_controls(clip.controls).tolist()
+            )
+            assert example["controls"][0] > 0  # the tempo that stands beside each tone
 
 
 def test_text_tokens_are_those_of_the_clips_captions(token_set, small_data):
@@ -127,7 +133,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bytes(token_set, small_data, t
     directory = precompute.precompute(counted, small_data, str(tmp_path), "small", LINEAGE, GEOMETRY, BATCH)
     assert _records(directory) == _records(token_set)
     assert len(calls) < sum(-(-count // BATCH) for count in read.counts(small_data).values())
-    assert [path.name for path in directory.parent.iterdir()] == ["2.0.0"]
+    assert [path.name for path in directory.parent.iterdir()] == ["2.1.0"]
 
 
 def test_two_hosts_make_what_one_makes(token_set, small_data, tmp_path):
@@ -147,6 +153,11 @@ def test_two_hosts_make_what_one_makes(token_set, small_data, tmp_path):
     ("stage", "lengths", "shapes"),
     [
         ("lm", {"mulan": 3, "text": 3, "semantic": 25}, {"mulan": (4, 3), "text": (4, 3), "semantic": (4, 25)}),
+        (
+            "lm",
+            {"mulan": 3, "text": 3, "semantic": 9, "controls": 8},
+            {"mulan": (4, 3), "text": (4, 3), "semantic": (4, 9), "controls": (4, 8)},
+        ),
         ("dpd", {"semantic": 10, "latents": 40}, {"semantic": (4, 10), "latents": (4, 40, 2)}),
     ],
 )
@@ -154,8 +165,11 @@ def test_batches_of_tokens(token_set, stage, lengths, shapes):
     task = tasks.make_task(f"small_{stage}", stage, token_set, GEOMETRY)
     batch = next(batches.Batches(task, lengths, 4))
     assert {name: array.shape for name, array in batch.items()} == shapes
-    dtypes = {"mulan": np.int32, "text": np.int32, "semantic": np.int32, "latents": np.float32}
+    dtypes = dict.fromkeys(("mulan", "text", "semantic", "controls"), np.int32) | {"latents": np.float32}
     assert all(array.dtype == dtypes[name] for name, array in batch.items())
+    if "controls" in shapes:
+        stored = {(*row["mulan"], *row["controls"]) for row in tokens.read_tokens(token_set, "train")}
+        assert {(*mulan, *controls) for mulan, controls in zip(batch["mulan"], batch["controls"])} <= stored
     if stage == "dpd":  # the tokens were made from the frames below them
         frames = batch["latents"][..., 0].reshape(4, 10, 4)
         np.testing.assert_array_equal(np.argmax(frames, axis=-1), batch["semantic"] % 4)

@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from flax import linen as nn
 
-from melody_jax.autoencoder.config import AutoencoderConfig, FramewiseEncoderConfig, ISTFTConfig, MagnitudeConfig
+from melody_jax.autoencoder.config import AutoencoderConfig, EnvelopeEncoderConfig, MagnitudeConfig
 from melody_jax.autoencoder.network import Autoencoder
 from melody_jax.bundle import export, save_part
 from melody_jax.codes.vocabulary import Vocabulary
@@ -49,13 +49,10 @@ DIFFUSION = DPDConfig(
     angle_width=8, patch=8,
 )  # fmt: skip
 AUTOENCODER = AutoencoderConfig(
-    encoder="framewise",
-    decoder="istft",
-    framewise=FramewiseEncoderConfig(
-        channels=16, hidden=32, layers=1, window=160, linear_hz=1000.0, mels=16, envelope_channels=2
-    ),
-    istft=ISTFTConfig(channels=16, hidden=32, layers=1, linear_hz=1000.0),
-    magnitude=MagnitudeConfig(channels=16, hidden=32, layers=1, window=160),
+    encoder="envelope",
+    decoder="magnitude",
+    envelope=EnvelopeEncoderConfig(window=160, mels=16, hidden=32),
+    magnitude=MagnitudeConfig(channels=16, hidden=32, layers=1, window=160, iterations=4),
 )
 SEMANTIC = SemanticConfig(
     stem="mel",
@@ -90,7 +87,7 @@ def make_parts(directory):
     rng = np.random.default_rng(0)
     codes = {
         "rvq": rng.normal(size=(g.mulan_tokens, g.mulan_codes, MULAN.joint)).astype(np.float32),
-        "kmeans": rng.normal(size=(g.semantic_codes, 4)).astype(np.float32),
+        "kmeans": rng.normal(size=(g.semantic_levels, g.semantic_codes, 4)).astype(np.float32),
     }
     autoencoder = random_weights(Autoencoder(AUTOENCODER, g), audio, jax.random.PRNGKey(0))
     autoencoder["latent_scale"] = np.float32(0.5)
@@ -104,7 +101,7 @@ def make_parts(directory):
         "mulan": (mulan, MULAN, ()),
         "semantic": (random_weights(SemanticEncoder(SEMANTIC, g), audio, method="features"), SEMANTIC, ()),
         "codes": (codes, {}, ("mulan",)),
-        "lm": (random_weights(SemanticLM(LM, Vocabulary.from_geometry(g)), tokens), LM, ("codes",)),
+        "lm": (random_weights(SemanticLM(LM, Vocabulary.of(g)), tokens), LM, ("codes",)),
         "dpd": (random_weights(DPD(DIFFUSION, g), noisy, noisy[..., 0], tokens), DIFFUSION, ("codes", "autoencoder")),
     }
     ids = {}

@@ -58,8 +58,8 @@ def test_prompt_file_and_folder(bundle_dir, tmp_path):
         (["a", "--guidance", "-1"], "guidance"),
         (["a", "--schedule", "cubic"], "schedule"),
         (["a", "--temperature", "-1"], "temperature"),
-        (["a", "--noise", "2"], "noise must be"),
-        (["a", "--griffin_lim", "-1"], "griffin_lim must be"),
+        (["a", "--bpm", "9000"], "9000"),
+        (["a", "--key", "H flat"], "H flat"),
         (["a", "--seed", "-1"], "seed"),
         (["a", "--batch_size", "0"], "batch_size"),
         (["a", "--bundle", "/nowhere"], "not a bundle"),
@@ -243,7 +243,7 @@ def test_export_takes_the_defaults_of_a_size(model_dir, tmp_path):
     ]
     assert main([str(word) for word in command]) == 0
     sampling = Bundle.load(tmp_path / "bundle").sampling
-    assert sampling["guidance"] == 3 and sampling["griffin_lim"] == 32
+    assert sampling["guidance"] == 3 and sampling["temperature"] == 1.0
     assert "steps" not in sampling
 
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melody_jax.autoencoder.decoder_magnitude import log_magnitude
 from melody_jax.errors import UserError
 from melody_jax.generate import Melody
 from melody_jax.generate.settings import with_settings
@@ -57,7 +56,7 @@ def test_chips_share_the_rows(melody, bundle_dir):
     prompts, seeds, settings = (
         ["loud drums", PROMPT, "flute"],
         (5, 6, 7),
-        {"seconds": 0.9, "griffin_lim": 2, "candidates": 2},
+        {"seconds": 0.9, "candidates": 2},
     )
     together = several.generate(prompts, seed=seeds, batch_size=3, **settings)
     for alone, shared in zip(melody.generate(prompts, seed=seeds, **settings), together, strict=True):
@@ -66,7 +65,7 @@ def test_chips_share_the_rows(melody, bundle_dir):
         np.testing.assert_allclose(alone.audio, shared.audio, atol=1e-4)
     models, made = several._models, {}
     made["mulan"] = models.mulan_codes(models.embed_text([*prompts, PROMPT]))
-    made["audio"] = models.audio(jnp.ones((4, GEOMETRY.clip_frames, GEOMETRY.latent_channels)), 0)
+    made["audio"] = models.audio(jnp.ones((4, GEOMETRY.clip_frames, GEOMETRY.latent_channels)))
     for array in made.values():
         assert {(shard.device, shard.data.shape[0]) for shard in array.addressable_shards} == {(c, 1) for c in chips}
 
@@ -132,25 +131,6 @@ def test_decoding_in_pieces_equals_whole(melody):
     np.testing.assert_allclose(np.asarray(models.audio(latents)), whole, atol=1e-4)
 
 
-def test_retrieved_phases_fit_the_magnitudes_of_long_music_too(melody):
-    """Decoded in pieces, retrieved in one: the whole has the spectrum that the magnitude decoder asks for."""
-    models = melody._models
-    latents = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 190, 4)), jnp.float32)
-    wanted = models._magnitude(models.params["autoencoder"], latents)
-    plain, retrieved = models.audio(latents), models.audio(latents, 16)
-    assert retrieved.shape == plain.shape == (2, 190 * GEOMETRY.hop)
-    misfits = [float(jnp.mean(jnp.abs(log_magnitude(x, 160, GEOMETRY.hop) - wanted))) for x in (retrieved, plain)]
-    assert misfits[0] < 0.5 * misfits[1]
-    (alone,) = models.audio(latents[1:], 16)
-    np.testing.assert_allclose(alone, retrieved[1], atol=1e-3)
-
-
-def test_phases_are_retrieved_on_demand(melody):
-    plain, retrieved = (melody.generate([PROMPT], seconds=0.4, griffin_lim=n)[0] for n in (0, 4))
-    np.testing.assert_array_equal(plain.tokens, retrieved.tokens)
-    assert np.abs(plain.audio - retrieved.audio).max() > 1e-3
-
-
 def test_loud_music_is_scaled_down_and_not_cut_off(melody, monkeypatch):
     quiet = melody.generate(PROMPT, seconds=0.4, loudness=None)
     inside = slice(40, -40)  # the ends are faded
@@ -173,12 +153,6 @@ def test_pieces_come_to_the_loudness_that_was_asked_for(melody):
         assert piece.lufs is not None and piece.lufs[1] == pytest.approx(target, abs=1.0)
         assert np.abs(piece.audio).max() < 0.9 and abs(piece.audio[0]) < 0.02
     assert melody.generate(PROMPT, seconds=1.1, loudness=None).lufs is None
-
-
-def test_phases_need_magnitudes(melody, monkeypatch):
-    monkeypatch.setattr(type(melody._models), "has_magnitudes", False)
-    with pytest.raises(UserError, match="griffin_lim needs an autoencoder with a magnitude decoder"):
-        melody.generate([PROMPT], seconds=0.4, griffin_lim=4)
 
 
 def test_music_prompt(melody):
