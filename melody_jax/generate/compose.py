@@ -25,6 +25,7 @@ class Known:
       latents: [L, D].
       drawn: [N], moments whose tokens are drawn.
       made: [N], moments whose latents are made.
+      audio: [T], T = N token_samples, the music itself, with which new music joins up; None where all of it is made.
       strength: share of the way to noise that diffusion starts at; below 1 what is made resembles what was there.
     """
 
@@ -32,6 +33,7 @@ class Known:
     latents: Float[np.ndarray, "L D"]
     drawn: Bool[np.ndarray, " N"]
     made: Bool[np.ndarray, " N"]
+    audio: Float[np.ndarray, " T"] | None = None
     strength: float = 1.0
 
 
@@ -175,7 +177,11 @@ class Composer:
         strength = 1.0 if known is None else known.strength
         latents = self._latents(latents, _extended(made, total), tokens, places, fold_in(keys, 1), settings, strength)
         clock.lap("diffusion")
-        audio = jax.device_get(self.models.audio(latents[:, : count * frames]))
+        music, fixed = None, None
+        if known is not None and known.audio is not None:
+            music = np.stack([row.known.audio for row in rows if row.known is not None and row.known.audio is not None])
+            fixed = ~np.repeat(made, self.geometry.token_samples)
+        audio = jax.device_get(self.models.audio(latents[:, : count * frames], music, fixed))
         clock.lap("decoder")
         return Batch(
             np.asarray(which),

@@ -52,6 +52,8 @@ class Models:
             self.programs.diffuse_window, static_argnames=("steps", "schedule", "scale", "clip", "strength")
         )
         self._decode = host.compiled(self.programs.decode_latents)
+        self._magnitudes = host.compiled(self.programs.decode_magnitudes)
+        self._phases = host.compiled(self.programs.find_phases)
 
     def _on_chips(self, name: str, params: Any) -> Any:
         def kept(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
@@ -141,19 +143,40 @@ class Models:
             strength=strength,
         )
 
-    def audio(self, latents: Float[Array | np.ndarray, "B L D"]) -> Float[Array, "B T"]:
-        """Waveforms; long music is decoded in overlapping pieces of two training clips, so that memory does not grow."""
+    def audio(
+        self,
+        latents: Float[Array | np.ndarray, "B L D"],
+        known: Float[np.ndarray, "B T"] | None = None,
+        fixed: Bool[np.ndarray, " T"] | None = None,
+    ) -> Float[Array, "B T"]:
+        """Waveforms; what long music is decoded from goes through the decoder in overlapping pieces of two training clips.
+
+        Args:
+          known: music that stands already, where `fixed` says so. A decoder of magnitudes has no phases of its own: those
+            that are found for it fit the known samples, and phases are found for all of the music at once, so that there
+            are no seams.
+        """
         latents = self._host.rows(latents)
-        piece, frames, hop = 2 * self.geometry.clip_frames, latents.shape[1], self.geometry.hop
+        if not self.programs.decodes_magnitudes:
+            return self._in_pieces(self._decode, latents, self.geometry.hop)
+        magnitudes = self._in_pieces(self._magnitudes, latents, self.programs.autoencoder.config.magnitude.frames)
+        shape = latents.shape[0], latents.shape[1] * self.geometry.hop
+        known = np.zeros(shape, np.float32) if known is None else known
+        fixed = np.broadcast_to(np.zeros(shape[1], bool) if fixed is None else fixed, shape)
+        return self._phases(magnitudes, self._host.rows(known), self._host.rows(fixed))
+
+    def _in_pieces(self, decode: Any, latents: Array, each: int) -> Array:
+        """What `decode` makes of latents, `each` values of a frame, in pieces so that memory does not grow."""
+        piece, frames = 2 * self.geometry.clip_frames, latents.shape[1]
         if frames <= piece:
-            return self._decode(self.params["autoencoder"], latents)
+            return decode(self.params["autoencoder"], latents)
         margin = piece // 4
         parts = []
         for begin in range(0, frames, piece - 2 * margin):
             end = min(begin + piece - 2 * margin, frames)
             at = min(max(begin - margin, 0), frames - piece)
-            decoded = self._decode(self.params["autoencoder"], latents[:, at : at + piece])
-            parts.append(decoded[:, (begin - at) * hop : (end - at) * hop])
+            decoded = decode(self.params["autoencoder"], latents[:, at : at + piece])
+            parts.append(decoded[:, (begin - at) * each : (end - at) * each])
         return jnp.concatenate(parts, axis=1)
 
 

@@ -27,6 +27,7 @@ from melody_jax.generate.result import Result
 from melody_jax.generate.settings import Settings, seeds_of, with_settings
 from melody_jax.generate.splice import JOINT_SECONDS, matched, spliced
 from melody_jax.generate.stream import Stream
+from melody_jax.geometry import Geometry
 from melody_jax.shapes import Float, Int
 
 Audio = Float[np.ndarray, " _"]  # lengths come and go
@@ -176,7 +177,7 @@ class Melody:
                 whole = self._repainted(piece[start:], made[: seen + added], spans)
                 return faded(np.concatenate([piece[:start], whole]), self.sample_rate, False, True), None
 
-            return _known(tokens, latents, new, new, g.frames_per_token), finish
+            return _known(tokens, latents, new, new, g, piece[start:]), finish
 
         return self._edit(
             "continue_", pieces, alone, prompt, negative, chosen, options, known, lambda p: p[-g.clip_samples :]
@@ -222,7 +223,7 @@ class Melody:
                 cut = there[0][0] == 0, there[-1][1] == len(piece)
                 return faded(whole, self.sample_rate, *cut), None
 
-            return _known(tokens, latents, new, new, g.frames_per_token), finish
+            return _known(tokens, latents, new, new, g, piece), finish
 
         middle = {len(piece): sum(there[0]) // 2 for piece, there in zip(pieces, places, strict=True)}
 
@@ -271,7 +272,7 @@ class Melody:
             drawn = redrawn(count, share, max(1, round(g.token_rate)))
             made = np.ones(count, bool)
             finish = functools.partial(self._whole, len(piece), chosen)
-            return _known(tokens, latents, drawn, made, g.frames_per_token, share), finish
+            return _known(tokens, latents, drawn, made, g, strength=share), finish
 
         return self._edit("vary", pieces, alone, prompt, negative, chosen, options, known, lambda p: p, strength=share)
 
@@ -489,9 +490,13 @@ class Melody:
         return spliced(old, new, spans, self.sample_rate)
 
 
-def _known(tokens: Any, latents: Any, drawn: Any, made: Any, frames: int, strength: float = 1.0) -> Known:
+def _known(
+    tokens: Any, latents: Any, drawn: Any, made: Any, g: Geometry, audio: Audio | None = None, strength: float = 1.0
+) -> Known:
     """With room for what is to come behind it."""
-    levels, count = len(tokens) * frames // len(latents), len(made)
-    tokens = np.pad(tokens, (0, count * levels - len(tokens)))
-    latents = np.pad(latents, ((0, count * frames - len(latents)), (0, 0)))
-    return Known(tokens, latents, drawn, made, strength)
+    count = len(made)
+    tokens = np.pad(tokens, (0, count * g.semantic_levels - len(tokens)))
+    latents = np.pad(latents, ((0, count * g.frames_per_token - len(latents)), (0, 0)))
+    if audio is not None:
+        audio = np.pad(audio, (0, count * g.token_samples - len(audio)))
+    return Known(tokens, latents, drawn, made, audio, strength)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from melody_jax.autoencoder.config import AutoencoderConfig
+from melody_jax.autoencoder.decoder_magnitude import waveform
 from melody_jax.autoencoder.network import Autoencoder
 from melody_jax.codes import rvq
 from melody_jax.codes.vocabulary import Vocabulary
@@ -112,6 +113,24 @@ class Programs:
         """Waveforms [B, T] of latents [B, L, D]."""
 
         return self.autoencoder.apply({"params": params}, latents, method="from_latents")  # pyright: ignore[reportReturnType]
+
+    @property
+    def decodes_magnitudes(self) -> bool:
+        """Whether the decoder says magnitudes, for which phases must be found."""
+        return self.autoencoder.config.decoder == "magnitude"
+
+    def decode_magnitudes(self, params: Any, latents: Array) -> Array:
+        """Log magnitudes [B, F, bins] of latents [B, L, D], by a decoder of such."""
+
+        def decoded(module: Autoencoder, latents: Array) -> Array:
+            return module.decoded(latents / module.latent_scale)
+
+        return self.autoencoder.apply({"params": params}, latents, method=decoded)  # pyright: ignore[reportReturnType]
+
+    def find_phases(self, magnitudes: Array, known: Array, fixed: Array) -> Array:
+        """Waveforms [B, T] of log magnitudes [B, F, bins]; samples of `known` [B, T] that are `fixed` [B, T] stay."""
+        shape = self.autoencoder.config.magnitude
+        return waveform(magnitudes, shape, self.geometry.hop // shape.frames, known, fixed)
 
 
 def _read(kind: type, config: Any) -> Any:

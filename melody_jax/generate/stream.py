@@ -50,7 +50,7 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         self._index = 0
         self._tokens = np.zeros((1, 0), np.int32)
         self._latents = np.zeros((1, 0, self._geometry.latent_channels), np.float32)
-        self._joint = np.zeros(0, np.float32)
+        self._joint, self._past = np.zeros(0, np.float32), np.zeros(0, np.float32)
         self._condition, self._away = self._conditions()
         self._finish = _Finish(settings.loudness, self._geometry.sample_rate)
 
@@ -126,13 +126,17 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         The margin lets the decoder see what follows. The two windows' sound of the same frames cross-fades at the joint.
         """
         g = self._geometry
-        audio = np.array(self._composer.models.audio(latents))[0]
+        length = latents.shape[1] * g.hop
+        past = np.pad(self._past, (0, length - len(self._past)))[None]
+        audio = np.array(self._composer.models.audio(latents, past, np.arange(length) < len(self._past)))[0]
         overlap = self._composer.window(self.settings)[1]
         behind = min(overlap, max(1, round(g.token_rate / 2)))
         begin = (known - behind) * g.token_samples if known else 0
-        end = latents.shape[1] * g.hop - behind * g.token_samples
+        end = length - behind * g.token_samples
         ramp = np.linspace(0.0, 1.0, len(self._joint), dtype=np.float32)
         audio[begin : begin + len(ramp)] = (1 - ramp) * self._joint + ramp * audio[begin : begin + len(ramp)]
+        joint = min(behind * g.token_samples, round(JOINT_SECONDS * g.sample_rate))
+        self._past = audio[length - overlap * g.token_samples : end + joint] if overlap else audio[:0]
         self._joint = audio[end : end + min(behind * g.token_samples, round(JOINT_SECONDS * g.sample_rate))]
         return audio[begin:end]
 

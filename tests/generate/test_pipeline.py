@@ -128,7 +128,7 @@ def test_decoding_in_pieces_equals_whole(melody):
     models = melody._models
     latents = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 190, 4)), jnp.float32)
     whole = np.asarray(models._decode(models.params["autoencoder"], latents))
-    np.testing.assert_allclose(np.asarray(models.audio(latents)), whole, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(models.audio(latents)), whole, atol=1e-3)
 
 
 def test_loud_music_is_scaled_down_and_not_cut_off(melody, monkeypatch):
