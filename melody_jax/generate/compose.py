@@ -1,7 +1,6 @@
 """From prompts, and from music that stands already, to tokens, latents and sound: one batch of rows at a time."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -206,17 +205,15 @@ class Composer:
 
     def _places(self, made: Bool[np.ndarray, " N"], settings: Settings) -> tuple[list[int], int]:
         """(where the diffusion's windows begin, moments that they cover: at least all)."""
-        size, overlap, whole = self.window(settings)
-        places = starts(made, size, overlap, whole)
+        size, overlap = self.window(settings)
+        places = starts(made, size, overlap)
         return places, max(len(made), max(places) + size) if len(made) > size else len(made)
 
-    def window(self, settings: Settings) -> tuple[int, int, int]:
-        """(length of the diffusion's windows, how much of it overlaps, multiples at which windows begin), in moments."""
+    def window(self, settings: Settings) -> tuple[int, int]:
+        """(length of the diffusion's windows, how much of it overlaps), in moments."""
         geometry = self.geometry
         size = max(geometry.tokens_in(settings.window_seconds) or geometry.clip_tokens, 2)
-        patch = self.models.dpd_config.patch
-        whole = patch // math.gcd(patch, geometry.frames_per_token)  # moments after which a patch of frames ends, too
-        return size, size // 2 // whole * whole, whole
+        return size, size // 2
 
     def sequence(self) -> tuple[int, int]:
         """(moments in a window of the language model, those of them that it continues)."""
@@ -294,14 +291,8 @@ class Composer:
         strength: float = 1.0,
     ) -> Float[np.ndarray, "B L D"]:
         """One window: latents of its moments, those of the known ones as they are."""
-        frames = self.geometry.frames_per_token
-        whole = math.lcm(self.models.dpd_config.patch, frames)  # patches and moments end together
-        size, wanted = -(-latents.shape[1] // whole) * whole, latents.shape[1]
-        last = tokens[:, -self.levels :]
-        tokens = np.concatenate([tokens, np.tile(last, (1, (size - wanted) // frames))], axis=1)
-        mask = np.pad(np.repeat(known, frames), (0, size - wanted))
-        latents = np.pad(latents, ((0, 0), (0, size - wanted), (0, 0)), mode="edge")
-        return np.asarray(self.models.diffuse(tokens, keys, latents, mask[None], settings, strength))[:, :wanted]
+        mask = np.repeat(known, self.geometry.frames_per_token)
+        return np.asarray(self.models.diffuse(tokens, keys, latents, mask[None], settings, strength))
 
 
 def _extended(flags: Bool[np.ndarray, " N"], total: int) -> Bool[np.ndarray, " M"]:

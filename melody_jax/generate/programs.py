@@ -14,6 +14,7 @@ from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.config import from_dict
 from melody_jax.dpd import angles, sampler
 from melody_jax.dpd.config import DPDConfig
+from melody_jax.dpd.guidance import guide_batched
 from melody_jax.dpd.network import DPD
 from melody_jax.geometry import Geometry
 from melody_jax.lm import decode
@@ -104,10 +105,8 @@ class Programs:
         if strength < 1:
             begin = jnp.full((1, 1), strength * jnp.pi / 2, jnp.float32)
             start = angles.diffuse(known / self.dpd.config.data_std, start, begin)
-        per_token = self.geometry.frames_per_token
-        return sampler.sample_tokens(
-            network, self.dpd.config, tokens, per_token, start, sizes, scale, known, mask, clip=clip or None
-        )
+        denoise = guide_batched(network, tokens, scale)
+        return sampler.sample(denoise, start, sizes, known, mask, clip or None, self.dpd.config.data_std)
 
     def decode_latents(self, params: Any, latents: Array) -> Array:
         """Waveforms [B, T] of latents [B, L, D]."""

@@ -77,7 +77,7 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
 
     def __next__(self) -> Float[np.ndarray, " T"]:
         composer, g = self._composer, self._geometry
-        size, overlap, _ = composer.window(self.settings)
+        size, overlap = composer.window(self.settings)
         known = self._latents.shape[1] // g.frames_per_token
         fresh = size - known
         drawn = self._draw(fresh)
@@ -109,7 +109,7 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
             kept = min(length, moments - done)
             tokens = np.concatenate([tokens, np.asarray(drawn)[:, : kept * levels]], axis=1)
             done, part = done + kept, part + 1
-        window, overlap, _ = composer.window(self.settings)
+        window, overlap = composer.window(self.settings)
         self._tokens = tokens[:, -max(most, window, overlap) * levels :]
         return tokens[:, tokens.shape[1] - moments * levels :]
 

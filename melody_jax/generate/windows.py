@@ -11,12 +11,12 @@ def runs(new: Bool[np.ndarray, " N"]) -> list[tuple[int, int]]:
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
-def starts(new: Bool[np.ndarray, " N"], size: int, overlap: int, whole: int = 1) -> list[int]:
+def starts(new: Bool[np.ndarray, " N"], size: int, overlap: int) -> list[int]:
     """Where windows of `size` begin that make all that is new, in the order of making.
 
     A stretch that fits into a window stands in its middle, with what is before and after it in sight; a longer one is made
-    from left to right, each window keeping `overlap` of what there is. Windows begin at multiples of `whole`, where they
-    may, and may reach beyond the end. Music of at most `size` is one window.
+    from left to right, each window keeping `overlap` of what there is. Windows may reach beyond the end. Music of at most
+    `size` is one window.
     """
     left = new.copy()
     found = []
@@ -25,8 +25,6 @@ def starts(new: Bool[np.ndarray, " N"], size: int, overlap: int, whole: int = 1)
         if len(new) <= size:
             return [0]
         length = end - begin
-        start = max(0, begin - ((size - length) // 2 if length <= size - overlap else overlap))
-        start = start // whole * whole
-        found.append(start if start + size > begin else begin)
+        found.append(max(0, begin - ((size - length) // 2 if length <= size - overlap else overlap)))
         left[found[-1] : found[-1] + size] = False
     return found

@@ -16,7 +16,6 @@ from melody_jax.dpd import loss, wiener
 from melody_jax.dpd.config import DPDConfig
 from melody_jax.dpd.network import DPD
 from melody_jax.dpd.precondition import measure
-from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
 from melody_jax.train.stage import HostBatch, Metrics, Stage
@@ -83,21 +82,15 @@ class DPDStage(Stage):
         return TrainState.create(run_key, params, optimizer, ema=self.optim.ema_decay > 0, extra=extra)
 
     def calibrate(self, state: TrainState, batches: Iterator[HostBatch]) -> TrainState:
-        """What a preconditioned network is trained around, measured on the first batches.
-
-        Raises:
-          UserError: clips shorter than a patch.
-        """
+        """What a preconditioned network is trained around, measured on the first batches."""
         if self.config.precondition == "none":
             return state
         taken = list(itertools.islice(batches, self.calibration_batches))
         latents, tokens = (np.concatenate([batch[name] for batch in taken]) for name in ("latents", "semantic"))
         if jax.process_count() > 1:
             latents, tokens = multihost_utils.process_allgather((latents, tokens), tiled=True)
-        if latents.shape[1] < self.config.patch:
-            raise UserError(f"dpd: clips of {latents.shape[1]} frames are shorter than a patch of {self.config.patch}")
         scaled, sizes = latents.astype(np.float32) / self.config.data_std, self.geometry
-        found = measure(scaled, tokens, sizes.semantic_size, self.config.patch, sizes.semantic_levels)
+        found = measure(scaled, tokens, sizes.semantic_size, sizes.semantic_levels)
         return state.replace(extra={"linear": found})
 
     def loss(self, params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Metrics]:
