@@ -7,12 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from melody_jax.cli.pieces import REPOSITORY_BUNDLE
 from melody_jax.errors import UserError
 from melody_jax.generate import Melody
 from melody_jax.generate.settings import with_settings
 from tests.generate.conftest import GEOMETRY
 
 PROMPT = "a slow waltz"
+
+
+def apart(first, second):
+    """RMS of the difference over RMS of the music; 1e-2 are 40 dB."""
+    return float(np.sqrt(np.mean(np.square(first.audio - second.audio)) / np.mean(np.square(first.audio))))
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.4, 1.1])
@@ -46,7 +52,7 @@ def test_prompt_does_not_depend_on_the_batch(melody):
         (alone,) = melody.generate([prompt], seconds=0.4, seed=seed)
         np.testing.assert_array_equal(alone.mulan, batched.mulan)
         np.testing.assert_array_equal(alone.tokens, batched.tokens)
-        np.testing.assert_allclose(alone.audio, batched.audio, atol=1e-4)
+        assert apart(alone, batched) < 1e-2
 
 
 def test_chips_share_the_rows(melody, bundle_dir):
@@ -62,7 +68,7 @@ def test_chips_share_the_rows(melody, bundle_dir):
     for alone, shared in zip(melody.generate(prompts, seed=seeds, **settings), together, strict=True):
         assert (alone.batch, shared.batch) == (3, 4)
         np.testing.assert_array_equal(alone.tokens, shared.tokens)
-        np.testing.assert_allclose(alone.audio, shared.audio, atol=1e-4)
+        assert apart(alone, shared) < 1e-2
     models, made = several._models, {}
     made["mulan"] = models.mulan_codes(models.embed_text([*prompts, PROMPT]))
     made["audio"] = models.audio(jnp.ones((4, GEOMETRY.clip_frames, GEOMETRY.latent_channels)))
@@ -200,3 +206,21 @@ def test_the_bundles_defaults_hold_where_nothing_is_chosen(melody):
 def test_bad_arguments(melody, arguments, words):
     with pytest.raises(UserError, match=words):
         melody.generate(**arguments)
+
+
+@pytest.mark.slow
+def test_the_shipped_bundle_keeps_its_promise_about_batches():
+    """Alone and beside others: the same tokens, and the same sound within 40 dB."""
+    shipped = Melody.load(REPOSITORY_BUNDLE)
+    prompts = ["a slow waltz for solo violin", "a fast reel", "solo piano"]
+    for together in shipped.generate(prompts, seed=(1, 2, 3), seconds=5):
+        alone = shipped.generate(together.prompt, seed=together.seed, seconds=5)
+        np.testing.assert_array_equal(alone.tokens, together.tokens)
+        assert apart(alone, together) < 1e-2
+
+
+@pytest.mark.slow
+def test_pieces_of_the_shipped_bundle_have_the_loudness_of_others():
+    shipped = Melody.load(REPOSITORY_BUNDLE)
+    for piece in shipped.generate(["a slow waltz for solo violin", "a fast reel", "solo piano"], seed=1):
+        assert piece.lufs is not None and piece.lufs[1] == pytest.approx(-16.0, abs=1.0)
