@@ -145,6 +145,7 @@ SENTENCE_METRES = {
     "a hop jig": "9/8",
     "a waltz in 3/8": "3/8",
     "a polka": "2/4",
+    "a polka in waltz time": "3/4",
     "not a waltz but a march": None,
     "open 24/7": None,
     "on 3/4/2020": None,

@@ -46,7 +46,7 @@ MULAN = MuLanConfig(
 LM = LMConfig(layers=2, width=16, heads=2, hidden=32)
 DIFFUSION = DPDConfig(
     width=16, blocks=2, segment=8, heads=2, coarse_layers=1, feed_forward=32, recurrent_width=16, recurrent_layers=1,
-    angle_width=8, patch=8,
+    angle_width=8,
 )  # fmt: skip
 AUTOENCODER = AutoencoderConfig(
     encoder="envelope",
