@@ -46,7 +46,7 @@ def log_magnitude(audio: Float[Array, "B T"], window: int, hop: int) -> Float[Ar
     return jnp.log(jnp.abs(dsp.centred_stft(audio, window, hop)) + FLOOR)
 
 
-def magnitude(predicted: Float[Array, "B F bins"]) -> Float[Array, "B F bins"]:
+def magnitude(predicted: Float[Array, "*b F bins"]) -> Float[Array, "*b F bins"]:
     """The inverse of the logarithm above; never negative."""
     return jnp.maximum(jnp.exp(predicted) - FLOOR, 0.0)
 
