@@ -16,7 +16,7 @@ WORKERS ?= 2
 .PHONY: demo install test test-slow test-parity train lint clean
 
 demo: $(VENV)/.base
-	$(BIN)/melody generate --prompts bundles/demo.txt --bundle bundles/tiny --seconds 10 --seed 1 --out music
+	$(BIN)/melody generate --prompts bundles/demo.txt --bundle bundles/tiny --seconds 10 --seed 1 --out music --overwrite
 
 install: $(VENV)/.data
 

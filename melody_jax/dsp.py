@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from melody_jax.shapes import Array, Complex, Float
+from melody_jax.shapes import Array, Bool, Complex, Float
 
 
 def frame(x: Float[Array, "*b T"], size: int, hop: int) -> Float[Array, "*b F size"]:
@@ -94,34 +94,48 @@ def griffin_lim(
     hop: int,
     iterations: int,
     momentum: float = 0.99,
+    known: Float[Array, "*b T"] | None = None,
+    fixed: Bool[Array, "*b T"] | None = None,
 ) -> Float[Array, "*b T"]:
     """A signal whose `centred_stft` has these magnitudes as nearly as may be, T = F * hop.
 
     Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013): alternating projections on the spectra of
     these magnitudes and on those of signals, c_n, with t_n = c_n + momentum (c_n - c_(n-1)), from the given phases on.
+
+    Samples of `known` that are `fixed` stay what they are, and the others go on from them.
     """
     fft = 2 * (magnitude.shape[-1] - 1)
+
+    def signal_of(spectrum: Array) -> Array:
+        signal = centred_istft(spectrum, hop)
+        return signal if known is None or fixed is None else jnp.where(fixed, known, signal)
 
     def with_magnitude(spectrum: Array) -> Array:
         return spectrum * (magnitude / jnp.maximum(jnp.abs(spectrum), 1e-9)).astype(spectrum.dtype)
 
     def iteration(_, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         accelerated, before = carry
-        consistent = centred_stft(centred_istft(with_magnitude(accelerated), hop), fft, hop)
+        consistent = centred_stft(signal_of(with_magnitude(accelerated)), fft, hop)
         return consistent + jnp.asarray(momentum, consistent.dtype) * (consistent - before), consistent
 
     first = jax.lax.complex(magnitude * jnp.cos(phases), magnitude * jnp.sin(phases))
-    first = centred_stft(centred_istft(first, hop), fft, hop)
+    first = centred_stft(signal_of(first), fft, hop)
     spectrum, _ = jax.lax.fori_loop(0, iterations, iteration, (first, first))
-    return centred_istft(with_magnitude(spectrum), hop)
+    return signal_of(with_magnitude(spectrum))
 
 
-def running_phases(magnitude: Float[Array, "F bins"], hop: int) -> Float[Array, "F bins"]:
+def running_phases(
+    magnitude: Float[Array, "F bins"],
+    hop: int,
+    known: Float[Array, "F bins"] | None = None,
+    fixed: Bool[Array, " F"] | None = None,
+) -> Float[Array, "F bins"]:
     """Phases of partials that run on at their own frequencies from frame to frame (Beauregard, Harish and Wyse, "Single
     pass spectrogram inversion", 2015).
 
     Each bin belongs to the nearest peak of its frame, whose frequency is read from a parabola through it and its
-    neighbours; bins of a peak have its phase, with the alternating signs of a window that is centred in its frame.
+    neighbours; bins of a peak have its phase, with the alternating signs of a window that is centred in its frame. Frames
+    that are `fixed` have the `known` phases, and partials run on from these.
     """
     bins = magnitude.shape[-1]
     number = jnp.arange(bins)
@@ -137,16 +151,18 @@ def running_phases(magnitude: Float[Array, "F bins"], hop: int) -> Float[Array, 
     frequency = jnp.take_along_axis(frequency, owner, axis=1)
     signs = jnp.pi * (number - owner)
 
-    def step(phase: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        owner, frequency, signs = inputs
+    def step(phase: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
+        owner, frequency, signs, given, stays = inputs
         advanced = phase[owner] + 2 * jnp.pi * frequency * (hop / (2 * (bins - 1))) + signs
-        phase = jnp.remainder(advanced, 2 * jnp.pi)
+        phase = jnp.where(stays, given, jnp.remainder(advanced, 2 * jnp.pi))
         return phase, phase
 
     start = jnp.remainder(
         number * (2 * jnp.pi * 0.618034), 2 * jnp.pi
     )  # spread, so that partials do not begin as a click
-    _, phases = jax.lax.scan(step, start.astype(jnp.float32), (owner, frequency, signs))
+    given = jnp.zeros_like(magnitude) if known is None else known
+    stays = jnp.zeros(magnitude.shape[:1], bool) if fixed is None else fixed
+    _, phases = jax.lax.scan(step, start.astype(jnp.float32), (owner, frequency, signs, given, stays))
     return phases
 
 

@@ -7,6 +7,8 @@ BAD_ARGUMENTS = 2
 STOPPED = 4
 """A training that the same command would bring to the same end: a number that is not finite, a full disk. Its last
 checkpoint is intact. After signal n it ends with 128 + n instead, a checkpoint saved before."""
+INTERRUPTED = 130
+"""After SIGINT (128 + 2), whatever the command was doing."""
 
 
 class UserError(Exception):

@@ -17,7 +17,7 @@ from melody_jax.geometry import Geometry
 from melody_jax.nn import activations
 from melody_jax.nn.dense import Dense
 from melody_jax.nn.norm import LayerNorm
-from melody_jax.shapes import Array, Float
+from melody_jax.shapes import Array, Bool, Float
 
 FLOOR = 1e-2  # of magnitudes, before the logarithm; a full-scale sine is at window / 4
 
@@ -46,19 +46,43 @@ def log_magnitude(audio: Float[Array, "B T"], window: int, hop: int) -> Float[Ar
     return jnp.log(jnp.abs(dsp.centred_stft(audio, window, hop)) + FLOOR)
 
 
-def magnitude(predicted: Float[Array, "B F bins"]) -> Float[Array, "B F bins"]:
+def magnitude(predicted: Float[Array, "*b F bins"]) -> Float[Array, "*b F bins"]:
     """The inverse of the logarithm above; never negative."""
     return jnp.maximum(jnp.exp(predicted) - FLOOR, 0.0)
 
 
-def waveform(predicted: Float[Array, "B F bins"], shape: MagnitudeConfig, hop: int) -> Float[Array, "B T"]:
-    """Music of predicted log magnitudes, T = F * hop, `hop` samples a spectrum."""
+def waveform(
+    predicted: Float[Array, "B F bins"],
+    shape: MagnitudeConfig,
+    hop: int,
+    known: Float[Array, "B T"] | None = None,
+    fixed: Bool[Array, "B T"] | None = None,
+) -> Float[Array, "B T"]:
+    """Music of predicted log magnitudes, T = F * hop, `hop` samples a spectrum.
 
-    def row(predicted: Array) -> Array:
-        wanted = magnitude(predicted)
-        return dsp.griffin_lim(wanted, dsp.running_phases(wanted, hop), hop, shape.iterations)
+    Samples of `known` that are `fixed` stay what they are, and the music goes on from them.
+    """
+    if known is None or fixed is None:
 
-    def rows(predicted: Array) -> Array:
-        return jax.lax.map(row, predicted)  # row by row: a spectrum is eight times its waveform
+        def row(predicted: Array) -> Array:
+            wanted = magnitude(predicted)
+            return dsp.griffin_lim(wanted, dsp.running_phases(wanted, hop), hop, shape.iterations)
 
-    return activations.per_chip(rows, (("batch", None, None),), ("batch", None))(predicted)
+        inputs, split = (predicted,), (("batch", None, None),)
+    else:
+
+        def row(inputs: tuple[Array, Array, Array]) -> Array:
+            predicted, known, fixed = inputs
+            wanted = magnitude(predicted)
+            phases = jnp.angle(dsp.centred_stft(jnp.where(fixed, known, 0.0), shape.window, hop))
+            pad = (shape.window - hop) // 2
+            whole = dsp.frame(jnp.pad(fixed.astype(jnp.float32), pad, constant_values=1.0), shape.window, hop)
+            running = dsp.running_phases(wanted, hop, phases, jnp.min(whole, axis=-1) > 0)
+            return dsp.griffin_lim(wanted, running, hop, shape.iterations, known=known, fixed=fixed)
+
+        inputs, split = (predicted, known, fixed), (("batch", None, None), ("batch", None), ("batch", None))
+
+    def rows(*inputs: Array) -> Array:
+        return jax.lax.map(row, inputs if len(inputs) > 1 else inputs[0])  # row by row: a spectrum is eight waveforms
+
+    return activations.per_chip(rows, split, ("batch", None))(*inputs)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from melody_jax.autoencoder.config import AutoencoderConfig
+from melody_jax.autoencoder.decoder_magnitude import waveform
 from melody_jax.autoencoder.network import Autoencoder
 from melody_jax.codes import rvq
 from melody_jax.codes.vocabulary import Vocabulary
@@ -66,10 +67,17 @@ class Programs:
         return rvq.encode(params["rvq"], embeddings)
 
     def continue_tokens(
-        self, params: Any, condition: Array, earlier: Array, keys: Array, length: int, sampling: decode.Sampling
+        self,
+        params: Any,
+        condition: Array,
+        earlier: Array,
+        keys: Array,
+        length: int,
+        sampling: decode.Sampling,
+        negative: Array | None = None,
     ) -> Array:
         """`length` semantic codes [B, length] after the condition [B, P] and the earlier codes [B, W]."""
-        return continue_codes(self.lm, params, condition, earlier, length, keys, sampling)
+        return continue_codes(self.lm, params, condition, earlier, length, keys, sampling, negative)
 
     def diffuse_window(
         self,
@@ -82,21 +90,46 @@ class Programs:
         schedule: str,
         scale: float,
         clip: float,
+        strength: float = 1.0,
     ) -> Array:
-        """Latents [B, L, D] of tokens [B, N R], those that `mask` [B or 1, L] marks being known [B, L, D] already."""
+        """Latents [B, L, D] of tokens [B, N R], those that `mask` [B or 1, L] marks being known [B, L, D] already.
+
+        With a strength below 1 diffusion starts from `known`, at that share of the way to pure noise.
+        """
 
         def network(*arguments: Array) -> Array:
             return self.dpd.apply({"params": params}, *arguments)  # pyright: ignore[reportReturnType]
 
         start = jax.vmap(lambda key: jax.random.normal(key, known.shape[1:], jnp.float32))(keys)
+        sizes = strength * angles.schedule(schedule, steps)
+        if strength < 1:
+            begin = jnp.full((1, 1), strength * jnp.pi / 2, jnp.float32)
+            start = angles.diffuse(known / self.dpd.config.data_std, start, begin)
         denoise = guide_batched(network, tokens, scale)
-        sizes, data_std = angles.schedule(schedule, steps), self.dpd.config.data_std
-        return sampler.sample(denoise, start, sizes, known, mask, clip or None, data_std)
+        return sampler.sample(denoise, start, sizes, known, mask, clip or None, self.dpd.config.data_std)
 
     def decode_latents(self, params: Any, latents: Array) -> Array:
         """Waveforms [B, T] of latents [B, L, D]."""
 
         return self.autoencoder.apply({"params": params}, latents, method="from_latents")  # pyright: ignore[reportReturnType]
+
+    @property
+    def decodes_magnitudes(self) -> bool:
+        """Whether the decoder says magnitudes, for which phases must be found."""
+        return self.autoencoder.config.decoder == "magnitude"
+
+    def decode_magnitudes(self, params: Any, latents: Array) -> Array:
+        """Log magnitudes [B, F, bins] of latents [B, L, D], by a decoder of such."""
+
+        def decoded(module: Autoencoder, latents: Array) -> Array:
+            return module.decoded(latents / module.latent_scale)
+
+        return self.autoencoder.apply({"params": params}, latents, method=decoded)  # pyright: ignore[reportReturnType]
+
+    def find_phases(self, magnitudes: Array, known: Array, fixed: Array) -> Array:
+        """Waveforms [B, T] of log magnitudes [B, F, bins]; samples of `known` [B, T] that are `fixed` [B, T] stay."""
+        shape = self.autoencoder.config.magnitude
+        return waveform(magnitudes, shape, self.geometry.hop // shape.frames, known, fixed)
 
 
 def _read(kind: type, config: Any) -> Any:

@@ -17,6 +17,7 @@ def continue_codes(
     length: int,
     keys: UInt32[Array, "B 2"],
     sampling: decode.Sampling,
+    negative: Int[Array, "B P"] | None = None,
 ) -> Int[Array, "B length"]:
     """`length` semantic codes after the condition (`Vocabulary.condition`) and the earlier codes.
 
@@ -28,10 +29,11 @@ def continue_codes(
       length: how many to draw.
       keys: one per row.
       sampling: how they are drawn; with guidance every step runs twice the rows.
+      negative: the condition that guidance leads away from; no condition if None.
     """
     vocabulary = model.vocabulary
     earlier = vocabulary.semantic_ids(earlier).astype(condition.dtype)
-    nothing = vocabulary.without_condition(condition)
+    nothing = vocabulary.without_condition(condition) if negative is None else negative
     prompt, null_prompt = (jnp.concatenate([start, earlier], axis=1) for start in (condition, nothing))
     rows = prompt.shape[0] * (1 if sampling.guidance == 1 else 2)
 
