@@ -136,9 +136,8 @@ def build(name: str, request: Request, data_dir: str, processes: int | None = No
     Raises:
         UserError: as `prepare`, or `name` exists and was made from another request.
     """
-    if (
-        importlib.util.find_spec("tensorflow_datasets") is None
-    ):  # said before any work; loaded after it, as it takes 0.5 GB
+    # Said before any work; TensorFlow is loaded after it, as it takes 0.5 GB.
+    if importlib.util.find_spec("tensorflow_datasets") is None:
         raise ModuleNotFoundError("No module named 'tensorflow_datasets'")
     directory = read.audio_directory(data_dir, name)
     with replacing.sole_writer(directory):
