@@ -71,6 +71,24 @@ def test_all_stages_of_a_size_share_one_geometry(size):
     assert len({compose(stage, size).stage.geometry for stage in stages.ORDER}) == 1
 
 
+def test_the_published_autoencoder_has_the_published_loss_and_scale():
+    stage = compose("autoencoder", "paper").stage
+    weights = {name: getattr(stage.loss, name) for name in ("spectral", "features", "adversarial", "kl")}
+    assert weights == {"spectral": 50.0, "features": 20.0, "adversarial": 1.0, "kl": 0.005}
+    others = ("mel", "stft", "complex", "waveform")
+    assert not any(getattr(stage.loss, name) for name in others) and stage.loss.gan == "least_squares"
+    assert stage.loss.spectral_ffts == (8192, 4096, 2048, 512, 128, 64, 32)
+    assert stage.latent_bound == 3.0
+
+
+def test_the_ablation_recipe_is_the_published_one():
+    files = configuration.gin_files("dpd", "paper", "tpu")
+    composed = configuration.compose(files, [str(ROOT / "runs" / "paper_ablation_dpd.gin")])
+    stage = composed.stage
+    assert (composed.train["total_steps"], stage.batch_size, stage.optim.learning_rate) == (100_000, 96, 5e-4)
+    assert stage.config.chunks == 4 and stage.config.precondition == "none" and stage.config.patch == 1
+
+
 @pytest.mark.parametrize("hardware", sorted(path.stem for path in (ROOT / "hardware").glob("*.gin")))
 def test_hardware_decides_the_compute_dtype(hardware):
     expected = "float32" if hardware == "cpu" else "bfloat16"
