@@ -1,4 +1,7 @@
-"""TPU chips and what they can do: the denominators of memory and MFU."""
+"""TPU chips and what they can do: the denominators of memory and MFU.
+
+Of kinds whose chips JAX sees as two devices, a device stands for a chip here, with half of what the chip has.
+"""
 
 import dataclasses
 
@@ -28,6 +31,9 @@ CHIPS = {
     "v5e": Chip(16e9, 197e12, 0.819e12, 1.5e9, 45e9),
     "v5p": Chip(95e9, 459e12, 2.765e12, 1.75e9, 90e9),
     "v6e": Chip(32e9, 918e12, 1.64e12, 1.75e9, 90e9),
+    # half a chip of 192 GB, 2,307 TFLOP/s, 7.38 TB/s, whose links, two to each of three axes, carry 100 GB/s each way
+    # (Google's figure of 1.2 TB/s over all; nobody's measurement)
+    "tpu7x": Chip(96e9, 1153.5e12, 3.69e12, 2.2e9, 50e9),
 }
 
 DEVICE_KINDS = {
@@ -38,6 +44,7 @@ DEVICE_KINDS = {
     "TPU v5p": "v5p",
     "TPU v6 lite": "v6e",
     "TPU v6e": "v6e",
+    "TPU7x": "tpu7x",
 }
 """What JAX calls a device (`device_kind`) -> its chip."""
 

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "melody_jax"
 # Top to bottom; the names of one line never import each other.
 LAYERS = [
     {"errors", "shapes", "__init__"},
-    {"config", "geometry", "dsp", "chips"},
+    {"config", "geometry", "dsp", "chips", "storage"},
     {"nn"},
     {"parallel", "flops"},
     {"autoencoder", "mulan", "semantic"},

@@ -35,7 +35,9 @@ def devices_of(topology: str, slices: int = 1) -> list[Any]:
         raise UserError("precompile needs the TPU compiler: pip install 'melody_jax[aot]'") from None
     from jax.experimental import topologies
 
-    options = {"num_slices": slices} if slices > 1 else {}
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    if topology.startswith("tpu7x:"):  # libtpu knows no defaults for it
+        options |= {"chip_config_name": "default", "chips_per_host_bounds": (2, 2, 1)}
     try:
         return list(topologies.get_topology_desc(topology_name=topology, platform="tpu", **options).devices)
     except Exception as error:  # libtpu's own, without a class of their own

@@ -22,6 +22,7 @@ from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.mulan import minilm
+from melody_jax.storage import UNFINISHED, publish
 
 BUNDLE_FILE = "bundle.json"
 CARD_FILE = "MODEL_CARD.md"
@@ -107,7 +108,8 @@ def export(
       UserError: a part is missing, given twice, damaged or was not trained together with another, or `out` is taken.
     """
     out = pathlib.Path(out)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / BUNDLE_FILE).is_file())):
+    known = any((out / name).is_file() for name in (BUNDLE_FILE, UNFINISHED))
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not known)):
         raise UserError(f"cannot export to {out}: it exists and is not a bundle")
     parts = _collect(sources)
     check_lineage(parts)
@@ -117,7 +119,7 @@ def export(
         scratch.mkdir(parents=True)
         _write(scratch, parts, dtype, card or Card(), dict(sampling or {}), max_file_bytes, tokenizer)
         Bundle.load(scratch)
-        _swap(scratch, out)
+        publish(scratch, out, BUNDLE_FILE)
     except OSError as error:
         raise UserError(f"cannot export to {out}: {error}") from None
     finally:
@@ -217,11 +219,3 @@ def _read_info(directory: pathlib.Path) -> dict[str, Any]:
     if absent:
         raise UserError(f"{directory / BUNDLE_FILE} lists no part {absent[0]}")
     return info
-
-
-def _swap(scratch: pathlib.Path, out: pathlib.Path) -> None:
-    old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    if out.exists():
-        out.rename(old)
-    scratch.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

@@ -15,7 +15,7 @@ import jax
 from gin import config as gin_config
 
 import melody_jax
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, refuse_addresses
 from melody_jax.generate.settings import Settings
 from melody_jax.train import loop
 from melody_jax.train.stage import Stage
@@ -150,7 +150,9 @@ def compose(
     ignored = frozenset(binding for binding in bindings if not _is_read(binding))
     if ignored and not partial:
         refuse_ignored(ignored)
-    return RunConfig(stage=arguments.pop("stage"), train=arguments, text=_text(), ignored=ignored)
+    text = _text()
+    refuse_addresses(text.splitlines())
+    return RunConfig(stage=arguments.pop("stage"), train=arguments, text=text, ignored=ignored)
 
 
 def refuse_ignored(ignored: Collection[str]) -> None:

@@ -92,4 +92,4 @@ def _chips(job: "Job", target: str) -> tuple[int, int]:
     """(chips of all slices, slices) of what the target takes of the description; no chips where it lacks the target."""
     if target == "slurm":
         return (job.slurm.nodes * job.slurm.gpus_per_node, 1) if job.slurm else (0, 1)
-    return (job.slices * job.tpu.chips, job.slices) if job.accelerator else (0, 1)
+    return (job.slices * job.tpu.devices, job.slices) if job.accelerator else (0, 1)

@@ -11,7 +11,7 @@ import tempfile
 import absl.logging
 
 from melody_jax import __version__
-from melody_jax.errors import BAD_ARGUMENTS, UserError
+from melody_jax.errors import BAD_ARGUMENTS, UserError, refuse_addresses
 
 # In the order of use. Each module has `add_parser(subparsers)` and `run(args)`; only the chosen one is imported.
 COMMANDS = {
@@ -32,6 +32,9 @@ COMMANDS = {
 
 GIN_ARGUMENTS = ("train", "doctor")
 """Commands that take --gin.NAME=value."""
+
+TEXTS = ("prompts", "title", "licence")
+"""Arguments that are text for people, in which an address is as good as any word."""
 
 MODULES = {"import": "import_weights"}  # the others are called like their command
 
@@ -107,6 +110,9 @@ def _dispatch(argv: list[str]) -> int:
     if unknown and args.command not in GIN_ARGUMENTS:
         raise UserError(f"unknown arguments: {' '.join(unknown)} (see melody {args.command} --help)")
     args.unknown = unknown
+    given = (value for name, value in vars(args).items() if name not in TEXTS)
+    values = (value if isinstance(value, (list, tuple)) else [value] for value in given)
+    refuse_addresses(str(word) for words in values for word in words if isinstance(word, (str, os.PathLike)))
     return args.run(args) or 0
 
 

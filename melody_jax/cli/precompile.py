@@ -23,7 +23,7 @@ def add_parser(subparsers) -> None:
     choices = "a stage, or a program of sampling: lm-decode, dpd-sampler, decoder"
     parser.add_argument("program", metavar="PROGRAM", help=choices)
     parser.add_argument("--size", default="paper", help="of configs/sizes (default paper)")
-    parser.add_argument("--topology", required=True, help="v4, v5e, v5p or v6e and the chips, as v5e:16x16")
+    parser.add_argument("--topology", required=True, help="v4, v5e, v5p, v6e or tpu7x and the chips, as v5e:16x16")
     parser.add_argument("--slices", type=int, default=1, help="so many slices, joined by the data centre network")
     parser.add_argument("--mesh", default="data=-1", help="device mesh, as data=-1,fsdp=16 (default data=-1)")
     parser.add_argument("--batch", type=int, help="global batch (default: the configuration's; sampling: one per chip)")
@@ -107,7 +107,7 @@ def _compiled(
     from melody_jax.train import precompiled
 
     jax.config.update("jax_enable_compilation_cache", False)  # see precompiled.save; and its time is of interest
-    lowered = planned.program.lower(*planned.arguments)
+    lowered = precompiled.lower(planned.program, *planned.arguments)
     traced = time.monotonic()
     known = {
         "hbm_bytes": int(chip.hbm_bytes),
@@ -128,7 +128,7 @@ def _compiled(
     cycles = kernels.cycles(schedules) if schedules else {}
     cost = program.cost_of(compiled, cycles, chip.bandwidth / chip.clock, args.operations)
     if args.save:
-        precompiled.save(precompiled.path_of(args.save, lowered, devices), compiled)
+        precompiled.save(args.save, precompiled.key_of(lowered, devices), compiled)
     fits = cost.peak_bytes <= chip.hbm_bytes
     wanted = f"does not fit: {cost.peak_bytes / 1e9:.1f} GB of {chip.hbm_bytes / 1e9:g} GB; {HINT}"
     return known | {

@@ -5,8 +5,9 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from melody_jax.bundle.part import INFO_FILE, Part, load_part, locate
+from melody_jax.bundle.part import INFO_FILE, Part, load_part, locate, read_info
 from melody_jax.errors import UserError
 
 
@@ -30,11 +31,37 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.batch_size < 1:
         raise UserError(f"--batch_size must be at least 1, got {args.batch_size}")
+    from melody_jax.parallel import hosts
+
+    hosts.join()
+    options = {"batch_size": args.batch_size, "tokenizer": args.tokenizer}
+    print(f"tokens in {of_model_dir(args.model_dir, args.data, args.data_dir, **options)}")
+
+
+def of_model_dir(model_dir: str, data: str, data_dir: str, **options: Any) -> Path:
+    """The tokens that the finished parts of a model folder make; `options` as of `ensure`.
+
+    The parts' ids say whether they are there. Their weights are read only where they are not.
+
+    Raises:
+      UserError: a stage is not finished, the data set is missing, or its clips have another length.
+    """
     from melody_jax.generate.represent import NEEDED
 
-    parts = load_parts(args.model_dir, NEEDED)
-    options = {"batch_size": args.batch_size, "tokenizer": args.tokenizer}
-    print(f"tokens in {ensure(parts, args.model_dir, args.data, args.data_dir, **options)}")
+    ids = {name: read_info(folder)["id"] for name, folder in _folders(model_dir, NEEDED).items()}
+    found = present(ids, model_dir, data, data_dir)
+    return found or ensure(load_parts(model_dir, NEEDED), model_dir, data, data_dir, **options)
+
+
+def present(ids: Mapping[str, str], folder: str, data: str, data_dir: str) -> Path | None:
+    """The tokens of the data set `data` below `folder`, where parts of these ids made them of the audio as it is now."""
+    read = _reader()
+    source = read.metadata(read.audio_directory(data_dir, data))["id"]
+    directory = read.tokens_directory(folder, data)
+    if not (directory / "metadata.json").is_file():
+        return None
+    found = read.metadata(directory)
+    return directory if (found["lineage"], found["source"]) == (dict(ids), source) else None
 
 
 def ensure(
@@ -52,29 +79,26 @@ def ensure(
     import jax
     from jax.experimental import multihost_utils
 
-    try:
-        from data_pipelines import precompute, read
-    except ImportError as error:
-        raise UserError(f"melody tokenize needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
+    read = _reader()
+    from data_pipelines import precompute
     from melody_jax.generate.represent import NEEDED, Representations
-
-    audio = read.audio_directory(data_dir, data)
-    source = read.metadata(audio)["id"]
-    lineage = {name: parts[name].id for name in NEEDED}
-    directory = read.tokens_directory(folder, data)
-    if (directory / "metadata.json").is_file():
-        found = read.metadata(directory)
-        if found["lineage"] == lineage and found["source"] == source:
-            return directory
-        if jax.process_index() == 0:
-            print(f"{directory}: made by other parts or from other audio; made anew")
-            shutil.rmtree(directory)
-    models = Representations(parts, tokenizer)
-    hosts = {"shard": jax.process_index(), "shards": jax.process_count()}
 
     def barrier() -> None:
         multihost_utils.sync_global_devices("tokenize")
 
+    audio = read.audio_directory(data_dir, data)
+    lineage = {name: parts[name].id for name in NEEDED}
+    directory = read.tokens_directory(folder, data)
+    found = present(lineage, folder, data, data_dir)
+    if found is not None:
+        return found
+    barrier()  # all have seen what is there before it is removed, and nobody writes before it is gone
+    if jax.process_index() == 0 and (directory / "metadata.json").is_file():
+        print(f"{directory}: made by other parts or from other audio; made anew")
+        shutil.rmtree(directory)
+    barrier()
+    models = Representations(parts, tokenizer)
+    hosts = {"shard": jax.process_index(), "shards": jax.process_count()}
     return precompute.precompute(
         models.encode, audio, folder, data, lineage, models.geometry, batch_size, **hosts, barrier=barrier
     )
@@ -86,8 +110,20 @@ def load_parts(model_dir: str, names: tuple[str, ...]) -> dict[str, Part]:
     Raises:
       UserError: one of them is not there.
     """
+    return {name: load_part(folder) for name, folder in _folders(model_dir, names).items()}
+
+
+def _folders(model_dir: str, names: tuple[str, ...]) -> dict[str, Path]:
     folders = {name: locate(Path(model_dir) / name) for name in names}
     missing = [name for name, folder in folders.items() if not (folder / INFO_FILE).is_file()]
     if missing:
         raise UserError(f"{model_dir} holds no finished {', '.join(missing)}; run melody train {missing[0]} first")
-    return {name: load_part(folder) for name, folder in folders.items()}
+    return folders
+
+
+def _reader() -> Any:
+    try:
+        from data_pipelines import read
+    except ImportError as error:
+        raise UserError(f"melody tokenize needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
+    return read

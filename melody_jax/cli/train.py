@@ -228,10 +228,8 @@ def open_data(args: argparse.Namespace, stage: Stage, mesh: str, seed: int):
 def _tokenize(args: argparse.Namespace) -> None:
     """The tokenised data set of the parts in the model folder, made unless it is there."""
     from melody_jax.cli import tokenize
-    from melody_jax.generate.represent import NEEDED
 
-    parts = tokenize.load_parts(args.model_dir, NEEDED)
-    tokenize.ensure(parts, args.model_dir, args.data, args.data_dir, tokenizer=args.tokenizer)
+    tokenize.of_model_dir(args.model_dir, args.data, args.data_dir, tokenizer=args.tokenizer)
 
 
 def prepare_jax() -> None:

@@ -191,8 +191,8 @@ class AutoencoderStage(Stage):
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
         """{encoder, decoder(s), latent_scale} with averaged weights.
 
-        The scale is one over `latent_bound`, or over the 99.98 % quantile of the absolute latents, so that fewer than 0.1 % of the values of
-        other music are clipped at [-1, 1]: extremes come in clumps (one loud clip), hence the margin.
+        The scale is one over `latent_bound`, or over the 99.98 % quantile of the absolute latents, so that fewer than
+        0.1 % of the values of other music are clipped at [-1, 1]: extremes come in clumps (one loud clip), hence the margin.
         """
         params = self._averaged(state)
         if self.latent_bound:

@@ -1,9 +1,10 @@
 """Checkpoints: the state (without the parents' weights), every host's data position and the run's record, in one.
 
-Orbax writes a checkpoint into a temporary folder in the background and renames it when every host is done; the data
-position and the record are items of the same checkpoint, so a checkpoint either is complete or does not exist. The sizes of
-all of its files are written last: one that was cut short afterwards is known before anything of it is read. A host that
-cannot write (a full disk) stops all of them: `save`, `wait` and `check` are called on every host.
+Orbax writes a checkpoint in the background and, when every host is done, a file that says so; a folder without it is
+unfinished. No folder is renamed, which mounted buckets refuse. The data position and the record are items of the same
+checkpoint, so a checkpoint either is complete or does not exist. The sizes of all of its files are written just before:
+one that was cut short afterwards is known before anything of it is read. A host that cannot write (a full disk) stops all
+of them: `save`, `wait` and `check` are called on every host.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import future
+from orbax.checkpoint.path import atomicity
 
 from melody_jax.errors import UserError
 from melody_jax.train.hooks import StoppedError, everywhere, exit_code_of, together
@@ -98,9 +100,11 @@ class Checkpoints:
         self._directory = directory.absolute()
         directory.mkdir(parents=True, exist_ok=True)
         self._saving, self._failed = -1, False
+        _adopt(self._directory)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             cleanup_tmp_directories=True,
+            temporary_path_class=atomicity.CommitFileTemporaryPath,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sizes),
         )
         self._manager = _Manager(self._directory, options=options)
@@ -222,7 +226,7 @@ class Checkpoints:
         return None
 
     def _write_sizes(self) -> None:
-        """Called by orbax when every item is on disk, before the checkpoint's folder gets its name."""
+        """Called by orbax when every item is on disk, before the checkpoint counts as complete."""
         if jax.process_index():
             return
         for folder in self._directory.iterdir():
@@ -240,6 +244,19 @@ class Checkpoints:
                 self.wait()
         steps = self._manager.all_steps(read=True)
         return f"the last good checkpoint is {self._directory}/{max(steps)}" if steps else "there is no checkpoint yet"
+
+
+def _adopt(directory: Path) -> None:
+    """Marks checkpoints as complete that earlier versions, which renamed their folders, have completed; else orbax would
+    take them for unfinished ones and remove them."""
+    if jax.process_index():
+        return
+    for sizes in directory.glob(f"*/{SIZES}"):
+        folder = sizes.parent
+        if folder.name.isdigit() and not (folder / atomicity.COMMIT_SUCCESS_FILE).exists():
+            with suppress(OSError, ValueError):  # it is not whole
+                _check_sizes(folder)
+                (folder / atomicity.COMMIT_SUCCESS_FILE).write_text(f"complete: {SIZES} agrees\n")
 
 
 def _arrays(state: TrainState) -> dict[str, jax.Array]:

@@ -16,8 +16,9 @@ from jax.experimental import multihost_utils
 from melody_jax.errors import FAILED, STOPPED, UserError
 
 LOCK = "lock"
-# Orbax and TensorStore have no exceptions of their own for a full disk, but quote the system
-_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
+# Orbax and TensorStore have no exceptions of their own for a full disk or a refusal, but quote the system
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTSUP)
+_FINAL = tuple(map(os.strerror, _REFUSED))
 _REASON = 256  # bytes of a reason that other hosts are told
 
 
@@ -33,10 +34,11 @@ class StoppedError(Exception):
 
 
 def exit_code_of(error: Exception) -> int:
-    """Of a run that ends with the error: a StoppedError's own; STOPPED for a full disk, FAILED for all else."""
+    """Of a run that ends with the error: a StoppedError's own; STOPPED for a disk that is full or refuses to be written to,
+    FAILED for all else."""
     if isinstance(error, StoppedError):
         return error.exit_code
-    return STOPPED if any(text in str(error) for text in _FULL) else FAILED
+    return STOPPED if any(text in str(error) for text in _FINAL) else FAILED
 
 
 class StopSignals:

@@ -141,10 +141,10 @@ class Steps:
         return self._train_steps[phase]
 
     def _executable(self, program: Any, placed: dict[str, jax.Array]) -> Any:
-        lowered = program.lower(self.state, placed)
+        lowered = precompiled.lower(program, self.state, placed)
         devices = self._mesh.devices.ravel().tolist()
-        path = precompiled.path_of(self._precompiled_dir, lowered, devices)
-        return precompiled.load(path, devices) or lowered.compile()
+        key = precompiled.key_of(lowered, devices)
+        return precompiled.load(self._precompiled_dir, key, devices) or lowered.compile()
 
     def _place(self, batch: HostBatch) -> dict[str, jax.Array]:
         placed = place_batch(batch, self._mesh)

@@ -115,10 +115,12 @@ def test_a_full_disk_stops_with_the_last_good_checkpoint_intact(tmp_path, log_ev
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "0/metrics.jsonl"), STOPPED),
         (ValueError("RESOURCE_EXHAUSTED: Error writing 'd/0.0': OS error 28: No space left on device"), STOPPED),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "0/metrics.jsonl"), STOPPED),
+        (ValueError("UNKNOWN: Error writing 'd/0.0': OS error 30: Read-only file system"), STOPPED),
         (OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)), FAILED),
         (StoppedError("stopped by a signal", 143), 143),
     ],
-    ids=["full", "quoted", "network", "signal"],
+    ids=["full", "quoted", "refused", "read-only", "network", "signal"],
 )
 def test_exit_codes_tell_what_a_restart_can_mend(error, code):
     assert exit_code_of(error) == code

@@ -15,6 +15,7 @@ from melody_jax.train.arrays import ArrayBatches
 from melody_jax.train.checkpoint import Checkpoints
 from melody_jax.train.metrics import read_lines
 from melody_jax.train.steps import initial_state
+from tests.buckets import refuse_directory_renames
 from tests.train import processes, regression
 from tests.train.processes import finish, logged, wait_until
 
@@ -113,3 +114,25 @@ def test_a_checkpoint_cut_short_gives_way_to_the_one_before(finished, tmp_path, 
     damage(next((folder / "4").glob(pattern)))
     with pytest.raises(regression.loop.UserError, match="none of the checkpoints .* can be read"):
         restore(folder)
+
+
+def test_checkpoints_need_no_directory_renames(tmp_path, monkeypatch):
+    """As on a mounted bucket: a run saves, is cut short in the middle of a checkpoint, goes on, and writes its part."""
+    asked = refuse_directory_renames(monkeypatch)
+    regression.run(tmp_path, total_steps=4, checkpoint_every=4, keep=2)
+    folder = tmp_path / "regression"
+    assert all("checkpoints" not in source for source, _ in asked)
+    assert load_part(folder).name == "regression"
+    shutil.copytree(folder / "checkpoints" / "4", folder / "checkpoints" / "8")
+    (folder / "checkpoints" / "8" / "commit_success.txt").unlink()  # written last
+    assert int(restore(folder / "checkpoints").state.step) == 4
+    assert not (folder / "checkpoints" / "8").exists()
+
+
+def test_checkpoints_of_earlier_versions_are_kept(finished, tmp_path):
+    """They were complete by their name, and have no file that says so."""
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(finished / "checkpoints", folder)
+    for commit in folder.rglob("commit_success.txt"):
+        commit.unlink()
+    assert int(restore(folder).state.step) == 8
