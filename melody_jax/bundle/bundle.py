@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from melody_jax import config as config_lib
+from melody_jax import graph
 from melody_jax.bundle.card import Card, render
 from melody_jax.bundle.lineage import check_lineage, short
 from melody_jax.bundle.part import Part, load_part, locate, save_part
@@ -27,8 +28,8 @@ BUNDLE_FILE = "bundle.json"
 CARD_FILE = "MODEL_CARD.md"
 TOKENIZER_FILE = "tokenizer.json"
 FORMAT = 1
-REQUIRED = ("autoencoder", "mulan", "codes", "lm", "dpd")
-OPTIONAL = ("semantic",)
+REQUIRED = graph.SAMPLING
+OPTIONAL = tuple(name for name in graph.ORDER if name not in REQUIRED)
 
 
 @dataclasses.dataclass(frozen=True)

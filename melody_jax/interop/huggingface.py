@@ -22,7 +22,7 @@ from melody_jax.bundle.part import Part, cast, flatten, replace_directory, save_
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.interop.counterparts import COUNTERPARTS, Counterpart, Rule, abstract
-from melody_jax.train.initial import UNUSED, listed
+from melody_jax.train.start import UNUSED, listed
 
 RECORD = "huggingface"
 """Where its training record keeps the config.json and the prefix of the tensors' names."""

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 from jax.experimental import serialize_executable
 
+from melody_jax.files import write_whole
+
 _LOG = logging.getLogger(__name__)
 _EFFORT = ("jax_optimization_level", "jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
 
@@ -31,9 +33,7 @@ def save(path: Path, compiled: Any) -> None:
     be written a second time without losing functions.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(pickle.dumps(serialize_executable.serialize(compiled)))
-    unfinished.replace(path)
+    write_whole(path, pickle.dumps(serialize_executable.serialize(compiled)))
 
 
 def load(path: Path, devices: Sequence[Any]) -> Any | None:
