@@ -11,7 +11,6 @@ from melody_jax.errors import UserError
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "export",
-        help="collect trained parts into a bundle for sampling",
         epilog="--format hf and t5x know --model_dir, --out and (hf; default: that of the parts) --dtype alone.",
     )
     parser.set_defaults(run=run)

@@ -60,7 +60,7 @@ class _Described:
         self._subparsers, self._text = subparsers, text
 
     def add_parser(self, name: str, **options: Any) -> Any:
-        return self._subparsers.add_parser(name, **{"help": self._text, "description": self._text} | options)
+        return self._subparsers.add_parser(name, help=self._text, description=self._text, **options)
 
 
 class QuietTensorFlow(importlib.abc.MetaPathFinder):
