@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import functools
 import json
-import os
 import pathlib
 import sys
 import weakref
@@ -25,6 +24,7 @@ from data_pipelines import read, tasks
 from data_pipelines.converters import CONVERTERS
 from data_pipelines.record_source import RecordSource, Stream
 from melody_jax.errors import UserError
+from melody_jax.files import write_whole
 from melody_jax.geometry import Geometry
 from melody_jax.train.stage import Stage
 
@@ -77,10 +77,7 @@ class Batches:
 
     def save(self, directory: pathlib.Path) -> None:
         """Writes position.json (the same on every host) into `directory`."""
-        file = pathlib.Path(directory) / "position.json"
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"examples": self._given, **self._identity}))
-        os.replace(temporary, file)
+        write_whole(pathlib.Path(directory) / "position.json", json.dumps({"examples": self._given, **self._identity}))
 
     def restore(self, directory: pathlib.Path) -> None:
         """Continues after the last batch given out before `save`; the number of hosts may have changed.
@@ -91,7 +88,10 @@ class Batches:
         position = json.loads((pathlib.Path(directory) / "position.json").read_text())
         for name, value in self._identity.items():
             if position[name] != value:
-                raise UserError(f"the checkpoint's {name} is {position[name]}, but this run's is {value}")
+                raise UserError(
+                    f"the checkpoint's {name} is {position[name]}, but this run's is {value}; make it the same again, or go on "
+                    "with the trained weights at the beginning of this data: --set loop.Run.restart_data=True, once"
+                )
         self._given = position["examples"]
         self._iterator = self._start(self._given)
 

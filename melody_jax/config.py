@@ -56,3 +56,29 @@ def _typed(hint: Any, value: Any) -> Any:
         inner = args[:1] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
         return tuple(_typed(arg, item) for arg, item in zip(inner, value, strict=True))
     return value
+
+
+def check_types(config: Any) -> None:
+    """Checks every field of a config dataclass, and of those in it, against the plain type that it declares.
+
+    Raises:
+      UserError: one that is of another type.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            check_types(value)
+        elif not fits(hints[field.name], value):
+            hint = hints[field.name]
+            wanted = getattr(hint, "__name__", str(hint))
+            raise UserError(f"{type(config).__name__}.{field.name} is {value!r}, which is no {wanted}")
+
+
+def fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of a plain type, or of one of a union's; of other types nothing is known."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(fits(one, value) for one in typing.get_args(hint))
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint) if hint in (bool, str, type(None)) else True

@@ -1,5 +1,7 @@
-"""The one exception that means: the user's input is wrong, and here is what to do about it; and the exit codes of `melody`."""
+"""The two exceptions that mean something to the user, and the exit codes of `melody`."""
 
+import errno
+import os
 import re
 from collections.abc import Iterable
 
@@ -12,6 +14,10 @@ STOPPED = 4
 not be written to. Its last checkpoint is intact. After signal n it ends with 128 + n instead, a checkpoint saved before."""
 
 _ADDRESS = re.compile(r"(?:[\w.%@/-]+\s*=\s*)?[\[(]?['\"]?([A-Za-z][A-Za-z0-9+.-]*://\S*)")
+
+# Orbax and TensorStore have no exceptions of their own for a full disk or a refusal, but quote the system
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTSUP)
+_FINAL = tuple(map(os.strerror, _REFUSED))
 
 
 class UserError(Exception):
@@ -27,3 +33,22 @@ def refuse_addresses(words: Iterable[str], advice: str = "mount the bucket and n
         if found := _ADDRESS.match(word):
             address = found[1].rstrip("'\",)]")
             raise UserError(f"{address} is an address, and paths are those of mounted file systems: {advice}")
+
+
+class StoppedError(Exception):
+    """Training ended before its last step. The message is one clear sentence; `exit_code` is the process's.
+
+    The exit code of a signal (130, 143) or FAILED tells a launcher to start the same command again, STOPPED not to.
+    """
+
+    def __init__(self, message: str, exit_code: int = STOPPED):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def exit_code_of(error: Exception) -> int:
+    """Of a run that ends with the error: a StoppedError's own; STOPPED for a disk that is full or refuses to be
+    written to, FAILED for all else."""
+    if isinstance(error, StoppedError):
+        return error.exit_code
+    return STOPPED if any(text in str(error) for text in _FINAL) else FAILED

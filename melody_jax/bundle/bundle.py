@@ -15,21 +15,22 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from melody_jax import config as config_lib
+from melody_jax import graph
 from melody_jax.bundle.card import Card, render
 from melody_jax.bundle.lineage import check_lineage, short
 from melody_jax.bundle.part import Part, load_part, locate, save_part
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.errors import UserError
+from melody_jax.files import UNFINISHED, publish
 from melody_jax.geometry import Geometry
 from melody_jax.mulan import minilm
-from melody_jax.storage import UNFINISHED, publish
 
 BUNDLE_FILE = "bundle.json"
 CARD_FILE = "MODEL_CARD.md"
 TOKENIZER_FILE = "tokenizer.json"
 FORMAT = 1
-REQUIRED = ("autoencoder", "mulan", "codes", "lm", "dpd")
-OPTIONAL = ("semantic",)
+REQUIRED = graph.SAMPLING
+OPTIONAL = tuple(name for name in graph.ORDER if name not in REQUIRED)
 
 
 @dataclasses.dataclass(frozen=True)

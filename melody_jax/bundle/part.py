@@ -21,8 +21,8 @@ from safetensors.numpy import load_file, save_file
 
 from melody_jax import config as config_lib
 from melody_jax.errors import UserError
+from melody_jax.files import UNFINISHED, publish
 from melody_jax.geometry import Geometry
-from melody_jax.storage import UNFINISHED, publish
 
 INFO_FILE = "part.json"
 FORMAT = 1
@@ -75,7 +75,7 @@ def save_part(
     part_id: str | None = None,
     max_file_bytes: int | None = None,
 ) -> Part:
-    """Writes a part directory, whole or not at all (`storage.publish`), replacing an older part there.
+    """Writes a part directory, whole or not at all (`files.publish`), replacing an older part there.
 
     Args:
       params: nested dict of arrays (unboxed; JAX or NumPy).

@@ -23,7 +23,7 @@ TIMBRE_BATCH = 32
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("evaluate", help="measure a bundle on held-out music beside stated baselines")
+    parser = subparsers.add_parser("evaluate")
     parser.set_defaults(run=run)
     parser.add_argument("--bundle", required=True, metavar="DIR", help="what `melody export` wrote")
     parser.add_argument(
@@ -91,8 +91,8 @@ def _representations(models: "Representations", clips: "list[Clip]") -> "list[Fi
 def _token_models(args: argparse.Namespace, bundle: "Bundle", count: int) -> "list[Figure]":
     """Codes, language model and diffusion, on the tokenised data set."""
     from data_pipelines import tokens
-    from melody_jax.cli.tokenize import ensure
     from melody_jax.evaluate import measures
+    from melody_jax.operations.tokens import ensure
 
     folder = args.model_dir or args.out
     directory = ensure(bundle.parts, folder, args.data, args.data_dir, tokenizer=bundle.tokenizer)

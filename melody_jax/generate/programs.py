@@ -22,7 +22,7 @@ from melody_jax.lm.continuation import continue_codes
 from melody_jax.lm.network import SemanticLM
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.network import MuLan
-from melody_jax.nn import activations
+from melody_jax.parallel import activations
 from melody_jax.shapes import Array
 
 

@@ -20,10 +20,10 @@ from safetensors.numpy import load_file, save_file
 from melody_jax import config as config_lib
 from melody_jax.bundle.part import Part, cast, flatten, save_part, unflatten
 from melody_jax.errors import UserError
+from melody_jax.files import UNFINISHED, publish
 from melody_jax.geometry import Geometry
 from melody_jax.interop.counterparts import COUNTERPARTS, Counterpart, Rule, abstract
-from melody_jax.storage import UNFINISHED, publish
-from melody_jax.train.initial import UNUSED, listed
+from melody_jax.train.start import UNUSED, listed
 
 RECORD = "huggingface"
 """Where its training record keeps the config.json and the prefix of the tensors' names."""

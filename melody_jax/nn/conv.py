@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from melody_jax.nn import activations
-from melody_jax.nn.activations import constrain
 from melody_jax.nn.dense import Dense, matmul
 from melody_jax.nn.norm import LayerNorm
+from melody_jax.parallel import activations
+from melody_jax.parallel.activations import constrain
 from melody_jax.shapes import Array, Float
 
 LANES = 128  # of a TPU's register

@@ -17,6 +17,7 @@ from melody_jax.autoencoder.decoder_magnitude import retrieve_phases
 from melody_jax.autoencoder.discriminators import Discriminators, Judgement
 from melody_jax.autoencoder.loss import LossConfig
 from melody_jax.autoencoder.network import Autoencoder, AutoencoderOutput
+from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.parallel.init import to_host
 from melody_jax.train.optim import OptimConfig, make_optimizer, update_ema
@@ -86,6 +87,16 @@ class AutoencoderStage(Stage):
     def adversarial(self) -> bool:
         """Whether the discriminators ever play."""
         return self.adversarial_start >= 0 and bool(self.discriminators.periods or self.discriminators.ffts)
+
+    def check(self, total_steps: int) -> None:
+        """Refuses to end before the discriminators begin, too."""
+        super().check(total_steps)
+        if self.adversarial and self.adversarial_start >= total_steps:
+            raise UserError(
+                f"autoencoder: the discriminators begin at step {self.adversarial_start}, and the training ends after "
+                f"{total_steps}; use more --total_steps, or --set autoencoder.AutoencoderStage.adversarial_start=-1 to do "
+                "without them"
+            )
 
     def phase(self, step: int) -> "AutoencoderStage":
         """Without discriminators before `adversarial_start`: a program of its own, not a branch in one (XLA runs

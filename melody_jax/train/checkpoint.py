@@ -24,8 +24,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import future
 from orbax.checkpoint.path import atomicity
 
-from melody_jax.errors import UserError
-from melody_jax.train.hooks import StoppedError, everywhere, exit_code_of, together
+from melody_jax.errors import StoppedError, UserError, exit_code_of
+from melody_jax.parallel.hosts import everywhere, together
 from melody_jax.train.stage import Batches
 from melody_jax.train.state import TrainState
 
@@ -169,35 +169,41 @@ class Checkpoints:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise StoppedError(f"a checkpoint could not be written ({reason})", exit_code_of(error)) from error
 
-    def restore(self, state: TrainState, batches: Batches) -> Restored | None:
-        """The newest checkpoint that can be read, laid out as `state`, and moves `batches`; None if there is none.
+    def restore(self, state: TrainState, batches: Batches | None) -> Restored | None:
+        """The newest checkpoint that can be read, laid out as `state`; None if there is none.
+
+        Moves `batches`, where they are given, to its position.
 
         A checkpoint that cannot be read (cut short on disk) is reported and removed once an older one has been read.
 
         Raises:
           UserError: there are checkpoints but none can be read, or they hold other arrays than `state`.
         """
-        return self._newest(state, batches)
+        restored, broken = self._newest(state, batches)
+        if restored is None and broken:
+            raise UserError(
+                f"none of the checkpoints in {self._directory} can be read; move the folder away to start anew"
+            )
+        return restored
 
     def go_back(self, state: TrainState) -> Restored | None:
         """The newest checkpoint whose record says `healthy`; newer ones are removed. No batches are moved."""
         self.wait()
-        return self._newest(state, None)
+        return self._newest(state, None, healthy=True)[0]
 
-    def _newest(self, state: TrainState, batches: Batches | None) -> Restored | None:
+    def _newest(
+        self, state: TrainState, batches: Batches | None, healthy: bool = False
+    ) -> tuple[Restored | None, list[int]]:
+        """The newest that can be read (and is `healthy`), after which newer ones are removed; the steps passed over."""
         broken: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             restored = self._restore(step, state, batches)
-            if restored is not None and (batches is not None or restored.record.get("healthy", True)):
+            if restored is not None and (not healthy or restored.record.get("healthy", True)):
                 for other in broken:
                     self._manager.delete(other)
-                return restored
+                return restored, broken
             broken.append(step)
-        if broken and batches is not None:
-            raise UserError(
-                f"none of the checkpoints in {self._directory} can be read; move the folder away to start anew"
-            )
-        return None
+        return None, broken
 
     def _restore(self, step: int, state: TrainState, batches: Batches | None) -> Restored | None:
         arrays = _arrays(state)

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 from jax.experimental import serialize_executable
 
+from melody_jax.files import write_whole
+
 _LOG = logging.getLogger(__name__)
 _EFFORT = ("jax_optimization_level", "jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
 _FRAMES = "jax_traceback_in_locations_limit"
@@ -69,11 +71,8 @@ def save(directory: str | Path, key: Key, compiled: Any) -> Path:
     """
     path = path_of(directory, key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(pickle.dumps(serialize_executable.serialize(compiled)))
-    path.with_suffix(".json").write_text(json.dumps(key, indent=1) + "\n")
-    unfinished.replace(path)
-    return path
+    write_whole(path.with_suffix(".json"), json.dumps(key, indent=1) + "\n")
+    return write_whole(path, pickle.dumps(serialize_executable.serialize(compiled)))
 
 
 def load(directory: str | Path, key: Key, devices: Sequence[Any]) -> Any | None:

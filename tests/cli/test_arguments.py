@@ -11,9 +11,9 @@ ADDRESSES = {
     "data folder": [*TRAIN, "--model_dir", "{tmp}", "--data_dir", "gs://bucket/data"],
     "gin file": [*TRAIN, "--model_dir", "{tmp}", "--gin_file", "gs://bucket/run.gin"],
     "start": [*TRAIN, "--model_dir", "{tmp}", "--init_from", "{tmp}", "--init_from", "s3://bucket/part"],
-    "binding": [*TRAIN, "--model_dir", "{tmp}", "--set", "loop.train.precompiled_dir=gs://bucket/x"],
-    "gin binding": [*TRAIN, "--model_dir", "{tmp}", "--gin.loop.train.precompiled_dir='gs://bucket/x'"],
-    "list": [*TRAIN, "--model_dir", "{tmp}", "--set", "loop.train.init_from=['gs://bucket/x']"],
+    "binding": [*TRAIN, "--model_dir", "{tmp}", "--set", "loop.Run.precompiled_dir=gs://bucket/x"],
+    "gin binding": [*TRAIN, "--model_dir", "{tmp}", "--gin.loop.Run.precompiled_dir='gs://bucket/x'"],
+    "list": [*TRAIN, "--model_dir", "{tmp}", "--set", "loop.Run.init_from=['gs://bucket/x']"],
     "bound in a file": [*TRAIN, "--model_dir", "{tmp}", "--gin_file", "{tmp}/address.gin"],
     "tokens": ["tokenize", "--model_dir", "gs://bucket/run", "--data", "x"],
     "music": ["generate", "--music", "gs://bucket/a.wav"],
@@ -63,6 +63,31 @@ BAD = {
         "--set",
         "lm.LMConfig.size=3",
     ],
+    "an abbreviated option": ["generate", "a waltz", "--second", "5"],
+    "a size of no rows": [
+        "train",
+        "lm",
+        "--size",
+        "tiny",
+        "--data",
+        "x",
+        "--model_dir",
+        "{tmp}",
+        "--set",
+        "BATCH_SIZE=0",
+    ],
+    "codes without a seed": [
+        "train",
+        "codes",
+        "--size",
+        "tiny",
+        "--data",
+        "x",
+        "--model_dir",
+        "{tmp}",
+        "--total_steps",
+        "2",
+    ],
     "stray argument": ["train", "lm", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}", "--steps", "3"],
     "no parents": ["train", "lm", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}"],
     "no such sweep": ["sweep", "{tmp}/none.gin"],
@@ -102,7 +127,7 @@ def test_help_lists_the_commands(capsys):
 def test_an_address_is_no_path(case, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     binding = "from __gin__ import dynamic_registration\nfrom melody_jax.train import loop\n"
-    (tmp_path / "address.gin").write_text(binding + "loop.train.precompiled_dir = 'gs://bucket/x'\n")
+    (tmp_path / "address.gin").write_text(binding + "loop.Run.precompiled_dir = 'gs://bucket/x'\n")
     assert main([word.replace("{tmp}", str(tmp_path)) for word in ADDRESSES[case]]) == BAD_ARGUMENTS
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "://bucket/" in said and "is an address" in said

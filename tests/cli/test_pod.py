@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from melody_jax.bundle.part import load_part
-from melody_jax.train.metrics import read_lines
+from melody_jax.files import read_lines
 from tests.train import processes
 
 TOTAL, SAVE_EVERY = 100, 20
@@ -21,10 +21,10 @@ BINDINGS = (
     "lm.LMConfig.heads=2",
     "lm.LMConfig.hidden=32",
     "BATCH_SIZE=8",
-    f"loop.train.checkpoint_every={SAVE_EVERY}",
-    "loop.train.log_every=1",
-    f"loop.train.eval_every={TOTAL}",
-    "loop.train.eval_steps=1",
+    f"loop.Run.checkpoint_every={SAVE_EVERY}",
+    "loop.Run.log_every=1",
+    f"loop.Run.eval_every={TOTAL}",
+    "loop.Run.eval_steps=1",
 )
 WARM_UP = 45  # seconds that a pod of four may take to its first steps and to its end, on two cores
 

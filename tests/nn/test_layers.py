@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from melody_jax.nn import activations, attention, conv, dense, feedforward, norm
+from melody_jax.nn import attention, conv, dense, feedforward, norm
+from melody_jax.parallel import activations
 
 
 def _normal(seed, *shape):

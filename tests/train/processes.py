@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from melody_jax.train.metrics import read_lines
+from melody_jax.files import read_lines
 
 
 def start(module: str, *arguments: object, **environment: str) -> subprocess.Popen:

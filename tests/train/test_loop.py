@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from melody_jax.bundle.part import flatten, load_part
-from melody_jax.errors import FAILED, STOPPED, UserError
+from melody_jax.errors import FAILED, STOPPED, StoppedError, UserError, exit_code_of
+from melody_jax.files import read_lines
 from melody_jax.geometry import Geometry
 from melody_jax.train import loop
 from melody_jax.train.arrays import ArrayBatches
-from melody_jax.train.hooks import StoppedError, exit_code_of, sole_user
-from melody_jax.train.metrics import read_lines
+from melody_jax.train.end import sole_user
 from melody_jax.train.optim import OptimConfig
+from melody_jax.train.stage import Data
 from tests.train import regression
 from tests.train.regression import RegressionConfig, RegressionStage
 
@@ -193,13 +194,11 @@ class Broken(ArrayBatches):
 
 def _with_broken(folder, numbers, **changes):
     settings = {"total_steps": 30, "checkpoint_every": 5, "eval_every": 30, "log_every": 1} | changes
-    return loop.train(
-        Skipping(),
+    data = Data(
         Broken(regression.examples(), 8, seed=3, numbers=numbers),
         ArrayBatches(regression.examples(seed=1), 8, shuffle=False),
-        model_dir=str(folder),
-        **settings,
     )
+    return loop.train(Skipping(), data, loop.Run(model_dir=str(folder), **settings))
 
 
 def test_a_few_bad_steps_are_skipped(tmp_path):

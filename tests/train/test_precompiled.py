@@ -13,7 +13,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from melody_jax.parallel.mesh import make_mesh
 from melody_jax.train import precompiled
 from melody_jax.train.arrays import ArrayBatches
-from melody_jax.train.steps import Steps, initial_state
+from melody_jax.train.start import initial_state
+from melody_jax.train.steps import Steps
 from tests.train import regression
 
 STAGE = regression.RegressionStage()
