@@ -7,12 +7,15 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 LOCK = "lock"
+CLOSE_SECONDS = 60.0
+"""How old what a killed process loses can be, of a file on a mounted bucket."""
 UNFINISHED = ".unfinished"
 """Lies in a folder whose files are being put in their places, so that whoever writes there again knows its own."""
 
@@ -48,6 +51,33 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         if isinstance(record, Mapping):
             records.append(record)
     return records
+
+
+class Appended:
+    """A file of JSON lines that grows, opened to be continued. Every line is on a disk when `write` returns.
+
+    A mounted bucket keeps of a file what it had when it was closed: so it is closed, and opened again, with the first
+    line after every `CLOSE_SECONDS`. Raises OSError where the disk is full.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._open()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Adds a line."""
+        self._file.write(json_lines([record]))
+        self._file.flush()
+        if time.monotonic() - self._since >= CLOSE_SECONDS:
+            self._file.close()
+            self._open()
+
+    def close(self) -> None:
+        """Ends it."""
+        self._file.close()
+
+    def _open(self) -> None:
+        self._file, self._since = self._path.open("a"), time.monotonic()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What can end a run: signals, a number that is not finite, another process in its folder; and the part at its end."""
 
+import itertools
 import math
 import signal
 from collections.abc import Iterator, Mapping
@@ -22,14 +23,23 @@ PART = "part"
 """Where in the run's folder its part is."""
 
 
+_BOUNDARIES = itertools.count(1)  # between steps, of all runs of this process: equal on all hosts
+
+
 class StopSignals:
-    """Context in which SIGINT and SIGTERM wait for a step boundary; the second one of a kind acts at once."""
+    """Context in which SIGINT and SIGTERM wait for a step boundary; the second one of a kind acts at once.
+
+    Of several hosts JAX's preemption service takes SIGTERM, which preempts them: it tells all hosts within seconds and
+    finds the step at which they stop together.
+    """
 
     def __init__(self) -> None:
         self._received = 0
+        alone = jax.process_count() == 1
+        self._numbers = (signal.SIGINT, signal.SIGTERM) if alone else (signal.SIGINT,)
 
     def __enter__(self) -> "StopSignals":
-        self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._previous = {number: signal.getsignal(number) for number in self._numbers}
         for number in self._previous:
             signal.signal(number, self._receive)
         return self
@@ -43,12 +53,15 @@ class StopSignals:
         signal.signal(number, self._previous[signal.Signals(number)])
 
     def agreed(self, at_meeting: bool) -> int:
-        """The signal that ends the run at this step boundary, 0 if none; every host gets the same answer.
+        """The signal that ends the run at this step boundary, 0 if none; every host asks at every step, and gets the same
+        answer.
 
-        Several hosts only ask each other at a meeting (a step that all know), to keep other steps free of it.
+        Several hosts ask each other for a Ctrl-C only at a meeting (a step that all know), to keep other steps free of it.
         """
         if jax.process_count() == 1:
             return self._received
+        if multihost_utils.reached_preemption_sync_point(next(_BOUNDARIES)):
+            return int(signal.SIGTERM)
         if not at_meeting:
             return 0
         return int(np.max(multihost_utils.process_allgather(np.int32(self._received))))

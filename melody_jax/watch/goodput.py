@@ -19,7 +19,6 @@ are the time in which no process ran, and what a killed process did after its la
 Goodput is the time of `steps` over the time of everything.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -93,7 +92,7 @@ class Goodput:
         self._file, self._before = None, []
         if jax.process_index() == 0:
             self._before = read(directory)
-            self._file = files.write_whole(directory / FILE, files.json_lines(self._before)).open("a")
+            self._file = files.Appended(files.write_whole(directory / FILE, files.json_lines(self._before)))
 
     @contextmanager
     def spent(self, kind: str) -> Iterator[None]:
@@ -146,8 +145,7 @@ class Goodput:
         self._turn_to(self._kind)
         record = self._record | {"seconds": {kind: round(seconds, 3) for kind, seconds in self._seconds.items()}}
         if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            self._file.write(record)
         return record
 
     def _position(self) -> tuple[int, float, float]:

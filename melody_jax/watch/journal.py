@@ -63,7 +63,7 @@ class Journal:
 
     def log(self, step: int, means: Mapping[str, float]) -> None:
         """Writes the means since the last call with the rates of the steps, and shows the losses."""
-        values = {**means, **self._throughput.rates(self._clock.take())}
+        values = {**means, **self._throughput.rates(self._clock.take(), step)}
         show(self._bar, values)
         self.write(step, "train", values)
 

@@ -1,6 +1,5 @@
 """Metrics of a run: TensorBoard events, metrics.jsonl, curves.png and a progress bar. Only host 0 writes."""
 
-import json
 import math
 import os
 import sys
@@ -16,10 +15,12 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.summary import scalar
 
-from melody_jax.files import json_lines, read_lines, write_whole
+from melody_jax.files import Appended, json_lines, read_lines, write_whole
 
 LINES = "metrics.jsonl"
 CURVES = "curves.png"
+EVENTS_SECONDS = 600.0
+"""A file of events is closed after so long, and another begun: a mounted bucket keeps closed files alone."""
 
 
 class MetricWriter:
@@ -41,10 +42,9 @@ class MetricWriter:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / LINES
         kept = [record for record in read_lines(path) if record["step"] <= step]
-        self._lines = write_whole(path, json_lines(kept)).open("a")
+        self._lines = Appended(write_whole(path, json_lines(kept)))
         (directory / "tensorboard").mkdir(exist_ok=True)
-        # not tensorboardX.SummaryWriter: its thread loses what a kill interrupts, and hides a full disk
-        self._events = EventsWriter(str(directory / "tensorboard" / "events"), f".{os.getpid()}")
+        self._events = self._open_events()
         # tells TensorBoard to forget what older files hold from this step on
         self._add_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
@@ -52,11 +52,13 @@ class MetricWriter:
         """One record: the metrics of `split` ("train" or "eval") at `step`."""
         if self._lines is None or self._events is None:
             return
-        self._lines.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-        self._lines.flush()
+        self._lines.write({"step": step, "split": split, **values})
         for name, value in values.items():
             self._add_event(Event(step=step, summary=scalar(f"{split}/{name}", value)))
         self._events.flush()
+        if time.monotonic() - self._since >= EVENTS_SECONDS:
+            self._events.close()
+            self._events = self._open_events()
 
     def go_back(self, step: int) -> None:
         """Drops what was written after `step`."""
@@ -70,6 +72,12 @@ class MetricWriter:
             with suppress(OSError):  # of a disk that was full at the last write, which has raised
                 self._lines.close()
                 self._events.close()
+
+    def _open_events(self) -> EventsWriter:
+        """Another file of events: TensorBoard reads all of a folder, one after the other."""
+        self._since = time.monotonic()
+        # not tensorboardX.SummaryWriter: its thread loses what a kill interrupts, and hides a full disk
+        return EventsWriter(str(self._directory / "tensorboard" / "events"), f".{os.getpid()}.{time.monotonic_ns()}")
 
     def _add_event(self, event: Event) -> None:
         assert self._events is not None

@@ -24,13 +24,14 @@ class Throughput:
         self._per_step = {"audio_seconds_per_second": stage.batch_size * stage.row_seconds}
         if stage.row_tokens:
             self._per_step["tokens_per_second"] = stage.batch_size * stage.row_tokens
-        chip = chips.of_device(devices[0].device_kind)
-        products = _model_flops(stage, state) if chip and jax.process_index() == 0 else 0
-        if chip and products:
-            self._per_step["mfu"] = products / (len(devices) * chip.flops)
+        chip = chips.of_device(devices[0].device_kind) if jax.process_index() == 0 else None
+        self._peak = len(devices) * chip.flops if chip else 0.0
+        self._stage = stage
+        self._state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+        self._products: dict[Any, int] = {}  # phase -> FLOPs of a step
 
-    def rates(self, interval: Interval) -> dict[str, float]:
-        """Figures of an interval between two records, in seconds, bytes and shares of 1.
+    def rates(self, interval: Interval, step: int) -> dict[str, float]:
+        """Figures of an interval between two records, the last one after `step`, in seconds, bytes and shares of 1.
 
         `seconds_per_step`, `steps_per_second`, `audio_seconds_per_second`, `tokens_per_second` (of stages that read
         tokens), `mfu` (on TPUs of `chips`), `input_wait` (share of the steps' time); none of these in an interval without
@@ -43,12 +44,20 @@ class Throughput:
             rates |= {"seconds_per_step": seconds, "steps_per_second": 1 / seconds}
             rates |= {name: amount / seconds for name, amount in self._per_step.items()}
             rates["input_wait"] = interval.input / interval.seconds
+            done = [self._flops(self._stage.phase(before)) for before in range(step - interval.steps, step)]
+            if self._peak and all(done):
+                rates["mfu"] = sum(done) / interval.seconds / self._peak
         return rates
 
+    def _flops(self, phase: Any) -> int:
+        """Of a step of this phase; 0 where nobody asks."""
+        if phase not in self._products:
+            self._products[phase] = _model_flops(phase, self._state) if self._peak else 0
+        return self._products[phase]
 
-def _model_flops(stage: Any, state: Any) -> int:
+
+def _model_flops(stage: Any, abstract: Any) -> int:
     """FLOPs of one step of all devices together; 0 (with a warning) where they cannot be counted."""
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
     try:
         return flops.count(flops.without_remat(stage).train_step, abstract, stage.batch_shapes())
     except Exception as error:  # a figure is not worth a run, whatever a stage's trace may raise

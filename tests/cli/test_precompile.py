@@ -120,6 +120,14 @@ def test_a_step_takes_what_the_compiler_says_of_its_cycles_and_what_the_links_le
     assert times["computation_seconds"] == pytest.approx(0.2)  # at 1.5 GHz
     assert times["communication_seconds"] == pytest.approx(0.2)  # 18 GB over two links of 45 GB/s
     assert times["mfu"] == pytest.approx(0.5) and times["mfu_without_overlap"] == pytest.approx(0.25)
+    # half of it with nothing beside it: 0.1 s, then 0.1 s beside 0.2 s of computation
+    cost = dataclasses.replace(cost, blocking={"all-reduce": (1, 9 * 10**9)})
+    times = compile.times(ideal, cost, chip)
+    assert (times["blocking_seconds"], times["seconds"]) == (pytest.approx(0.1), pytest.approx(0.3))
+    assert times["mfu"] == pytest.approx(1 / 3) and times["mfu_without_overlap"] == pytest.approx(0.25)
+    # between slices: 3.125 GB at 3.125 GB/s a chip
+    times = compile.times(ideal, dataclasses.replace(cost, network_bytes=3_125_000_000), chip)
+    assert (times["network_seconds"], times["seconds"]) == (pytest.approx(1.0), pytest.approx(1.1))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from melody_jax.files import read_lines
-from melody_jax.watch import chips, throughput
+from melody_jax.watch import chips, flops, throughput
 from melody_jax.watch.goodput import Interval
 from tests.stages import test_autoencoder, test_dpd, test_lm, test_mulan, test_semantic
 from tests.train import regression
@@ -52,6 +52,21 @@ def test_no_mfu_on_unknown_devices_and_of_steps_that_cannot_be_counted(tmp_path,
     assert "mfu" not in _records(tmp_path / "unknown")[-1]
 
 
+def test_the_discriminators_count_from_the_step_on_at_which_they_play(known_chip):
+    stage = dataclasses.replace(test_autoencoder.STAGE, adversarial_start=100)
+    state = nn.unbox(jax.eval_shape(stage.init, jax.random.PRNGKey(0)))
+    rates = throughput.Throughput(stage, state, jax.devices())
+    products = [flops.count(stage.phase(step).train_step, state, stage.batch_shapes()) for step in (0, 100)]
+    assert products[1] > 1.1 * products[0]
+
+    def counted(step, steps=10):
+        return rates.rates(Interval(steps, 2.0, 0.1, 0.5), step)["mfu"] * 2.0 * jax.device_count() * 275e12
+
+    assert counted(100) == pytest.approx(10 * products[0])
+    assert counted(110) == pytest.approx(10 * products[1])
+    assert counted(104) == pytest.approx(6 * products[0] + 4 * products[1])
+
+
 def test_memory_is_that_of_the_fullest_device(monkeypatch):
     stats = [{"peak_bytes_in_use": 5}, {"peak_bytes_in_use": 7}, None]
     devices = [types.SimpleNamespace(memory_stats=lambda one=one: one, device_kind="cpu") for one in stats]
@@ -59,7 +74,7 @@ def test_memory_is_that_of_the_fullest_device(monkeypatch):
     stage = regression.RegressionStage()
     state = nn.unbox(jax.eval_shape(stage.init, jax.random.PRNGKey(0)))
     rates = throughput.Throughput(stage, state, devices)
-    assert rates.rates(Interval(0, 0.0, 0.0, 0.5)) == {"goodput": 0.5, "memory_bytes": 7.0}
+    assert rates.rates(Interval(0, 0.0, 0.0, 0.5), 0) == {"goodput": 0.5, "memory_bytes": 7.0}
 
 
 def test_every_stage_knows_what_a_row_holds():

@@ -138,14 +138,21 @@ def times(ideal: float, cost: program.Cost, chip: Chip) -> dict[str, float | Non
     """Estimated seconds and MFU, `ideal` being the seconds of the model FLOPs at the chip's peak.
 
     Computation takes the compiler's cycles at the chip's clock; communication the bytes that a chip receives over two of
-    its links, a ring along one axis of the torus. The step takes the longer one where they overlap, both where nothing does.
+    its links, a ring along one axis of the torus, and over its host's network from other slices. What blocks runs by
+    itself; of all else the step takes the longest.
     """
     computation = cost.cycles / chip.clock
-    communication = sum(size for _, size in cost.collectives.values()) / (2 * chip.link)
-    overlapped, serial = max(computation, communication), computation + communication
+    links, blocked = (
+        sum(size for _, size in of.values()) / (2 * chip.link) for of in (cost.collectives, cost.blocking)
+    )
+    network = cost.network_bytes / chip.network
+    overlapped = blocked + max(computation, links - blocked, network)
+    serial = computation + links + network
     return {
         "computation_seconds": computation,
-        "communication_seconds": communication,
+        "communication_seconds": links,
+        "blocking_seconds": blocked,
+        "network_seconds": network,
         "seconds": overlapped,
         "mfu": ideal / overlapped if cost.cycles else None,
         "mfu_without_overlap": ideal / serial if cost.cycles else None,
@@ -167,7 +174,9 @@ def table(report: dict[str, Any]) -> str:
     if "peak_bytes" in report:
         collectives = report["collectives"].items()
         rows += [(kind, f"{count} x, {size / 1e6:,.1f} MB per chip") for kind, (count, size) in collectives]
-        rows += [(name, f"{report[f'{name}_seconds'] * 1e3:.2f} ms") for name in ("computation", "communication")]
+        parts = ["computation", "communication", "blocking", *(["network"] if report["network_seconds"] else [])]
+        said = {"blocking": "of it with nothing beside it", "network": "between slices"}
+        rows += [(said.get(name, name), f"{report[f'{name}_seconds'] * 1e3:.2f} ms") for name in parts]
         rows.append(("estimated step", f"{report['seconds'] * 1e3:.2f} ms"))
         without = f", {report['mfu_without_overlap']:.1%} if no communication overlaps" if report["mfu"] else ""
         rows.append(("estimated MFU", f"{report['mfu']:.1%}{without}" if report["mfu"] else "unknown"))

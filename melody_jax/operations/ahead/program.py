@@ -1,6 +1,6 @@
 """What a compiled program costs: memory, communication, and time as far as the compiler tells it.
 
-The TPU compiler writes its own estimate, in cycles, beside every fusion. Their sum, loop bodies as often as they run, is the
+The TPU compiler writes its own estimate, in cycles, beside every fusion, and none beside a collective. Their sum, loop bodies as often as they run, is the
 compute time here. (`cost_analysis()["optimal_seconds"]` counts the body of a loop once, and an operation that it does not
 know, such as a collective that runs beside others, as minus one second.)
 """
@@ -29,6 +29,9 @@ _LESS = re.compile(r"ROOT .* compare\([^%]*%?[\w.\-]+, [^%]*%?([\w.\-]+)\), dire
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _UNKNOWN = 1 << 62  # the compiler's largest number, of an operation that it cannot estimate
 _NAME = re.compile(r"\s*(?:ROOT )?%?([\w\-]+_steps)[_.\d]* = ")
+MEGASCALE = "xla_megascale_runtime"
+"""Handles what goes between slices."""
+_TARGETS = re.compile(r'_xla_megascale_target="\{([^}"]*)\}')
 KERNEL = 'custom_call_target="tpu_custom_call"'
 _PLACE = re.compile(r'metadata=\{[^}]*op_name="([^"]*)"')
 _TRANSFORMED = re.compile(r"(?:transpose|jvp|vmap)\((.*)\)$")
@@ -47,6 +50,8 @@ class Cost:
       temporary_bytes: activations and other intermediate results.
       peak_bytes: most that lies in memory at once.
       collectives: kind -> (how often, bytes that a chip receives).
+      blocking: the same of those that nothing runs beside.
+      network_bytes: that a chip receives from other slices, over the data centre's network.
       cycles: the compiler's estimate of all that is no communication; 0 where it makes none (CPUs).
       unknown: operations that it has no estimate of, which count nothing.
       operations: (where in the model, how often, cycles of all), those that take most first.
@@ -60,6 +65,8 @@ class Cost:
     cycles: int
     unknown: int
     operations: tuple[tuple[str, int, int], ...] = ()
+    blocking: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    network_bytes: int = 0
 
 
 def cost_of(
@@ -89,6 +96,8 @@ def cost_of(
         cycles=cycles,
         unknown=unknown,
         operations=program.costliest(operations, kernels, bytes_per_cycle) if operations else (),
+        blocking=program.collectives(blocking=True),
+        network_bytes=program.network_bytes(),
     )
 
 
@@ -147,27 +156,43 @@ class Program:
             elif estimate and not fusion:
                 yield line, times, int(estimate[1])
 
-    def collectives(self) -> dict[str, tuple[int, int]]:
-        """Kind -> (how often, bytes received by a chip), of rings.
+    def collectives(self, blocking: bool = False) -> dict[str, tuple[int, int]]:
+        """Kind -> (how often, bytes received by a chip), of rings; of all, or only of those that nothing runs beside.
 
-        The compiler may cut one collective, a channel, into steps within fusions that run beside it: it counts once,
+        Others run beside what stands with them in an asynchronous fusion, or between their start and their end. The
+        compiler may cut one collective, a channel, into steps within fusions that run beside it: it counts once,
         as often as the least frequent of them. A reduce-scatter it writes as the fusion of an all-reduce and a slice.
         """
-        channels: dict[Any, list[tuple[str, int, int]]] = defaultdict(list)
+        channels: dict[Any, list[tuple[str, int, int, bool]]] = defaultdict(list)
         for line, times, fusion in self._walk(self._entry, 1):
             _, _, right = line.partition(" = ")
             kind = next((kind for kind in COLLECTIVES if re.search(rf" {kind}(-start)?\(", " " + right)), None)
             if kind:
                 size, scatter = _received(kind, right, self._chips), fusion.startswith("all-reduce-scatter")
                 channel = _CHANNEL.search(right) if fusion and not scatter else None
-                step = ("reduce-scatter", size // 2, times) if scatter else (kind, size, times)
-                channels[(kind, channel[1]) if channel else line].append(step)
+                beside = bool(fusion and not scatter) or f"{kind}-start(" in right
+                step = ("reduce-scatter", size // 2) if scatter else (kind, size)
+                channels[(kind, channel[1]) if channel else line].append((*step, times, beside))
         found: dict[str, tuple[int, int]] = {}
         for steps in channels.values():
-            kind, size, times = min(steps, key=lambda step: step[2])
+            kind, size, times, _ = min(steps, key=lambda step: step[2])
+            if blocking and any(beside for *_, beside in steps):
+                continue
             count, total = found.get(kind, (0, 0))
             found[kind] = (count + times, total + times * size)
         return {kind: found[kind] for kind in COLLECTIVES if kind in found}
+
+    def network_bytes(self) -> int:
+        """Bytes that a chip receives from other slices: what comes through its host, as the compiler has it, of a sum over
+        n slices 2 (n - 1) / n times."""
+        total = 0.0
+        for line, times, _ in self._walk(self._entry, 1):
+            if " recv(" in line and MEGASCALE in line:
+                _, _, right = line.partition(" = ")
+                size = max((_size(*shape) for shape in _SHAPE.findall(right[: right.index(" recv(")])), default=0)
+                slices = _slices(line)
+                total += times * size * (2 * (slices - 1) / slices if "_xla_megascale_reduce_operation" in line else 1)
+        return round(total)
 
     def _walk(self, name: str, times: int, fusion: str = "") -> Iterator[tuple[str, int, str]]:
         """(instruction, how often it runs, name of the fusion that it is part of) of a computation and those it calls."""
@@ -219,6 +244,13 @@ def _group(right: str) -> int:
         sizes = dict(re.findall(r"'([\w.]+)'=(\d+)", mesh[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'([\w.]+)'", mesh[2]))
     return 0
+
+
+def _slices(line: str) -> int:
+    """That a transfer between slices joins, as {1,2} or {1:4}; two where it does not say."""
+    match = _TARGETS.search(line)
+    spans = [list(map(int, span.split(":"))) for span in match[1].split(",")] if match else []
+    return sum(span[-1] - span[0] + 1 for span in spans) or 2
 
 
 def _place(name: str) -> str:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from melody_jax.operations.ahead.program import Program, bytes_per_chip, cost_of
@@ -131,6 +132,33 @@ def test_what_a_tpu_does_at_once_and_in_loops_counts_as_often_as_it_runs():
         "reduce-scatter": (1, 16 * 8 * 4 * 3 // 4),
         "collective-permute": (24 * 4, 24 * 4 * 16 * 4 * 2),
     }
+    # the gathers and permutations stand in asynchronous fusions or have a start: beside them something runs
+    assert program.collectives(blocking=True) == {
+        kind: found for kind, found in program.collectives().items() if kind in ("all-reduce", "reduce-scatter")
+    }
+    assert program.network_bytes() == 0
+
+
+# What it writes of a sum over slices: through the hosts, of what a chip has left of it within its slice.
+SLICES = """HloModule m, is_scheduled=true, num_partitions=32
+
+ENTRY %main (p: f32[256,8,128]) -> f32[256,8,128] {
+  %send = (f32[256,8,128]{2,1,0}, u32[], token[]) send(%p, %after), channel_id=2, is_host_transfer=true, ATTRIBUTES
+  %recv = (f32[256,8,128]{2,1,0}, u32[], token[]) recv(%after), channel_id=1, is_host_transfer=true, ATTRIBUTES
+  %done = (f32[256,8,128]{2,1,0}, token[]) recv-done(%recv), channel_id=1, is_host_transfer=true, ATTRIBUTES
+}
+"""
+
+
+@pytest.mark.parametrize(("slices", "times"), [("1,2", 1.0), ("1:4", 1.5), ("1,2,3", 4 / 3)])
+def test_what_goes_between_slices_is_counted_by_itself(slices, times):
+    attributes = (
+        'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",'
+        f'_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{{{slices}}}x{{0:15}}"}}'
+    )
+    program = Program(SLICES.replace("ATTRIBUTES", attributes))
+    assert program.network_bytes() == round(times * 256 * 8 * 128 * 4)
+    assert program.collectives() == {}
 
 
 KERNEL = """HloModule m
