@@ -1,19 +1,17 @@
-"""Files that outlive a kill: written whole or not at all, read line by line, and folders with one writer at a time.
+"""Files that outlive a kill: written whole or not at all, line by line, closed now and then.
 
 Folders become whole also where directories cannot be renamed: on buckets that are mounted as file systems.
 """
 
-import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-LOCK = "lock"
 CLOSE_SECONDS = 60.0
 """How old what a killed process loses can be, of a file on a mounted bucket."""
 UNFINISHED = ".unfinished"
@@ -78,31 +76,6 @@ class Appended:
 
     def _open(self) -> None:
         self._file, self._since = self._path.open("a"), time.monotonic()
-
-
-@contextmanager
-def sole_writer(directory: Path) -> Iterator[bool]:
-    """Holds the lock of a folder, which is made; whether this process has got it. It ends with the process."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
-
-
-def in_use(directory: Path) -> bool:
-    """Whether a process of this machine holds the lock of a folder."""
-    if not (directory / LOCK).exists():
-        return False
-    with (directory / LOCK).open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
 
 
 def publish(scratch: Path, directory: Path, commit: str) -> None:

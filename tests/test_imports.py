@@ -10,7 +10,7 @@ PACKAGE = ROOT / "melody_jax"
 # Top to bottom; the names of one line never import each other.
 LAYERS = [
     {"errors", "shapes", "files", "graph", "__init__"},
-    {"config", "geometry", "dsp"},
+    {"config", "geometry", "dsp", "lock"},
     {"parallel"},
     {"nn"},
     {"autoencoder", "mulan", "semantic"},

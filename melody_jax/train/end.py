@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from melody_jax import files
+from melody_jax import lock
 from melody_jax.bundle.part import Part, save_part
 from melody_jax.errors import StoppedError, UserError
 from melody_jax.parallel.init import to_host
@@ -78,7 +78,7 @@ def check_finite(metrics: Mapping[str, float], step: int) -> None:
 def sole_user(directory: Path) -> Iterator[None]:
     """Holds a lock on a run's folder, so that two processes never write the same checkpoints.
 
-    The lock ends with the process, however it ends.
+    The lock ends with the process, however it ends; hosts that it left without a word take it over after two minutes.
 
     Raises:
       UserError: another process holds it.
@@ -87,7 +87,7 @@ def sole_user(directory: Path) -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
-    with files.sole_writer(directory) as alone:
+    with lock.sole_writer(directory) as alone:
         if not alone:
             raise UserError(f"another process is training in {directory}")
         yield

@@ -9,7 +9,8 @@ from typing import Any
 
 from melody_jax.bundle.part import INFO_FILE, locate, read_info
 from melody_jax.errors import UserError
-from melody_jax.files import in_use, read_lines
+from melody_jax.files import read_lines
+from melody_jax.lock import in_use
 from melody_jax.watch import goodput
 from melody_jax.watch.metrics import LINES
 

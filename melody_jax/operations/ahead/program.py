@@ -1,8 +1,8 @@
 """What a compiled program costs: memory, communication, and time as far as the compiler tells it.
 
-The TPU compiler writes its own estimate, in cycles, beside every fusion, and none beside a collective. Their sum, loop bodies as often as they run, is the
-compute time here. (`cost_analysis()["optimal_seconds"]` counts the body of a loop once, and an operation that it does not
-know, such as a collective that runs beside others, as minus one second.)
+The TPU compiler writes its own estimate, in cycles, beside every fusion, and none beside a collective. Their sum, loop
+bodies as often as they run, is the compute time here. (`cost_analysis()["optimal_seconds"]` counts the body of a loop once,
+and an operation that it does not know, such as a collective that runs beside others, as minus one second.)
 """
 
 import dataclasses

@@ -4,9 +4,9 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 from melody_jax.files import write_whole
+from melody_jax.lock import Held
 from melody_jax.operations.sweep.trial import Trial, claim, folder
 
 RECORD = "trial.json"
@@ -23,7 +23,7 @@ class ListedTrials:
             if trial.state == "stopped":
                 trial.state = "waiting"
 
-    def take(self) -> tuple[Trial, IO[str]] | None:
+    def take(self) -> tuple[Trial, Held] | None:
         """The first trial that has not ended and that nobody works on."""
         for trial in self._trials:
             if trial.state not in ("waiting", "running"):

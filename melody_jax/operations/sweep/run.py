@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
+from melody_jax.lock import Held
 from melody_jax.operations.sweep.config import Sweep
 from melody_jax.operations.sweep.trial import LOG, Trial, Trials, folder, last_line, values
 
@@ -66,7 +66,7 @@ class _Process:
     directory: Path
     command: Callable[[Trial, Path], list[str]]
     trial: Trial
-    lock: IO[str]
+    lock: Held
 
     def __post_init__(self) -> None:
         self.folder = folder(self.directory, self.trial)

@@ -5,9 +5,10 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from melody_jax.errors import UserError
+from melody_jax.lock import Held
 from melody_jax.operations.sweep.config import Sweep
 from melody_jax.operations.sweep.ranges import Integer, LogUniform, Uniform, size, text
 from melody_jax.operations.sweep.trial import ENDED, Trial, claim, folder
@@ -41,7 +42,7 @@ class StudyTrials:
         with _explained("its storage cannot be used"):
             self._study = self._open(name, sweep.storage or f"sqlite:///{directory.resolve() / 'study.db'}")
 
-    def take(self) -> tuple[Trial, IO[str]] | None:
+    def take(self) -> tuple[Trial, Held] | None:
         """A trial that was interrupted here, else a new one while there are fewer than the sweep wants."""
         for number in self._begun_here():
             lock = claim(folder(self._directory, self._trials()[number]))
@@ -78,7 +79,7 @@ class StudyTrials:
         """The trials of the study, without those that were skipped."""
         return [trial for trial in self._trials().values() if trial.bindings]
 
-    def _ask(self) -> tuple[Trial, IO[str]] | None:
+    def _ask(self) -> tuple[Trial, Held] | None:
         wanted = min(self._sweep.trials, size(self._sweep.space.values()))
         for _ in range(_DRAWS):
             if len(self._trials()) >= wanted:

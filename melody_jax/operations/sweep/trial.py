@@ -1,13 +1,13 @@
 """A trial: its bindings, how far it is, its folder, who works on it; and where trials come from."""
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+from melody_jax import lock
 from melody_jax.files import read_lines
 from melody_jax.watch.metrics import LINES
 
@@ -55,7 +55,7 @@ class Trial:
 class Trials(Protocol):
     """Where the trials of a sweep come from, and where what becomes of them is kept."""
 
-    def take(self) -> tuple[Trial, IO[str]] | None:
+    def take(self) -> tuple[Trial, lock.Held] | None:
         """A trial to be run now, with its lock: one that was interrupted, or a new one; None if there is none now."""
         ...
 
@@ -81,19 +81,12 @@ def folder(directory: Path, trial: Trial) -> Path:
     return directory / "trials" / trial.key
 
 
-def claim(path: Path) -> IO[str] | None:
+def claim(path: Path) -> lock.Held | None:
     """A lock on the trial's folder, which is made; None while somebody else has it.
 
     The trial's process inherits the lock, so that it outlives a killed sweep as long as the process does.
     """
-    path.mkdir(parents=True, exist_ok=True)
-    file = (path / "claim").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return None
-    return file
+    return lock.claim(path / "claim")
 
 
 def values(path: Path, metric: str) -> list[tuple[int, float]]:
