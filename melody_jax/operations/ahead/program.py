@@ -171,8 +171,8 @@ class Program:
                 size, scatter = _received(kind, right, self._chips), fusion.startswith("all-reduce-scatter")
                 channel = _CHANNEL.search(right) if fusion and not scatter else None
                 beside = bool(fusion and not scatter) or f"{kind}-start(" in right
-                step = ("reduce-scatter", size // 2) if scatter else (kind, size)
-                channels[(kind, channel[1]) if channel else line].append((*step, times, beside))
+                step = ("reduce-scatter", size // 2, times, beside) if scatter else (kind, size, times, beside)
+                channels[(kind, channel[1]) if channel else line].append(step)
         found: dict[str, tuple[int, int]] = {}
         for steps in channels.values():
             kind, size, times, _ = min(steps, key=lambda step: step[2])
