@@ -19,8 +19,8 @@ def doctor(models, data, *options):
 
 
 def contents(folder):
-    """Path -> size and time of change of every file."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    """Path -> size and time of change of every file but a lock, in which its holder counts."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "lock"]
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 

@@ -32,7 +32,7 @@ def test_a_killed_command_goes_on_with_the_same_bits(tokenised, tmp_path, monkey
     assert not re.search(r"\.cc:\d+\]|InitializeLog|^\w+:absl:", errors, re.MULTILINE), errors
 
     process, saved = start(cut, data), cut / "lm" / "checkpoints" / str(SAVE_EVERY)
-    processes.wait_until(process, lambda: processes.logged(cut / "lm", SAVE_EVERY + 2) and saved.is_dir())
+    processes.wait_until(process, lambda: processes.logged(cut / "lm", SAVE_EVERY + 2) and processes.complete(saved))
     process.send_signal(signal.SIGKILL)
     assert processes.finish(process)[0] == -signal.SIGKILL
     before = read_lines(cut / "lm" / "metrics.jsonl")[:SAVE_EVERY]

@@ -89,7 +89,7 @@ def broken(tokenised, pod, tmp_path_factory):
     folder = shutil.copytree(models, tmp_path_factory.mktemp("pods") / "broken")
     process = start(folder, data, *pod, "--grace", 5)
     saved = folder / "lm" / "checkpoints" / str(SAVE_EVERY)
-    processes.wait_until(process, lambda: saved.is_dir() and processes.logged(folder / "lm", SAVE_EVERY + 2))
+    processes.wait_until(process, lambda: processes.complete(saved) and processes.logged(folder / "lm", SAVE_EVERY + 2))
     last = pod[0] - 1
     os.kill(hosts_of(process)[last], signal.SIGKILL)
     killed = time.monotonic()
@@ -129,7 +129,9 @@ def test_a_checkpoint_cut_short_sends_all_hosts_to_the_one_before(tokenised, who
     folder, data = shutil.copytree(tokenised[0], tmp_path / "models"), tokenised[1]
     process = start(folder, data, 2, 4)
     later = folder / "lm" / "checkpoints" / str(2 * SAVE_EVERY)
-    processes.wait_until(process, lambda: later.is_dir() and processes.logged(folder / "lm", 2 * SAVE_EVERY + 2))
+    processes.wait_until(
+        process, lambda: processes.complete(later) and processes.logged(folder / "lm", 2 * SAVE_EVERY + 2)
+    )
     for number in (process.pid, *hosts_of(process)):
         os.kill(number, signal.SIGKILL)
     process.communicate(timeout=60)
@@ -147,7 +149,7 @@ def test_a_full_disk_ends_all_hosts_and_the_same_command_goes_on(tokenised, whol
     folder, data = shutil.copytree(tokenised[0], tmp_path / "models"), tokenised[1]
     process = start(folder, data, 2, 4, "--restarts", 1)
     saved = folder / "lm" / "checkpoints" / str(SAVE_EVERY)
-    processes.wait_until(process, lambda: saved.is_dir() and processes.logged(folder / "lm", SAVE_EVERY + 2))
+    processes.wait_until(process, lambda: processes.complete(saved) and processes.logged(folder / "lm", SAVE_EVERY + 2))
     hosts = hosts_of(process)
     for host in full:
         resource.prlimit(hosts[host], resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))

@@ -38,6 +38,11 @@ def wait_until(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def complete(checkpoint: Path) -> bool:
+    """Whether all of a checkpoint is written: this file is the last."""
+    return (checkpoint / "commit_success.txt").exists()
+
+
 def logged(folder: Path, step: int) -> bool:
     """Whether the run in `folder` has logged this step."""
     return any(record["step"] >= step for record in read_lines(folder / "metrics.jsonl"))

@@ -85,7 +85,7 @@ def test_a_full_disk_stops_with_the_last_good_checkpoint_intact(tmp_path, log_ev
         "class Batches(r.SlowBatches):\n"
         "    def __next__(self):\n"
         "        if self._given == 10:\n"
-        "            while not saved.is_dir():  # it is written in the background\n"
+        "            while not (saved / 'commit_success.txt').exists():  # it is written in the background\n"
         "                time.sleep(0.01)\n"
         "            resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))\n"
         "        return super().__next__()\n"
