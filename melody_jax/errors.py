@@ -13,7 +13,8 @@ STOPPED = 4
 """A training that the same command would bring to the same end: a number that is not finite, a full disk or one that may
 not be written to. Its last checkpoint is intact. After signal n it ends with 128 + n instead, a checkpoint saved before."""
 
-_ADDRESS = re.compile(r"(?:[\w.%@/-]+\s*=\s*)?[\[(]?['\"]?([A-Za-z][A-Za-z0-9+.-]*://\S*)")
+# a whole word, or what stands in a binding behind "=", in quotes or in a list
+_ADDRESS = re.compile(r"(?:^|[=\[(,'\"])\s*['\"]?([A-Za-z][A-Za-z0-9+.-]*://[^\s'\",)\]]*)")
 
 # Orbax and TensorStore have no exceptions of their own for a full disk or a refusal, but quote the system
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTSUP)
@@ -25,14 +26,13 @@ class UserError(Exception):
 
 
 def refuse_addresses(words: Iterable[str], advice: str = "mount the bucket and name a folder in it") -> None:
-    """Raises UserError where a word, or the value of a word "name = value", is an address such as gs://bucket/x.
+    """Raises UserError where a word, or a value in a binding "name = value", is an address such as gs://bucket/x.
 
     Paths are those of file systems: as one, an address would become a folder called "gs:".
     """
     for word in words:
-        if found := _ADDRESS.match(word):
-            address = found[1].rstrip("'\",)]")
-            raise UserError(f"{address} is an address, and paths are those of mounted file systems: {advice}")
+        if found := _ADDRESS.search(word):
+            raise UserError(f"{found[1]} is an address, and paths are those of mounted file systems: {advice}")
 
 
 class StoppedError(Exception):

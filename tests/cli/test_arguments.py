@@ -13,7 +13,7 @@ ADDRESSES = {
     "start": [*TRAIN, "--model_dir", "{tmp}", "--init_from", "{tmp}", "--init_from", "s3://bucket/part"],
     "binding": [*TRAIN, "--model_dir", "{tmp}", "--set", "loop.Run.precompiled_dir=gs://bucket/x"],
     "gin binding": [*TRAIN, "--model_dir", "{tmp}", "--gin.loop.Run.precompiled_dir='gs://bucket/x'"],
-    "list": [*TRAIN, "--model_dir", "{tmp}", "--set", "loop.Run.init_from=['gs://bucket/x']"],
+    "list": [*TRAIN, "--model_dir", "{tmp}", "--set", "loop.Run.init_from=['a', 'gs://bucket/x']"],
     "bound in a file": [*TRAIN, "--model_dir", "{tmp}", "--gin_file", "{tmp}/address.gin"],
     "tokens": ["tokenize", "--model_dir", "gs://bucket/run", "--data", "x"],
     "music": ["generate", "--music", "gs://bucket/a.wav"],
