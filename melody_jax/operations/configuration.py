@@ -184,7 +184,8 @@ def _nearest(binding: str) -> str:
             continue
         owner = ".".join(selector.split(".")[-2:])
         known |= {f"{owner}.{parameter}" for parameter in inspect.signature(configurable.wrapped).parameters}
-    found = difflib.get_close_matches(binding.partition("=")[0].strip(), sorted(known), 1)
+    name = binding.partition("=")[0].strip()
+    found = difflib.get_close_matches(name, sorted(known - {name}), 1)
     return f" (did you mean {found[0]}?)" if found else ""
 
 

@@ -29,9 +29,9 @@ class StageReport:
       step, total: steps done, and of how many.
       train: step, and last losses of training.
       evaluation: step, and last metrics on held-out data.
-      rates: medians of `RATES` over the records of the run (`train.throughput`).
+      rates: medians of `RATES` over the records of the run (`watch.throughput`).
       memory_bytes: the most that a device held.
-      seconds: kind of time -> seconds over all processes (`train.goodput`).
+      seconds: kind of time -> seconds over all processes (`watch.goodput`).
       goodput: share of steps in them.
       restarts: processes after the first one.
       rollbacks: returns to an earlier checkpoint within a process.
