@@ -149,6 +149,7 @@ def compose(
     for binding in bindings:
         _parse(binding, partial)
     explained(gin.finalize)
+    config_lib.check_values(Run, explained(lambda: gin.get_bindings(loop.Run)))  # before it is made of them
     arguments = explained(lambda: gin.get_bindings(loop.train))
     if set(arguments) != {"stage", "run"}:
         raise UserError("the configuration binds no loop.train.stage or no loop.train.run")
