@@ -1,14 +1,10 @@
-"""Files that outlive a kill: written whole or not at all, read line by line, and folders with one writer at a time."""
+"""Files that outlive a kill: written whole or not at all, and read line by line."""
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-LOCK = "lock"
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> Path:
@@ -42,28 +38,3 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         if isinstance(record, Mapping):
             records.append(record)
     return records
-
-
-@contextmanager
-def sole_writer(directory: Path) -> Iterator[bool]:
-    """Holds the lock of a folder, which is made; whether this process has got it. It ends with the process."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
-
-
-def in_use(directory: Path) -> bool:
-    """Whether a process of this machine holds the lock of a folder."""
-    if not (directory / LOCK).exists():
-        return False
-    with (directory / LOCK).open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False

@@ -22,11 +22,3 @@ def test_lines_that_are_no_records_are_left_out(tmp_path):
     assert files.read_lines(path) == []
     path.write_text(files.json_lines([{"a": 1}, {"b": [2]}]) + '3\n{"c": 4}\n{"d": ')
     assert files.read_lines(path) == [{"a": 1}, {"b": [2]}, {"c": 4}]
-
-
-def test_a_folder_has_one_writer(tmp_path):
-    with files.sole_writer(tmp_path / "new") as first:
-        assert first and files.in_use(tmp_path / "new")
-        with files.sole_writer(tmp_path / "new") as second:
-            assert not second
-    assert not files.in_use(tmp_path / "new") and not files.in_use(tmp_path / "none")

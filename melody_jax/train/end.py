@@ -11,12 +11,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from melody_jax import files
+from melody_jax import lock
 from melody_jax.bundle.part import Part, save_part
 from melody_jax.errors import StoppedError, UserError
 from melody_jax.parallel.init import to_host
 from melody_jax.train.stage import HostBatch, Stage
 from melody_jax.train.state import TrainState
+from melody_jax.watch.report import LOCK
 
 PART = "part"
 """Where in the run's folder its part is."""
@@ -74,9 +75,10 @@ def sole_user(directory: Path) -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
-    with files.sole_writer(directory) as alone:
-        if not alone:
-            raise UserError(f"another process is training in {directory}")
+    held = lock.claim(directory / LOCK)
+    if held is None:
+        raise UserError(f"another process is training in {directory}")
+    with held:
         yield
 
 

@@ -1,6 +1,7 @@
 """How the training of the stages in a model folder goes: a table and a plot, read from what the runs have written."""
 
 import dataclasses
+import fcntl
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -9,11 +10,13 @@ from typing import Any
 
 from melody_jax.bundle.part import INFO_FILE, locate, read_info
 from melody_jax.errors import UserError
-from melody_jax.files import in_use, read_lines
+from melody_jax.files import read_lines
 from melody_jax.watch import goodput
 from melody_jax.watch.metrics import LINES
 
 PLOT = "report.png"
+LOCK = "lock"
+"""In a run's folder: held by the process that trains there."""
 RATES = ("seconds_per_step", "audio_seconds_per_second", "tokens_per_second", "mfu", "input_wait")
 LOST = tuple(kind for kind in (*goodput.KINDS, "redone") if kind != "steps")
 """Kinds of time that are not goodput."""
@@ -143,6 +146,18 @@ def _read_stage(folder: Path) -> StageReport:
         restarts=max(0, len(processes) - 1),
         rollbacks=sum(record["rollbacks"] for record in processes),
     )
+
+
+def in_use(directory: Path) -> bool:
+    """Whether a process of this machine holds the lock of a run's folder."""
+    if not (directory / LOCK).exists():
+        return False
+    with (directory / LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def _shares(stage: StageReport) -> dict[str, float]:

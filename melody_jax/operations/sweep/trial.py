@@ -1,13 +1,13 @@
 """A trial: its bindings, how far it is, its folder, who works on it; and where trials come from."""
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
+from melody_jax import lock
 from melody_jax.files import read_lines
 from melody_jax.watch.metrics import LINES
 
@@ -86,14 +86,7 @@ def claim(path: Path) -> IO[str] | None:
 
     The trial's process inherits the lock, so that it outlives a killed sweep as long as the process does.
     """
-    path.mkdir(parents=True, exist_ok=True)
-    file = (path / "claim").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return None
-    return file
+    return lock.claim(path / "claim")
 
 
 def values(path: Path, metric: str) -> list[tuple[int, float]]:
