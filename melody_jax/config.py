@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from melody_jax.errors import UserError
@@ -64,15 +65,18 @@ def check_types(config: Any) -> None:
     Raises:
       UserError: one that is of another type.
     """
-    hints = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+    check_values(type(config), {field.name: getattr(config, field.name) for field in dataclasses.fields(config)})
+
+
+def check_values(cls: type, values: Mapping[str, Any]) -> None:
+    """The same of values from which a config dataclass is to be made."""
+    hints = typing.get_type_hints(cls)
+    for name, value in values.items():
         if dataclasses.is_dataclass(value):
             check_types(value)
-        elif not fits(hints[field.name], value):
-            hint = hints[field.name]
-            wanted = getattr(hint, "__name__", str(hint))
-            raise UserError(f"{type(config).__name__}.{field.name} is {value!r}, which is no {wanted}")
+        elif not fits(hints[name], value):
+            wanted = getattr(hints[name], "__name__", str(hints[name]))
+            raise UserError(f"{cls.__name__}.{name} is {value!r}, which is no {wanted}")
 
 
 def fits(hint: Any, value: Any) -> bool:

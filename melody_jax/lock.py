@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-LOCK = "lock"
 BEAT_SECONDS = 20.0
 """The count goes on this often."""
 WATCH_SECONDS = 100.0
@@ -99,30 +98,17 @@ def waiting(file: pathlib.Path, what: str) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def sole_writer(directory: pathlib.Path) -> Iterator[bool]:
-    """Holds the lock of a folder, which is made; whether this process has got it."""
-    held = claim(directory / LOCK)
-    if held is None:
-        yield False
-        return
-    with held:
-        yield True
-
-
-def in_use(directory: pathlib.Path) -> bool:
-    """Whether a process of this host holds the lock of a folder, or one of another host has said so within the last
-    minutes."""
-    path = directory / LOCK
-    if not path.exists():
+def in_use(file: pathlib.Path) -> bool:
+    """Whether a process of this host holds the lock `file`, or one of another host has said so within the last minutes."""
+    if not file.exists():
         return False
-    with path.open() as file:
+    with file.open() as opened:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
             return True
-    holder = holder_of(path)
-    return bool(holder) and holder["host"] != _host() and time.time() - path.stat().st_mtime < WATCH_SECONDS
+    holder = holder_of(file)
+    return bool(holder) and holder["host"] != _host() and time.time() - file.stat().st_mtime < WATCH_SECONDS
 
 
 def holder_of(file: pathlib.Path) -> dict[str, Any]:

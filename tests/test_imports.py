@@ -9,8 +9,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "melody_jax"
 # Top to bottom; the names of one line never import each other.
 LAYERS = [
-    {"errors", "shapes", "files", "graph", "__init__"},
-    {"config", "geometry", "dsp", "lock"},
+    {"errors", "shapes", "files", "lock", "graph", "__init__"},
+    {"config", "geometry", "dsp"},
     {"parallel"},
     {"nn"},
     {"autoencoder", "mulan", "semantic"},

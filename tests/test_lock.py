@@ -22,12 +22,11 @@ def write(path, **changes):
     path.write_text(json.dumps({"host": "another", "process": 7, "command": "melody", "count": 1} | changes))
 
 
-def test_a_folder_has_one_writer(tmp_path):
-    with lock.sole_writer(tmp_path / "new") as first:
-        assert first and lock.in_use(tmp_path / "new")
-        with lock.sole_writer(tmp_path / "new") as second:
-            assert not second
-    assert not lock.in_use(tmp_path / "new") and not lock.in_use(tmp_path / "none")
+def test_a_lock_has_one_holder(tmp_path):
+    file = tmp_path / "new" / "lock"
+    with lock.claim(file):
+        assert lock.in_use(file) and lock.claim(file) is None
+    assert not lock.in_use(file) and not lock.in_use(tmp_path / "none")
 
 
 def test_the_count_goes_on_until_it_is_let_go(tmp_path, quick):
@@ -57,7 +56,7 @@ def test_another_host_that_lives_keeps_its_lock(tmp_path, quick):
     other.start()
     try:
         assert lock.claim(path) is None
-        assert lock.in_use(tmp_path)
+        assert lock.in_use(path)
     finally:
         ended.set()
         other.join()

@@ -149,6 +149,7 @@ def compose(
     for binding in bindings:
         _parse(binding, partial)
     explained(gin.finalize)
+    config_lib.check_values(Run, explained(lambda: gin.get_bindings(loop.Run)))  # before it is made of them
     arguments = explained(lambda: gin.get_bindings(loop.train))
     if set(arguments) != {"stage", "run"}:
         raise UserError("the configuration binds no loop.train.stage or no loop.train.run")
@@ -186,7 +187,8 @@ def _nearest(binding: str) -> str:
             continue
         owner = ".".join(selector.split(".")[-2:])
         known |= {f"{owner}.{parameter}" for parameter in inspect.signature(configurable.wrapped).parameters}
-    found = difflib.get_close_matches(binding.partition("=")[0].strip(), sorted(known), 1)
+    name = binding.partition("=")[0].strip()
+    found = difflib.get_close_matches(name, sorted(known - {name}), 1)
     return f" (did you mean {found[0]}?)" if found else ""
 
 

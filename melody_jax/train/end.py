@@ -18,6 +18,7 @@ from melody_jax.errors import StoppedError, UserError
 from melody_jax.parallel.init import to_host
 from melody_jax.train.stage import HostBatch, Stage
 from melody_jax.train.state import TrainState
+from melody_jax.watch.report import LOCK
 
 PART = "part"
 """Where in the run's folder its part is."""
@@ -87,9 +88,10 @@ def sole_user(directory: Path) -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
-    with lock.sole_writer(directory) as alone:
-        if not alone:
-            raise UserError(f"another process is training in {directory}")
+    held = lock.claim(directory / LOCK)
+    if held is None:
+        raise UserError(f"another process is training in {directory}")
+    with held:
         yield
 
 

@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from melody_jax import lock
 from melody_jax.bundle.part import INFO_FILE, locate, read_info
 from melody_jax.errors import UserError
 from melody_jax.files import read_lines
-from melody_jax.lock import in_use
 from melody_jax.watch import goodput
 from melody_jax.watch.metrics import LINES
 
 PLOT = "report.png"
+LOCK = "lock"
+"""In a run's folder: held by the process that trains there."""
 RATES = ("seconds_per_step", "audio_seconds_per_second", "tokens_per_second", "mfu", "input_wait")
 LOST = tuple(kind for kind in (*goodput.KINDS, "redone") if kind != "steps")
 """Kinds of time that are not goodput."""
@@ -30,9 +32,9 @@ class StageReport:
       step, total: steps done, and of how many.
       train: step, and last losses of training.
       evaluation: step, and last metrics on held-out data.
-      rates: medians of `RATES` over the records of the run (`train.throughput`).
+      rates: medians of `RATES` over the records of the run (`watch.throughput`).
       memory_bytes: the most that a device held.
-      seconds: kind of time -> seconds over all processes (`train.goodput`).
+      seconds: kind of time -> seconds over all processes (`watch.goodput`).
       goodput: share of steps in them.
       restarts: processes after the first one.
       rollbacks: returns to an earlier checkpoint within a process.
@@ -128,7 +130,11 @@ def _read_stage(folder: Path) -> StageReport:
     medians = {name: [record[name] for record in train if name in record] for name in RATES}
     return StageReport(
         name=folder.name,
-        state="running" if in_use(folder) else "finished" if done and done >= (total or 0) else "interrupted",
+        state="running"
+        if lock.in_use(folder / LOCK)
+        else "finished"
+        if done and done >= (total or 0)
+        else "interrupted",
         step=step,
         total=total,
         train={

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melody_jax import flops
 from melody_jax.autoencoder import loss
 from melody_jax.autoencoder.decoder_magnitude import FLOOR, log_magnitude, magnitude
 from melody_jax.autoencoder.loss import LossConfig
 from melody_jax.stages.autoencoder import AutoencoderStage
 from melody_jax.train.optim import OptimConfig
+from melody_jax.watch import flops
 from tests.autoencoder import tiny
 
 OPTIM = OptimConfig(learning_rate=3e-3, warmup_steps=1, total_steps=100, schedule="constant")
