@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import functools
 import json
-import os
 import pathlib
 import sys
 import weakref
@@ -25,6 +24,7 @@ from data_pipelines import read, tasks
 from data_pipelines.converters import CONVERTERS, converter_of
 from data_pipelines.record_source import RecordSource, Stream
 from melody_jax.errors import UserError
+from melody_jax.files import write_whole
 from melody_jax.geometry import Geometry
 from melody_jax.train.stage import Stage
 
@@ -83,10 +83,7 @@ class Batches:
 
     def save(self, directory: pathlib.Path) -> None:
         """Writes position.json (the same on every host) into `directory`."""
-        file = pathlib.Path(directory) / "position.json"
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"examples": self._given, **self._identity}))
-        os.replace(temporary, file)
+        write_whole(pathlib.Path(directory) / "position.json", json.dumps({"examples": self._given, **self._identity}))
 
     def restore(self, directory: pathlib.Path) -> None:
         """Continues after the last batch given out before `save`; the number of hosts may have changed.

@@ -10,6 +10,7 @@ import seqio
 import tensorflow as tf
 
 from melody_jax.errors import UserError
+from melody_jax.graph import READ_AUDIO
 
 _Spec = seqio.FeatureConverter.FeatureSpec
 
@@ -75,10 +76,8 @@ class DPDConverter(StageConverter):
 
 
 CONVERTERS: dict[str, type[StageConverter]] = {
-    "autoencoder": AudioConverter,
+    **dict.fromkeys(READ_AUDIO, AudioConverter),
     "mulan": MuLanConverter,
-    "semantic": AudioConverter,
-    "codes": AudioConverter,
     "lm": LMConverter,
     "dpd": DPDConverter,
 }

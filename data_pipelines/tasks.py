@@ -10,11 +10,11 @@ import tensorflow as tf
 from data_pipelines import preprocessors
 from data_pipelines.record_source import RecordSource
 from data_pipelines.text_vocabulary import TextVocabulary
+from melody_jax import graph
 from melody_jax.codes import controls
 from melody_jax.geometry import Geometry
 
-AUDIO_STAGES = ("autoencoder", "mulan", "semantic", "codes")
-TOKEN_STAGES = ("lm", "dpd")
+AUDIO_STAGES, TOKEN_STAGES = graph.READ_AUDIO, graph.READ_TOKENS
 _AUDIO = seqio.ContinuousFeature(dtype=tf.int16)
 _CONTROLS: Any = seqio.Feature(seqio.PassThroughVocabulary(max(controls.SIZES)), add_eos=False, dtype=tf.int32)
 

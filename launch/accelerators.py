@@ -16,12 +16,16 @@ class Kind:
       cores: what one chip adds to the number in the type's name (v4 and v5p count TensorCores).
       topologies: chips -> the topology that a slice of so many chips has unless another one is asked for.
       free: whether other topologies of as many chips exist.
+      devices: that JAX sees on each chip.
+      vm: whether it comes as TPU VMs; what does not comes through GKE alone.
     """
 
     gke: str
     cores: int
     topologies: dict[int, str]
     free: bool
+    devices: int = 1
+    vm: bool = True
 
 
 _FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
@@ -33,6 +37,7 @@ KINDS = {
     "v5litepod": Kind("tpu-v5-lite-podslice", 1, _FLAT, free=False),
     "v5p": Kind("tpu-v5p-slice", 2, _SOLID | {6144: "16x16x24"}, free=True),
     "v6e": Kind("tpu-v6e-slice", 1, _FLAT, free=False),
+    "tpu7x": Kind("tpu7x", 2, _SOLID, free=True, devices=2, vm=False),
 }
 
 
@@ -49,6 +54,16 @@ class Slice:
     @property
     def chips_per_host(self) -> int:
         return self.chips // self.hosts
+
+    @property
+    def devices(self) -> int:
+        """That JAX sees, which a mesh divides."""
+        return self.chips * _kind(self.accelerator)[0].devices
+
+    @property
+    def is_vm(self) -> bool:
+        """Whether it comes as TPU VMs."""
+        return _kind(self.accelerator)[0].vm
 
     @property
     def is_default(self) -> bool:

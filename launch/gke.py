@@ -14,6 +14,7 @@ MOUNT = "/gcs"
 POLL = 15.0
 LOOK = 60.0
 QUERY_LIMIT = 60.0
+DELETE_LIMIT = 600.0
 SILENCE = 20  # so many queries without an answer end the watch
 
 
@@ -34,6 +35,7 @@ def launch(job: Job, runner: Runner) -> int:
         *([f"--context={target.context}"] if target.context else []),
         f"--namespace={target.namespace}",
     ]
+    _remove_finished(job, kubectl, runner)
     done = runner.run([*kubectl, "apply", "--filename=-"], limit=QUERY_LIMIT, stdin=text)
     if done.code:
         raise LaunchError(f"{job.name} could not be applied: {done.reason}")
@@ -51,16 +53,36 @@ def launch(job: Job, runner: Runner) -> int:
     return 0
 
 
+def _state_of(job: Job, kubectl: list[str], runner: Runner, assumed: str) -> Result:
+    """Its output is the JobSet's last state, Completed or Failed; empty while it goes on."""
+    query = [*kubectl, "get", "jobset", job.name, "--output=jsonpath={.status.terminalState}"]
+    return runner.run(query, limit=QUERY_LIMIT, assumed=assumed)
+
+
+def _remove_finished(job: Job, kubectl: list[str], runner: Runner) -> None:
+    """A JobSet that has ended would be taken for the new one: to apply the same again changes nothing.
+
+    Raises:
+      LaunchError: it could not be deleted.
+    """
+    state = _state_of(job, kubectl, runner, assumed="").out.strip()
+    if not state:
+        return
+    runner.say(f"{job.name} has ended before ({state}); deleting it")
+    done = runner.run([*kubectl, "delete", "jobset", job.name, "--cascade=foreground"], limit=DELETE_LIMIT)
+    if done.code and "NotFound" not in done.err:
+        raise LaunchError(f"{job.name} has ended before and could not be deleted: {done.reason}")
+
+
 def _follow(job: Job, kubectl: list[str], runner: Runner) -> str:
     """Shows the logs of all pods, of restarted ones too. Returns the JobSet's last state: Completed or Failed."""
     pods = job.slices * job.tpu.hosts
     selector = f"--selector=jobset.sigs.k8s.io/jobset-name={job.name}"
     logs = [*kubectl, "logs", "--follow", "--prefix", "--tail=-1", selector, f"--container={CONTAINER}"]
-    query = [*kubectl, "get", "jobset", job.name, "--output=jsonpath={.status.terminalState}"]
     unanswered = 0
 
     def ask() -> Result:
-        return runner.run(query, limit=QUERY_LIMIT, assumed="Completed")
+        return _state_of(job, kubectl, runner, assumed="Completed")
 
     while True:
         # fails as long as the pods do not run; a connection that hangs is given up when the JobSet has ended

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from launch import accelerators
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, refuse_addresses
 
 BUCKET = "{bucket}"
 """Stands in a command for the folder in which the bucket (on SLURM: the shared file system) is seen."""
@@ -59,6 +59,12 @@ class TpuVm:
       create_minutes: time limit of one create command.
       wait_minutes: how long to wait until the slices are ready.
       setup: shell lines that install the shipped code, run in its folder.
+      network, subnetwork: empty is the project's default.
+      internal_ips: no addresses of the internet for the VMs. gcloud then reaches them from inside the network.
+      iap: reach them through Identity-Aware Proxy instead, from anywhere.
+      service_account: of the VMs, which may use the bucket; empty is the project's default.
+      scopes: of that account; none are Google's defaults.
+      reservation: name of a reservation; needs `queued`. Without it reserved capacity comes from any of the project's.
     """
 
     project: str
@@ -68,6 +74,17 @@ class TpuVm:
     create_minutes: float = 30.0
     wait_minutes: float = 1440.0
     setup: tuple[str, ...] = TPU_SETUP
+    network: str = ""
+    subnetwork: str = ""
+    internal_ips: bool = False
+    iap: bool = False
+    service_account: str = ""
+    scopes: tuple[str, ...] = ()
+    reservation: str = ""
+
+    def __post_init__(self) -> None:
+        if self.reservation and not self.queued:
+            raise UserError("`tpu_vm.reservation` needs a queued resource: set `tpu_vm.queued` to true")
 
 
 @dataclass(frozen=True)
@@ -174,6 +191,8 @@ class Job:
         for message, fulfilled in checks.items():
             if not fulfilled:
                 raise UserError(message)
+        folders = (self.code, self.slurm.shared_dir if self.slurm else "")
+        refuse_addresses((*self.command, *folders), f"the key `bucket` mounts it, and {BUCKET} stands for its folder")
         for name in self.env:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise UserError(f"`env`: {name} is no name of an environment variable")

@@ -122,6 +122,8 @@ def script(job: Job, folder: Path) -> str:
             "#SBATCH --requeue",
             "",
             "trap : TERM  # wait for the tasks, which save a checkpoint and exit with 143",
+            # of sbatch's options srun takes all but this one
+            f"export SRUN_CPUS_PER_TASK={target.cpus_per_task}",
             *exports,
             *target.setup,
             command,

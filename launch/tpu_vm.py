@@ -67,6 +67,10 @@ class Nodes:
             raise UserError("melody launch tpu-vm needs the key `tpu_vm`")
         if job.slices > 1 and not job.tpu_vm.queued:
             raise UserError("several slices come as a queued resource: set `tpu_vm.queued` to true")
+        if job.tpu_vm.reservation and job.capacity != "reserved":
+            raise UserError("`tpu_vm.reservation` needs the capacity `reserved`")
+        if not job.tpu.is_vm:
+            raise UserError(f"{job.accelerator} does not come as TPU VMs: use melody launch gke")
         self._job, self._target, self._runner = job, job.tpu_vm, runner
         self._tpu, self._words = job.tpu, job.words(MOUNT if job.bucket else "")
         # what was asked for, is ready, has the code, runs the command; and whether anything was ever ready
@@ -130,8 +134,12 @@ class Nodes:
             argv += [f"--accelerator-type={job.accelerator}"]
         else:
             argv += [f"--type={job.accelerator.rpartition('-')[0]}", f"--topology={self._tpu.topology}"]
-        argv += [f"--runtime-version={target.runtime_version}", "--quiet"]
-        argv += [] if job.capacity == "on-demand" else [f"--{job.capacity}"]
+        version = "runtime-version" if target.queued else "version"
+        argv += [f"--{version}={target.runtime_version}", "--quiet", *self._access()]
+        if target.reservation:
+            argv += [f"--reservation={target.reservation}"]
+        elif job.capacity != "on-demand":
+            argv += [f"--{job.capacity}"]
         self._runner.say(f"creating {job.name}: {job.slices} x {job.accelerator} in {target.zone}")
         self._exists = True  # also after a failure something may be there
         done = self._runner.run(self._gcloud(*argv), limit=60 * target.create_minutes)
@@ -141,6 +149,18 @@ class Nodes:
         self._must(done, "created")
         self._wait()
         self._ready = self._succeeded = True
+
+    def _access(self) -> list[str]:
+        """What the VMs may reach and be reached by."""
+        target = self._target
+        options = {
+            "network": target.network,
+            "subnetwork": target.subnetwork,
+            "service-account": target.service_account,
+            "scopes": ",".join(target.scopes),
+        }
+        given = [f"--{name}={value}" for name, value in options.items() if value]
+        return [*given, *(["--internal-ips"] if target.internal_ips else [])]
 
     def _wait(self) -> None:
         ready = "ACTIVE" if self._target.queued else "READY"
@@ -177,8 +197,7 @@ class Nodes:
         command = shlex.join(["env", *env, f".venv/bin/{self._words[0]}", *self._words[1:]])
         text = f"""cd {self._job.name}
 {self._end_text()}
-{command} & echo $! > run.pid
-wait $!; code=$?; rm -f run.pid
+{self._start_text(command)}
 echo "melody launch: worker $(hostname) ended with exit code $code"
 exit $code"""
         self._runner.say(f"running {shlex.join(self._words)}")
@@ -186,6 +205,22 @@ exit $code"""
         code = self._runner.follow(self._ssh(text), line=read, lost=self._is_lost, every=LOOK)
         self._running = False
         return next((hopeless for hopeless in HOPELESS if hopeless in codes), max([code, *codes]))
+
+    def _start_text(self, command: str) -> str:
+        """Runs the command; what it says also goes to the bucket, a file for each start and worker.
+
+        That is copied every minute: a file of a mounted bucket is there only once it is closed.
+        """
+        end = "wait $!; code=$?; rm -f run.pid"
+        if not self._job.bucket:
+            return f"{command} & echo $! > run.pid\n{end}"
+        return f"""log=$(date +%Y%m%d-%H%M%S)-$(hostname).txt; kept={MOUNT}/logs/{self._job.name}
+mkdir -p $kept; : > $log
+{command} > $log 2>&1 & echo $! > run.pid; pid=$!
+tail -n +1 -f --pid=$pid $log & shown=$!
+while sleep 60; do cp -f $log $kept/$log; done > /dev/null 2>&1 & copies=$!
+wait $pid; code=$?; rm -f run.pid; wait $shown
+kill $copies; cp -f $log $kept/$log"""
 
     def _end_text(self) -> str:
         """Ends the run that an earlier connection left behind: a chip serves one process."""
@@ -213,6 +248,10 @@ fi 2> /dev/null"""
 
     def _everywhere(self) -> Sequence[str]:
         node = ["--node=all"] if self._target.queued else []
+        if self._target.iap:
+            node += ["--tunnel-through-iap"]
+        elif self._target.internal_ips:
+            node += ["--internal-ip"]
         return [*node, "--worker=all", "--strict-host-key-checking=no", "--quiet"]
 
     def _gcloud(self, verb: str, *arguments: str) -> list[str]:

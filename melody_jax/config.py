@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from melody_jax.errors import UserError
@@ -74,3 +75,32 @@ def _typed(hint: Any, value: Any) -> Any:
             raise UserError(f"expected {len(inner)} values, got {value!r:.80}")
         return tuple(_typed(arg, item) for arg, item in zip(inner, value, strict=True))
     return value
+
+
+def check_types(config: Any) -> None:
+    """Checks every field of a config dataclass, and of those in it, against the plain type that it declares.
+
+    Raises:
+      UserError: one that is of another type.
+    """
+    check_values(type(config), {field.name: getattr(config, field.name) for field in dataclasses.fields(config)})
+
+
+def check_values(cls: type, values: Mapping[str, Any]) -> None:
+    """The same of values from which a config dataclass is to be made."""
+    hints = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if dataclasses.is_dataclass(value):
+            check_types(value)
+        elif not fits(hints[name], value):
+            wanted = getattr(hints[name], "__name__", str(hints[name]))
+            raise UserError(f"{cls.__name__}.{name} is {value!r}, which is no {wanted}")
+
+
+def fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of a plain type, or of one of a union's; of other types nothing is known."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(fits(one, value) for one in typing.get_args(hint))
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint) if hint in (bool, str, type(None)) else True

@@ -1,15 +1,57 @@
-"""The one exception that means: the user's input is wrong, and here is what to do about it; and the exit codes of `melody`."""
+"""The two exceptions that mean something to the user, and the exit codes of `melody`."""
+
+import errno
+import os
+import re
+from collections.abc import Iterable
 
 FAILED = 1
 """An end that may not come again when the same command is started again."""
 BAD_ARGUMENTS = 2
 """The user's input is wrong (`UserError`)."""
 STOPPED = 4
-"""A training that the same command would bring to the same end: a number that is not finite, a full disk. Its last
-checkpoint is intact. After signal n it ends with 128 + n instead, a checkpoint saved before."""
+"""A training that the same command would bring to the same end: a number that is not finite, a full disk or one that may
+not be written to. Its last checkpoint is intact. After signal n it ends with 128 + n instead, a checkpoint saved before."""
+
 INTERRUPTED = 130
 """After SIGINT (128 + 2), whatever the command was doing."""
+
+# a whole word, or what stands in a binding behind "=", in quotes or in a list
+_ADDRESS = re.compile(r"(?:^|[=\[(,'\"])\s*['\"]?([A-Za-z][A-Za-z0-9+.-]*://[^\s'\",)\]]*)")
+
+# Orbax and TensorStore have no exceptions of their own for a full disk or a refusal, but quote the system
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTSUP)
+_FINAL = tuple(map(os.strerror, _REFUSED))
 
 
 class UserError(Exception):
     """Bad input by the user. The message is one clear sentence; the CLI prints it as one line and exits with code 2."""
+
+
+def refuse_addresses(words: Iterable[str], advice: str = "mount the bucket and name a folder in it") -> None:
+    """Raises UserError where a word, or a value in a binding "name = value", is an address such as gs://bucket/x.
+
+    Paths are those of file systems: as one, an address would become a folder called "gs:".
+    """
+    for word in words:
+        if found := _ADDRESS.search(word):
+            raise UserError(f"{found[1]} is an address, and paths are those of mounted file systems: {advice}")
+
+
+class StoppedError(Exception):
+    """Training ended before its last step. The message is one clear sentence; `exit_code` is the process's.
+
+    The exit code of a signal (130, 143) or FAILED tells a launcher to start the same command again, STOPPED not to.
+    """
+
+    def __init__(self, message: str, exit_code: int = STOPPED):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def exit_code_of(error: Exception) -> int:
+    """Of a run that ends with the error: a StoppedError's own; STOPPED for a disk that is full or refuses to be
+    written to, FAILED for all else."""
+    if isinstance(error, StoppedError):
+        return error.exit_code
+    return STOPPED if any(text in str(error) for text in _FINAL) else FAILED

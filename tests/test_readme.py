@@ -134,7 +134,7 @@ def test_own_music_from_folder_to_bundle(home):
 
 
 def test_bindings_named_in_the_text_are_bindings():
-    from melody_jax.cli import configuration
+    from melody_jax.operations import configuration
 
     bindings = re.findall(r"`--set ([^`]+)`", README)
     assert bindings

@@ -15,7 +15,7 @@ from melody_jax.shapes import Array, Float
 
 class HiFiGANDecoder(nn.Module):
     """Latents to waveform: a convolution, residual blocks at the latent rate (none in the published generator), then
-    for every stride a transposed convolution that halves the width and a multi-receptive-field fusion."""
+    for every stride a transposed convolution that halves the width, and a multi-receptive-field fusion."""
 
     config: AutoencoderConfig
     geometry: Geometry

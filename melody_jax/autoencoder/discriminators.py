@@ -15,8 +15,8 @@ import numpy as np
 
 from melody_jax import dsp
 from melody_jax.autoencoder.config import DiscriminatorConfig
-from melody_jax.nn.activations import constrain
 from melody_jax.nn.conv import Conv1d
+from melody_jax.parallel.activations import constrain
 from melody_jax.shapes import Array, Float
 
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from melody_jax import dsp
-from melody_jax.autoencoder.blocks import ConvNeXtStack, MultiReceptiveField
+from melody_jax.autoencoder.blocks import ConvNeXtStack, MultiReceptiveField, ResidualBlock
 from melody_jax.autoencoder.config import AutoencoderConfig
 from melody_jax.geometry import Geometry
 from melody_jax.nn.conv import Conv1d
@@ -15,8 +15,8 @@ from melody_jax.shapes import Array, Float
 
 
 class ConvolutionalEncoder(nn.Module):
-    """HiFi-GAN's generator mirrored: for every stride a strided convolution that doubles the width and a
-    multi-receptive-field fusion."""
+    """HiFi-GAN's generator mirrored: for every stride a strided convolution that doubles the width, and a
+    multi-receptive-field fusion; then residual blocks at the latent rate."""
 
     config: AutoencoderConfig
     geometry: Geometry
@@ -27,13 +27,16 @@ class ConvolutionalEncoder(nn.Module):
         types = {"dtype": self.config.dtype, "param_dtype": self.config.param_dtype}
         stages = len(shape.strides)
         x = Conv1d(shape.channels // 2**stages, 7, name="pre", **types)(audio[..., None])
-        for i, stride in enumerate(shape.strides):
+        for i, (stride, kernel) in enumerate(zip(shape.strides, shape.downsample_kernels, strict=True)):
             width = shape.channels // 2 ** (stages - 1 - i)
-            x = Conv1d(width, 2 * stride, stride, name=f"downsample_{i}", **types)(jax.nn.leaky_relu(x, 0.1))
+            x = Conv1d(width, kernel, stride, name=f"downsample_{i}", **types)(jax.nn.leaky_relu(x, 0.1))
             fusion = MultiReceptiveField(
                 shape.kernels, shape.dilations, remat=self.config.remat, name=f"fusion_{i}", **types
             )
             x = fusion(x)
+        trunk = nn.remat(ResidualBlock) if self.config.remat == "full" else ResidualBlock
+        for i, kernel in enumerate(shape.trunk_kernels):
+            x = trunk(kernel, shape.dilations, name=f"trunk_{i}", **types)(x)
         return Conv1d(2 * self.geometry.latent_channels, 7, name="post", **types)(jax.nn.leaky_relu(x, 0.1))
 
 

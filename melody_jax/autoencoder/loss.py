@@ -25,6 +25,7 @@ class LossConfig:
       mel: weight of the multi-resolution log-mel distance.
       stft: weight of the multi-resolution log-magnitude distance over all bins.
       complex: weight of the complex-spectrum distance (magnitude and phase at once).
+      spectral: weight of the multi-resolution distance of magnitudes themselves, the published reconstruction term.
       waveform: weight of the log noise-to-signal ratio of the waveform.
       magnitude: weight of the log-magnitude distance, bin by bin, of a decoder "magnitude".
       magnitude_mel: weight of the same over mel bands: where the bins of a partial are uncertain their logarithms' median
@@ -33,8 +34,9 @@ class LossConfig:
       kl: weight of the Kullback-Leibler term, nats a latent channel and frame.
       adversarial: weight of the generator's adversarial term.
       features: weight of the feature-matching term.
-      ffts: window sizes of the spectral terms, hop = window / 4.
+      ffts: window sizes of `mel`, `stft` and `complex`, hop = window / 4.
       mels: mel bands for each of them.
+      spectral_ffts: transform sizes of `spectral`, window = size / 2, hop = size / 4.
       gan: "hinge" (Lim and Ye, 2017) or "least_squares" (Mao et al., 2017).
       balance: "fixed": the weights above as they are; "gradient": the two adversarial terms together are scaled so that
         the norm of their gradient at the waveform is `adversarial_share` times that of the reconstruction terms (the
@@ -45,6 +47,7 @@ class LossConfig:
     mel: float = 15.0
     stft: float = 0.0
     complex: float = 0.0
+    spectral: float = 0.0
     waveform: float = 0.0
     magnitude: float = 1.0
     magnitude_mel: float = 4.0
@@ -54,6 +57,7 @@ class LossConfig:
     features: float = 2.0
     ffts: tuple[int, ...] = (256, 512, 1024, 2048)
     mels: tuple[int, ...] = (20, 40, 80, 160)
+    spectral_ffts: tuple[int, ...] = (8192, 4096, 2048, 512, 128, 64, 32)
     gan: Literal["hinge", "least_squares"] = "hinge"
     balance: Literal["fixed", "gradient"] = "fixed"
     adversarial_share: float = 0.3
@@ -75,6 +79,8 @@ def reconstruction_terms(
     terms: Terms = {}
     if config.waveform:
         terms["waveform"] = noise_to_signal(audio, decoded)
+    if config.spectral:
+        terms["spectral"] = spectral_distance(audio, decoded, config.spectral_ffts)
     spectral = [name for name in ("mel", "stft", "complex") if getattr(config, name)]
     for fft, mels in zip(config.ffts, config.mels, strict=True) if spectral else ():
         pair = jnp.concatenate([audio, decoded])  # one transform for both
@@ -90,6 +96,18 @@ def reconstruction_terms(
         for name in spectral:
             terms[name] = terms.get(name, jnp.zeros(())) + distances[name]() / len(config.ffts)
     return terms
+
+
+def spectral_distance(
+    audio: Float[Array, "B T"], decoded: Float[Array, "B T"], ffts: Sequence[int]
+) -> Float[Array, ""]:
+    """Mean |(|X| - |Y|)| over bins and frames, mean over the transforms; Hann windows of half the transform, not normalised."""
+    total = jnp.zeros(())
+    for fft in ffts:
+        spectrum = dsp.stft(jnp.concatenate([audio, decoded]), fft, fft // 4, fft // 2)
+        power = jnp.square(jnp.real(spectrum)) + jnp.square(jnp.imag(spectrum))
+        total += _mean_absolute(jnp.sqrt(power + 1e-9))  # the root's slope at zero is infinite
+    return total / len(ffts)
 
 
 def _mean_absolute(pair: Array) -> Array:

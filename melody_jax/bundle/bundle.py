@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from melody_jax import config as config_lib
+from melody_jax import graph
 from melody_jax.bundle.card import Card, render
 from melody_jax.bundle.lineage import check_lineage, short
 from melody_jax.bundle.part import (
@@ -33,6 +34,7 @@ from melody_jax.bundle.part import (
 )
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.errors import UserError
+from melody_jax.files import UNFINISHED
 from melody_jax.geometry import Geometry
 from melody_jax.mulan import minilm
 from melody_jax.mulan.config import PretrainedText
@@ -42,8 +44,8 @@ CARD_FILE = "MODEL_CARD.md"
 TOKENIZER_FILE = "tokenizer.json"
 FORMAT = 2
 FIELDS = {"geometry": dict, "parts": dict, "references": dict, "sampling": dict}
-REQUIRED = ("autoencoder", "mulan", "codes", "lm", "dpd")
-OPTIONAL = ("semantic",)
+REQUIRED = graph.SAMPLING
+OPTIONAL = tuple(name for name in graph.ORDER if name not in REQUIRED)
 TEXT_REFERENCE = "mulan/text"
 
 
@@ -130,7 +132,8 @@ def export(
       UserError: a part is missing, given twice, damaged or was not trained together with another, or `out` is taken.
     """
     out = pathlib.Path(out)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / BUNDLE_FILE).is_file())):
+    known = any((out / name).is_file() for name in (BUNDLE_FILE, UNFINISHED))
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not known)):
         raise UserError(f"cannot export to {out}: it exists and is not a bundle")
     taken = [path for name in (*REQUIRED, *OPTIONAL) if (path := out / name).exists() and not path.is_dir()]
     if taken:

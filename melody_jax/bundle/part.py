@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 from melody_jax import config as config_lib
 from melody_jax.errors import UserError
+from melody_jax.files import UNFINISHED, publish
 from melody_jax.geometry import Geometry
 
 INFO_FILE = "part.json"
@@ -88,7 +89,7 @@ def save_part(
     part_id: str | None = None,
     max_file_bytes: int | None = None,
 ) -> Part:
-    """Writes a part directory atomically (temporary sibling, then rename), replacing an older part there.
+    """Writes a part directory, whole or not at all (`files.publish`), replacing an older part there.
 
     Args:
       params: nested dict of arrays (unboxed; JAX or NumPy).
@@ -126,7 +127,7 @@ def save_part(
             info["files"][filename] = _sha256(scratch / filename)
         info["seal"] = seal(info)
         (scratch / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n")
-        replace_directory(scratch, directory)
+        publish(scratch, directory, INFO_FILE)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return _from_info(info, flat)
@@ -354,15 +355,7 @@ def _refuse_foreign(directory: pathlib.Path) -> None:
         return
     if not directory.is_dir():
         raise UserError(f"cannot write part {directory}: a file of that name exists")
-    foreign = [p.name for p in directory.iterdir() if p.name != INFO_FILE and p.suffix != ".safetensors"]
+    ours = (INFO_FILE, UNFINISHED)
+    foreign = [p.name for p in directory.iterdir() if p.name not in ours and p.suffix != ".safetensors"]
     if foreign:
         raise UserError(f"cannot write part {directory}: the directory holds other things ({min(foreign)})")
-
-
-def replace_directory(scratch: pathlib.Path, directory: pathlib.Path) -> None:
-    """Gives `scratch` the name `directory`; what had that name is gone only afterwards."""
-    old = directory.with_name(f".{directory.name}.old-{os.getpid()}")
-    if directory.exists():
-        directory.rename(old)
-    scratch.rename(directory)
-    shutil.rmtree(old, ignore_errors=True)

@@ -7,7 +7,7 @@ from melody_jax.errors import UserError
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("data", help="build a captioned audio data set")
+    parser = subparsers.add_parser("data")
     parser.set_defaults(run=run)
     kinds = parser.add_subparsers(dest="kind", metavar="SOURCE", required=True)
 

@@ -1,15 +1,13 @@
 """`melody describe`: parameters and FLOPs of every model of a size, without a single weight."""
 
 import argparse
-import dataclasses
 import json
-from typing import Any
 
-MODELS = ("mulan", "semantic", "lm", "dpd", "autoencoder")
+from melody_jax.graph import NETWORKS
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("describe", help="parameters and FLOPs of every model of a size")
+    parser = subparsers.add_parser("describe")
     parser.set_defaults(run=run)
     parser.add_argument("--size", default="tiny", help="of configs/sizes (default tiny)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
@@ -21,7 +19,9 @@ def run(args: argparse.Namespace) -> None:
     Raises:
       UserError: no such size.
     """
-    models = {name: describe(name, args.size) for name in MODELS}
+    from melody_jax.operations.describe import describe
+
+    models = {name: describe(name, args.size) for name in NETWORKS}
     if args.json:
         print(json.dumps({"size": args.size, "models": models}, indent=2))
         return
@@ -32,77 +32,3 @@ def run(args: argparse.Namespace) -> None:
         print(f"| {name} | {row['parameters'] / 1e6:.2f} M | {flops[0]} | {flops[1]} | {row['forward']} |")
     total = sum(row["parameters"] for row in models.values())
     print(f"| together | {total / 1e6:.2f} M | | | |")
-
-
-def describe(name: str, size: str) -> dict[str, Any]:
-    """{"parameters", "forward_flops", "training_flops", ...} of one model and one clip of the geometry's length.
-
-    Raises:
-      UserError: no such size.
-    """
-    import jax
-    from flax import linen as nn
-
-    from melody_jax import flops
-    from melody_jax.cli import configuration
-
-    stage = configuration.compose(configuration.gin_files(name, size, "cpu")).stage
-    stage = _for_one_clip(flops.without_remat(stage))
-    state = nn.unbox(jax.eval_shape(stage.init, jax.random.PRNGKey(0)))
-    params = {**state.params, **state.frozen} if name != "autoencoder" else state.params["generator"]
-    if name == "dpd":
-        params = {**params, **state.extra}
-    what, forward, inputs = _forward(name, stage)
-    row: dict[str, Any] = {
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "seconds": stage.geometry.clip_seconds,
-        "forward": what,
-        "forward_flops": flops.count(forward, params, *inputs),
-        "training_flops": flops.count(stage.train_step, state, stage.batch_shapes()),
-    }
-    if name == "autoencoder":
-        row["discriminator_parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params["discriminator"]))
-    return row
-
-
-def _for_one_clip(stage: Any) -> Any:
-    """The stage with one whole clip a step."""
-    whole = {
-        "batch_size": 1,
-        "segment_samples": stage.geometry.clip_samples,
-        "adversarial_samples": 0,
-        "clip_seconds": 0.0,
-        "crop_seconds": 0.0,
-    }
-    names = {field.name for field in dataclasses.fields(stage)}
-    return dataclasses.replace(stage, **{name: value for name, value in whole.items() if name in names})
-
-
-def _forward(name: str, stage: Any) -> tuple[str, Any, tuple[Any, ...]]:
-    """(what one pass is, the pass, its inputs after the parameters)."""
-    import jax
-    import jax.numpy as jnp
-
-    geometry = stage.geometry
-    ids = jax.ShapeDtypeStruct((1, geometry.clip_tokens), jnp.int32)
-    audio = jax.ShapeDtypeStruct((1, geometry.clip_samples), jnp.float32)
-
-    def apply(params: Any, *inputs: Any, **options: Any) -> Any:
-        if name == "autoencoder":
-            params = {**params, "latent_scale": jnp.ones((), jnp.float32)}
-        return stage.model.apply({"params": params}, *inputs, **options)
-
-    if name == "mulan":
-        text = jax.ShapeDtypeStruct((1, stage.text_length), jnp.int32)
-        return "music and caption to embeddings", apply, (audio, text)
-    if name == "semantic":
-        return "audio to features", lambda params, x: apply(params, x, method="hidden"), (audio,)
-    if name == "lm":
-        sequence = jax.ShapeDtypeStruct((1, stage.vocabulary.prefix + geometry.clip_tokens), jnp.int32)
-        return "all tokens in parallel", apply, (sequence,)
-    if name == "dpd":
-        latents = jax.ShapeDtypeStruct((1, geometry.clip_frames, geometry.latent_channels), jnp.float32)
-        angles = jax.ShapeDtypeStruct((1, geometry.clip_frames), jnp.float32)
-        return "one velocity (a step without guidance)", apply, (latents, angles, ids)
-    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    return "encoding and decoding", apply, (audio, key)

@@ -16,7 +16,7 @@ JUDGE_CLIPS = 600  # real renders that judges and probes are fitted on
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("evaluate", help="measure a bundle on held-out music beside stated baselines")
+    parser = subparsers.add_parser("evaluate")
     parser.set_defaults(run=run)
     parser.add_argument("--bundle", required=True, metavar="DIR", help="what `melody export` wrote")
     parser.add_argument(

@@ -11,7 +11,6 @@ from melody_jax.errors import UserError
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "export",
-        help="collect trained parts into a bundle for sampling",
         epilog="--format hf and t5x know --model_dir, --out and (hf; default: that of the parts) --dtype alone.",
     )
     parser.set_defaults(run=run)
@@ -82,9 +81,9 @@ def run(args: argparse.Namespace) -> None:
 def _export_hf(model_dir: pathlib.Path, out: pathlib.Path, args: argparse.Namespace) -> None:
     """One folder for every model that has a counterpart; says why the others have none."""
     from melody_jax.bundle.part import load_part
+    from melody_jax.graph import ORDER
     from melody_jax.interop import huggingface
     from melody_jax.interop.counterparts import NoCounterpartError
-    from melody_jax.stages import ORDER
 
     folders = _folders(model_dir, args, ORDER)
     written = 0
@@ -148,8 +147,8 @@ def _read(path: str) -> str:
 
 def _sampling(size: str | None, items: list[str]) -> dict[str, Any]:
     """The size's defaults and NAME=VALUE items as settings, checked."""
-    from melody_jax.cli.configuration import sampling_defaults
     from melody_jax.generate.settings import Settings, with_settings
+    from melody_jax.operations.configuration import sampling_defaults
 
     chosen: dict[str, Any] = sampling_defaults(size) if size else {}
     for item in items:

@@ -13,7 +13,7 @@ EXAMPLE = 'melody generate "a slow waltz for solo violin" --out x.wav'
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("generate", help="make music from sentences with a bundle")
+    parser = subparsers.add_parser("generate")
     parser.set_defaults(run=run)
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="sentences, one piece of music each")
     parser.add_argument("--prompts", dest="file", metavar="FILE", help="a text file with one prompt a line")

@@ -13,7 +13,6 @@ BINDINGS = "config.gin"
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "import",
-        help="read weights of other libraries",
         epilog="--drop is for hf, --size, --model_dir, --set and --gin_file are for t5x.",
     )
     parser.set_defaults(run=run)
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _import_hf(args: argparse.Namespace) -> None:
     from melody_jax.interop import huggingface
-    from melody_jax.train.loop import PART
+    from melody_jax.train.end import PART
 
     _refuse(args, "size", "model_dir", "set", "gin_file")
     out = Path(args.out)
@@ -60,9 +59,9 @@ def _import_hf(args: argparse.Namespace) -> None:
 
 
 def _import_t5x(args: argparse.Namespace) -> None:
-    from melody_jax.cli import configuration
     from melody_jax.interop import t5x_layout
-    from melody_jax.train.loop import PART
+    from melody_jax.operations import configuration
+    from melody_jax.train.end import PART
 
     _refuse(args, "drop")
     if args.model not in t5x_layout.STAGES:

@@ -18,7 +18,7 @@ TARGETS = {"tpu-vm": "tpu_vm", "gke": "gke", "slurm": "slurm"}
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("launch", help="run a command on TPU VMs, GKE or SLURM")
+    parser = subparsers.add_parser("launch")
     parser.set_defaults(run=run)
     parser.add_argument("target", choices=TARGETS, help="where")
     parser.add_argument("--config", required=True, metavar="FILE", help="the description, as in configs/launch")
@@ -60,7 +60,7 @@ def _check_training(job: "Job", target: str) -> None:
     from jax.sharding import AbstractMesh
 
     from launch import job as descriptions
-    from melody_jax import stages
+    from melody_jax import graph
     from melody_jax.cli import train
     from melody_jax.cli.main import Parser
     from melody_jax.parallel import batch, init, mesh
@@ -72,17 +72,16 @@ def _check_training(job: "Job", target: str) -> None:
         return  # read where it lies
     if args.hardware == "auto":
         args.hardware = "gpu" if target == "slurm" else "tpu"
-    names = stages.ORDER if args.stage == "all" else (args.stage,)
     with contextlib.chdir(job.code):
-        configs = train.compose(args, names, train.bindings_of(args))
+        configs = train.request_of(args).compose()
     for name, config in configs.items():
-        spec = config.train.get("mesh", mesh.DEFAULT)
+        spec = config.run.mesh
         sizes = mesh.parse_mesh(spec, chips)
         mesh.axis_between_slices(spec, sizes, slices)
         grid = AbstractMesh(tuple(sizes.values()), tuple(sizes))
         try:
             batch.check_batch_size(config.stage.batch_size, grid)
-            if name != "codes":  # its shapes are those of its parents, which are not here
+            if name in graph.NETWORKS:  # those of the codes have the shapes of their parents, which are not here
                 init.abstract_state(config.stage.init, grid)
         except UserError as error:
             raise UserError(f"{name} on {chips} chips: {error}") from None
@@ -92,4 +91,4 @@ def _chips(job: "Job", target: str) -> tuple[int, int]:
     """(chips of all slices, slices) of what the target takes of the description; no chips where it lacks the target."""
     if target == "slurm":
         return (job.slurm.nodes * job.slurm.gpus_per_node, 1) if job.slurm else (0, 1)
-    return (job.slices * job.tpu.chips, job.slices) if job.accelerator else (0, 1)
+    return (job.slices * job.tpu.devices, job.slices) if job.accelerator else (0, 1)

@@ -8,15 +8,18 @@ import re
 import signal
 import sys
 import tempfile
+from typing import Any
 
 import absl.logging
 
 from melody_jax import __version__
-from melody_jax.errors import BAD_ARGUMENTS, INTERRUPTED, UserError
+from melody_jax.errors import BAD_ARGUMENTS, INTERRUPTED, UserError, refuse_addresses
 
-# In the order of use. Each module has `add_parser(subparsers)` and `run(args)`; only the chosen one is imported.
+# In the order of use, each with its one help text. Each module has `add_parser(subparsers)` and `run(args)`; only the
+# chosen one is imported.
 COMMANDS = {
     "data": "build a captioned audio data set: the built-in corpus or your own music",
+    "config": "print the composed configuration of a stage",
     "doctor": "check data, one step and the disk before a long training",
     "train": "train one stage, or all of them in order",
     "sweep": "train with many settings and compare what they reach",
@@ -36,8 +39,14 @@ COMMANDS = {
     "describe": "parameters and FLOPs of every model of a size",
 }
 
-GIN_ARGUMENTS = ("train", "doctor")
+GIN_ARGUMENTS = ("train", "doctor", "config")
 """Commands that take --gin.NAME=value."""
+
+TEXTS = ("prompts", "title", "licence", "storage")
+"""Arguments in which an address is as good as any word: text for people, and the URL of a database."""
+
+NO_BACKEND = "nable to initialize backend"
+"""In what JAX raises where JAX_PLATFORMS names devices that are not here."""
 
 MODULES = {"import": "import_weights", "continue": "continue_"}  # the others are called like their command
 
@@ -58,6 +67,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise UserError(f"{self.prog}: {message} (see {self.prog} --help)")
+
+
+class _Described:
+    """Subparsers to which a command adds itself under its one help text."""
+
+    def __init__(self, subparsers: Any, text: str):
+        self._subparsers, self._text = subparsers, text
+
+    def add_parser(self, name: str, **options: Any) -> Any:
+        return self._subparsers.add_parser(name, help=self._text, description=self._text, **options)
 
 
 class QuietTensorFlow(importlib.abc.MetaPathFinder):
@@ -105,6 +124,12 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_ARGUMENTS
+    except RuntimeError as error:
+        if NO_BACKEND not in str(error):
+            raise
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        print(f"error: JAX_PLATFORMS={asked}: this machine or installation has no such device", file=sys.stderr)
+        return BAD_ARGUMENTS
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one, while threads and processes end, says nothing more
         print("interrupted", file=sys.stderr)
@@ -114,11 +139,13 @@ def main(argv: list[str] | None = None) -> int:
 def _dispatch(argv: list[str]) -> int:
     parser = Parser(prog="melody", description="Train and sample MeLoDy, text-to-music in JAX.")
     parser.add_argument("--version", action="version", version=f"melody_jax {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    subparsers: Any = parser.add_subparsers(dest="command", metavar="COMMAND")
     chosen = next((word for word in argv if not word.startswith("-")), None)
     for name, text in COMMANDS.items():
         if name == chosen:
-            importlib.import_module(f"melody_jax.cli.{MODULES.get(name, name)}").add_parser(subparsers)
+            importlib.import_module(f"melody_jax.cli.{MODULES.get(name, name)}").add_parser(
+                _Described(subparsers, text)
+            )
         else:
             subparsers.add_parser(name, help=text, add_help=False)
     args, unknown = parser.parse_known_args(argv)
@@ -128,6 +155,9 @@ def _dispatch(argv: list[str]) -> int:
     if unknown and args.command not in GIN_ARGUMENTS:
         raise UserError(f"unknown arguments: {' '.join(unknown)} (see melody {args.command} --help)")
     args.unknown = unknown
+    given = (value for name, value in vars(args).items() if name not in TEXTS)
+    values = (value if isinstance(value, (list, tuple)) else [value] for value in given)
+    refuse_addresses(str(word) for words in values for word in words if isinstance(word, (str, os.PathLike)))
     return args.run(args) or 0
 
 

@@ -9,7 +9,7 @@ from melody_jax.errors import UserError
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("report", help="losses, speed and where the time went, of every stage of a folder")
+    parser = subparsers.add_parser("report")
     parser.set_defaults(run=run)
     parser.add_argument("model_dir", metavar="MODEL_DIR", help="as given to melody train")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
@@ -22,14 +22,14 @@ def run(args: argparse.Namespace) -> None:
     Raises:
       UserError: no run in the folder, or the plot cannot be written there.
     """
-    from melody_jax import stages
-    from melody_jax.train import report
+    from melody_jax.graph import ORDER
+    from melody_jax.watch import report
 
     folder = Path(args.model_dir)
     out = Path(args.out or folder / report.PLOT)
     if out.suffix != ".png":
         raise UserError(f"--out {out} is no .png")
-    reports = report.read(folder, stages.ORDER)
+    reports = report.read(folder, ORDER)
     try:
         report.plot(reports, folder, out)
     except OSError as error:

@@ -1,23 +1,21 @@
 """`melody tokenize`: audio and captions become MuLan tokens, semantic tokens and latents: training data of LM and DPD."""
 
 import argparse
-import os
-from collections.abc import Mapping
-from pathlib import Path
 
-from melody_jax.bundle.part import INFO_FILE, Part, load_part, locate
-from melody_jax.errors import UserError
+from melody_jax.cli.arguments import folder, positive
+from melody_jax.operations import tokens
+from melody_jax.parallel import hosts
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser(
-        "tokenize", help="turn a data set into tokens and latents with the trained representation models"
-    )
+    parser = subparsers.add_parser("tokenize")
     parser.set_defaults(run=run)
-    parser.add_argument("--model_dir", required=True, metavar="DIR", help="the trained stages; tokens are written here")
+    parser.add_argument(
+        "--model_dir", required=True, type=folder, metavar="DIR", help="the trained stages; tokens are written here"
+    )
     parser.add_argument("--data", required=True, metavar="NAME", help="name of the audio data set")
-    parser.add_argument("--data_dir", default="./data", metavar="DIR", help="where audio data sets lie")
-    parser.add_argument("--batch_size", type=int, default=16, help="clips at once (default 16)")
+    parser.add_argument("--data_dir", default="./data", type=folder, metavar="DIR", help="where audio data sets lie")
+    parser.add_argument("--batch_size", type=positive, default=16, help="clips at once (default 16)")
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json of a MuLan text tower of your own")
 
 
@@ -27,65 +25,6 @@ def run(args: argparse.Namespace) -> None:
     Raises:
       UserError: a stage is not finished, the data set is missing, or its clips have another length.
     """
-    if args.batch_size < 1:
-        raise UserError(f"--batch_size must be at least 1, got {args.batch_size}")
-    from melody_jax.generate.represent import NEEDED
-
-    parts = load_parts(args.model_dir, NEEDED)
+    hosts.join()
     options = {"batch_size": args.batch_size, "tokenizer": args.tokenizer}
-    print(f"tokens in {ensure(parts, args.model_dir, args.data, args.data_dir, **options)}")
-
-
-def ensure(
-    parts: Mapping[str, Part],
-    folder: str,
-    data: str,
-    data_dir: str,
-    batch_size: int = 16,
-    tokenizer: str | os.PathLike | None = None,
-) -> Path:
-    """The tokens that `parts` make of the data set `data`, below `folder`: they belong to the parts, not to the audio.
-
-    Tokens that other parts or other audio made are replaced; an interrupted run goes on where it stopped.
-    """
-    import jax
-    from jax.experimental import multihost_utils
-
-    try:
-        from data_pipelines import precompute, read
-    except ImportError as error:
-        raise UserError(
-            f"melody tokenize needs more than the base install ({error}); `make install` installs it"
-        ) from None
-    from melody_jax.generate.represent import NEEDED, Representations
-
-    audio = read.audio_directory(data_dir, data)
-    source = read.metadata(audio)["id"]
-    lineage = {name: parts[name].id for name in NEEDED}
-    directory = read.tokens_directory(folder, data)
-    if (directory / "metadata.json").is_file():
-        found = read.metadata(directory)
-        if found["lineage"] == lineage and found["source"] == source:
-            return directory
-    models = Representations(parts, tokenizer)
-    hosts = {"shard": jax.process_index(), "shards": jax.process_count()}
-
-    def barrier() -> None:
-        multihost_utils.sync_global_devices("tokenize")
-
-    return precompute.precompute(
-        models.encode, audio, folder, data, lineage, models.geometry, batch_size, **hosts, barrier=barrier
-    )
-
-
-def load_parts(model_dir: str, names: tuple[str, ...]) -> dict[str, Part]:
-    """The finished parts of a model folder.
-
-    Raises:
-      UserError: one of them is not there.
-    """
-    folders = {name: locate(Path(model_dir) / name) for name in names}
-    missing = [name for name, folder in folders.items() if not (folder / INFO_FILE).is_file()]
-    if missing:
-        raise UserError(f"{model_dir} holds no finished {', '.join(missing)}; run melody train {missing[0]} first")
-    return {name: load_part(folder) for name, folder in folders.items()}
+    print(f"tokens in {tokens.of_model_dir(args.model_dir, args.data, args.data_dir, **options)}")

@@ -17,6 +17,7 @@ from melody_jax.config import from_dict
 from melody_jax.errors import UserError
 from melody_jax.generate.host import Host
 from melody_jax.generate.models import TEXT_TOKENS
+from melody_jax.graph import READ_AUDIO
 from melody_jax.mulan import minilm
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.network import MuLan
@@ -25,7 +26,7 @@ from melody_jax.semantic.config import SemanticConfig
 from melody_jax.semantic.network import SemanticEncoder
 from melody_jax.shapes import Array, Float, Int
 
-NEEDED = ("autoencoder", "mulan", "semantic", "codes")
+NEEDED = READ_AUDIO
 
 
 class Representations:

@@ -605,6 +605,7 @@ class HiFiGAN(Counterpart):
         dilations = {tuple(row) for row in json["resblock_dilation_sizes"]}
         _require(self.name, "resblock_dilation_sizes", len(dilations), 1, "kinds of rows")
         _require(self.name, "normalize_before", json.get("normalize_before", True), False)
+        self._check_lengths(json["upsample_rates"], json["upsample_kernel_sizes"], UserError)
         fields = {
             "channels": json["upsample_initial_channel"],
             "strides": tuple(json["upsample_rates"]),
@@ -622,6 +623,7 @@ class HiFiGAN(Counterpart):
             raise NoCounterpartError(
                 "its generator has residual blocks at the latent rate (trunk_kernels), theirs has none"
             )
+        self._check_lengths(shape.strides, shape.upsample_kernels, NoCounterpartError)
         return {
             "architectures": ["SpeechT5HifiGan"],
             "model_in_dim": config.channels,
@@ -633,6 +635,13 @@ class HiFiGAN(Counterpart):
             "leaky_relu_slope": shape.slope,
             "normalize_before": False,
         }
+
+    def _check_lengths(self, strides: Sequence[int], kernels: Sequence[int], error: type[UserError]) -> None:
+        """Theirs gives T * stride samples only where kernel - stride is even; ours always does."""
+        odd = [(stride, kernel) for stride, kernel in zip(strides, kernels, strict=True) if (kernel - stride) % 2]
+        if odd:
+            stride, kernel = odd[0]
+            raise error(f"{self.name}: kernel {kernel} - stride {stride} is odd, and theirs then has another length")
 
     def of_stage(self, part):
         config = config_lib.from_dict(AutoencoderConfig, part.config)

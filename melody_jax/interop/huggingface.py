@@ -18,11 +18,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from melody_jax import config as config_lib
-from melody_jax.bundle.part import Part, cast, flatten, replace_directory, save_part, unflatten
+from melody_jax.bundle.part import Part, cast, flatten, save_part, unflatten
 from melody_jax.errors import UserError
+from melody_jax.files import UNFINISHED, publish
 from melody_jax.geometry import Geometry
 from melody_jax.interop.counterparts import COUNTERPARTS, Counterpart, Rule, abstract
-from melody_jax.train.initial import UNUSED, listed
+from melody_jax.train.start import UNUSED, listed
 
 RECORD = "huggingface"
 """Where its training record keeps the config.json and the prefix of the tensors' names."""
@@ -246,13 +247,13 @@ def _problems(
 
 
 def _write(out: pathlib.Path, settings: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-    if out.exists() and {p.name for p in out.iterdir()} - {"config.json", WEIGHTS}:
+    if out.exists() and {p.name for p in out.iterdir()} - {"config.json", WEIGHTS, UNFINISHED}:
         raise UserError(f"cannot write {out}: the folder holds other things")
     scratch = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     scratch.mkdir(parents=True)
     try:
         save_file(dict(tensors), scratch / WEIGHTS, metadata={"format": "pt"})
         (scratch / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
-        replace_directory(scratch, out)
+        publish(scratch, out, "config.json")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -23,12 +23,12 @@ from melody_jax.errors import UserError
 from melody_jax.parallel.rules import RULES
 from melody_jax.stages.dpd import DPDStage
 from melody_jax.stages.lm import LMStage
-from melody_jax.train.initial import listed
 from melody_jax.train.stage import Stage
+from melody_jax.train.start import listed
 
 MEASURED = "measured"
-STAGES: dict[str, type[Stage]] = {"lm": LMStage, "dpd": DPDStage}
-"""The stages that T5X can train, by name."""
+STAGES: dict[str, type[Stage]] = {stage.name: stage for stage in (LMStage, DPDStage)}
+"""The stages that T5X can train, by name: those that read tokens."""
 
 _ITEM, _PREFIX = "state", "checkpoint"
 _MESH = {"fsdp": "data", "tensor": "model"}

@@ -7,12 +7,12 @@ from flax import linen as nn
 
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.lm.config import LMConfig
-from melody_jax.nn import activations
 from melody_jax.nn.attention import Attention, KVCache
 from melody_jax.nn.dense import Dense, Embed
 from melody_jax.nn.feedforward import FeedForward
 from melody_jax.nn.norm import RMSNorm
 from melody_jax.nn.remat import POLICIES
+from melody_jax.parallel import activations
 from melody_jax.shapes import Array, Bool, Float, Int
 
 _INIT = nn.initializers.normal(0.02)

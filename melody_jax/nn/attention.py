@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from melody_jax.nn import activations
 from melody_jax.nn.dense import Dense, batched_matmul
 from melody_jax.nn.kernels import attention as kernel
 from melody_jax.nn.remat import KEPT
+from melody_jax.parallel import activations
 from melody_jax.shapes import Array, Bool, Float, Int
 
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from melody_jax.nn import activations
-from melody_jax.nn.activations import constrain
 from melody_jax.nn.dense import Dense, matmul
 from melody_jax.nn.norm import LayerNorm
+from melody_jax.parallel import activations
+from melody_jax.parallel.activations import constrain
 from melody_jax.shapes import Array, Float
 
 LANES = 128  # of a TPU's register
@@ -159,10 +159,12 @@ class DepthwiseConv1d(nn.Module):
 
 
 class ConvTranspose1d(nn.Module):
-    """Upsampling by `stride`: T frames in, T * stride out (PyTorch's ConvTranspose1d with padding (kernel - stride) / 2).
+    """Upsampling by `stride`: T frames in, T * stride out.
+
+    PyTorch's ConvTranspose1d with padding (kernel - stride) / 2, rounded up, and output_padding 1 where that was odd.
 
     Raises:
-      ValueError: kernel - stride is odd or negative.
+      ValueError: the kernel is smaller than the stride.
     """
 
     features: int
@@ -175,16 +177,15 @@ class ConvTranspose1d(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T I"]) -> Float[Array, "B U O"]:
-        trim, odd = divmod(self.kernel - self.stride, 2)
-        if odd or trim < 0:
-            raise ValueError(
-                f"ConvTranspose1d: kernel {self.kernel} - stride {self.stride} must be even and not negative"
-            )
+        last = (self.kernel - self.stride) // 2  # samples cut off behind; before them one more where that is odd
+        first = self.kernel - self.stride - last
+        if last < 0:
+            raise ValueError(f"ConvTranspose1d: kernel {self.kernel} is smaller than stride {self.stride}")
         init = nn.with_logical_partitioning(self.kernel_init, ("time", "conv_in", "conv_out"))
         kernel = self.param("kernel", init, (self.kernel, x.shape[-1], self.features), jnp.dtype(self.param_dtype))
-        pad = self.kernel - 1 - trim
+        pads = (self.kernel - 1 - first, self.kernel - 1 - last)
         y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype), kernel.astype(self.dtype)[::-1], (1,), [(pad, pad)], lhs_dilation=(self.stride,),
+            x.astype(self.dtype), kernel.astype(self.dtype)[::-1], (1,), [pads], lhs_dilation=(self.stride,),
             dimension_numbers=("NWC", "WIO", "NWC"),
         )  # fmt: skip
         if self.use_bias:

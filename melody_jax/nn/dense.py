@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from melody_jax.nn import activations
-from melody_jax.nn.activations import constrain
+from melody_jax.parallel import activations
+from melody_jax.parallel.activations import constrain
 from melody_jax.shapes import Array, Float, Int
 
 

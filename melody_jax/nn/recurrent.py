@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from melody_jax.nn import activations
 from melody_jax.nn.dense import Dense
 from melody_jax.nn.kernels.recurrence import fits, gated_recurrence
+from melody_jax.parallel import activations
 from melody_jax.shapes import Array, Float
 
 

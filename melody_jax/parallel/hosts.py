@@ -1,10 +1,14 @@
-"""Several processes, one run: joining them before JAX looks for devices."""
+"""Several processes, one run: joining them before JAX looks for devices, and what they agree on."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
-from melody_jax.errors import UserError
+from melody_jax.errors import StoppedError, UserError, exit_code_of
 
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 """Environment variables by which a launcher that JAX does not know names address, number and index of the processes."""
@@ -12,6 +16,7 @@ COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX
 HEARTBEAT_SECONDS = 30
 """A host that is silent for so long is taken for dead, and the others end."""
 
+_REASON = 256  # bytes of a reason that other hosts are told
 _TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
 
@@ -41,9 +46,41 @@ def join() -> None:
         raise UserError(f"cannot join the other hosts: {error}") from None
 
 
-def part() -> None:
-    """Takes leave of the other hosts, which do so too; nothing where there are none.
+def leave() -> None:
+    """Disconnects this process from the other hosts; every host must call it. Nothing where there is only this one.
 
     Threads that still wait for another host, as those of a checkpoint that it could not write, end with it.
     """
     jax.distributed.shutdown()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What fails inside on one host fails on all of them, so that none waits for one that has ended.
+
+    Every host must come here. A process that is alone only gets its OSError, of a full disk, as a StoppedError.
+
+    Raises:
+      StoppedError: this host's failure, or that of the first one that failed.
+    """
+    if jax.process_count() == 1:
+        try:
+            yield
+        except OSError as error:
+            raise StoppedError(str(error), exit_code_of(error)) from error
+        return
+    code, reason, error = 0, "", None
+    try:
+        yield
+    except Exception as caught:  # whatever it is, the others must hear of it
+        code, reason, error = exit_code_of(caught), str(caught) or type(caught).__name__, caught
+    own = np.frombuffer(bytes([code]) + reason.encode()[:_REASON].ljust(_REASON, b"\0"), np.uint8)
+    for host, told in enumerate(multihost_utils.process_allgather(own)):
+        if told[0]:
+            text = told[1:].tobytes().rstrip(b"\0").decode(errors="ignore")
+            raise StoppedError(reason or f"host {host}: {text}", code or int(told[0])) from error
+
+
+def everywhere(done: bool) -> bool:
+    """Whether all hosts say so; every host must ask."""
+    return done if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.bool_(done))))

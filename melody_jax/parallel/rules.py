@@ -10,12 +10,12 @@ from flax import linen as nn
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from melody_jax.errors import UserError
-from melody_jax.nn import activations
+from melody_jax.parallel import activations
 
 PyTree = Any
 Rules = Mapping[str, tuple[str, ...]]
 AnyMesh = Mesh | AbstractMesh
-"""Of devices, or only of so many that are elsewhere."""
+"""Of devices of this run, or of a number of devices that are elsewhere."""
 
 # Widths that layers read are split with the optimiser state over fsdp; widths that they write are split over tensor, so
 # that a pair of products (in: embed -> mlp, out: mlp -> embed) needs one reduction.

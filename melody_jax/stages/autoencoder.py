@@ -48,7 +48,9 @@ class AutoencoderStage(Stage):
       spike_factor: a step whose gradient norm is not finite or exceeds this many times its running mean changes nothing
         but the counters `skipped` and `skipped_in_a_row`; 0 lets every step through.
       rollback_after: so many skipped steps in a row send the run back to its last good checkpoint; 0: never.
-      calibration_batches: batches over whose latents the scale is measured at the end.
+      latent_bound: latents are divided by it and clipped at [-1, 1] (the publication's is 3); 0: by what is measured at
+        the end.
+      calibration_batches: batches over whose latents that is measured.
     """
 
     config: AutoencoderConfig
@@ -63,6 +65,7 @@ class AutoencoderStage(Stage):
     adversarial_samples: int = 0
     spike_factor: float = 10.0
     rollback_after: int = 20
+    latent_bound: float = 0.0
     calibration_batches: int = 32
     name: ClassVar[str] = "autoencoder"
     starts: ClassVar[Mapping[str, str]] = {"autoencoder": "generator", "hifigan": "generator/decoder"}
@@ -87,6 +90,16 @@ class AutoencoderStage(Stage):
     def adversarial(self) -> bool:
         """Whether the discriminators ever play."""
         return self.adversarial_start >= 0 and bool(self.discriminators.periods or self.discriminators.ffts)
+
+    def check(self, total_steps: int) -> None:
+        """Refuses to end before the discriminators begin, too."""
+        super().check(total_steps)
+        if self.adversarial and self.adversarial_start >= total_steps:
+            raise UserError(
+                f"autoencoder: the discriminators begin at step {self.adversarial_start}, and the training ends after "
+                f"{total_steps}; use more --total_steps, or --set autoencoder.AutoencoderStage.adversarial_start=-1 to do "
+                "without them"
+            )
 
     def phase(self, step: int) -> "AutoencoderStage":
         """Without discriminators before `adversarial_start`: a program of its own, not a branch in one (XLA runs
@@ -185,10 +198,12 @@ class AutoencoderStage(Stage):
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
         """{encoder, decoder, latent_scale} with averaged weights.
 
-        The scale is one over the 99.98 % quantile of the absolute latents, so that fewer than 0.1 % of the values of
-        other music are clipped at [-1, 1]: extremes come in clumps (one loud clip), hence the margin.
+        The scale is one over `latent_bound`, or over the 99.98 % quantile of the absolute latents, so that fewer than
+        0.1 % of the values of other music are clipped at [-1, 1]: extremes come in clumps (one loud clip), hence the margin.
         """
         params = self._averaged(state)
+        if self.latent_bound:
+            return {**params, "latent_scale": np.float32(1.0 / self.latent_bound)}
         local = to_host(params)
         encode = jax.jit(lambda p, audio: jnp.abs(self._apply(p, audio, method="encode").mean))
         taken = itertools.islice(batches, self.calibration_batches)
@@ -214,21 +229,18 @@ class AutoencoderStage(Stage):
         start = jax.random.randint(key, (), 0, self.segment_samples - self.adversarial_samples + 1)
         return lambda audio: jax.lax.dynamic_slice_in_dim(audio, start, self.adversarial_samples, axis=1)
 
-    def _judge(
-        self, discriminator: PyTree, audio: jax.Array, decoded: jax.Array, crop: Crop
-    ) -> tuple[Judgement, Judgement]:
-        """Of the real and of the decoded audio, in one pass."""
-        both = crop(jnp.concatenate([audio, decoded]))
-        return Discriminators(self.discriminators).apply({"params": discriminator}, both).split()
+    def _judge(self, discriminator: PyTree, audio: jax.Array) -> Judgement:
+        return Discriminators(self.discriminators).apply({"params": discriminator}, audio)
 
     def _discriminator_loss(self, discriminator: PyTree, audio: jax.Array, decoded: jax.Array, crop: Crop) -> jax.Array:
-        real, fake = self._judge(discriminator, audio, decoded, crop)
+        real, fake = self._judge(discriminator, crop(jnp.concatenate([audio, decoded]))).split()
         return loss.discriminator_loss(real.scores, fake.scores, self.loss.gan)
 
     def _adversarial_loss(
         self, decoded: jax.Array, discriminator: PyTree, audio: jax.Array, crop: Crop
     ) -> tuple[jax.Array, Metrics]:
-        real, fake = self._judge(discriminator, audio, decoded, crop)
+        # two passes: in one the gradient would go through the real half too, which no gradient is wanted of
+        real, fake = (self._judge(discriminator, crop(x)) for x in (audio, decoded))
         terms = {
             "adversarial": loss.generator_loss(fake.scores, self.loss.gan),
             "features": loss.feature_matching(real.features, fake.features),

@@ -11,9 +11,11 @@ import numpy as np
 from flax import linen as nn
 
 from melody_jax import config as config_lib
+from melody_jax import graph
 from melody_jax.bundle.part import load_part, read_info
 from melody_jax.codes import kmeans, memory, rvq
 from melody_jax.codes.config import CodesConfig
+from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.network import MuLan
@@ -23,7 +25,7 @@ from melody_jax.train.optim import OptimConfig
 from melody_jax.train.stage import HostBatch, Metrics, Stage
 from melody_jax.train.state import TrainState
 
-PARENTS = ("mulan", "semantic")
+PARENTS = graph.PARENTS["codes"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,15 @@ class CodesStage(Stage):
     def semantic(self) -> SemanticEncoder:
         """The parent's network, of the config in its part."""
         return SemanticEncoder(config_lib.from_dict(SemanticConfig, self._info("semantic")["config"]), self.geometry)
+
+    def check(self, total_steps: int) -> None:
+        """Refuses to end before the codebooks are seeded, too."""
+        super().check(total_steps)
+        if self.config.seed_step >= total_steps:
+            raise UserError(
+                f"codes: codebooks are seeded at step {self.config.seed_step}, and the training ends after {total_steps}; "
+                "use more --total_steps, or --set codes.CodesConfig.seed_step to a smaller one"
+            )
 
     def init(self, key: jax.Array) -> TrainState:
         """Empty memories and codebooks of zeros. Of the parents only the configs are read."""

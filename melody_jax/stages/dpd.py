@@ -17,6 +17,7 @@ from melody_jax.dpd.config import DPDConfig
 from melody_jax.dpd.network import DPD
 from melody_jax.dpd.precondition import measure
 from melody_jax.geometry import Geometry
+from melody_jax.graph import PARENTS
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
 from melody_jax.train.stage import HostBatch, Metrics, Stage
 from melody_jax.train.state import TrainState
@@ -157,4 +158,4 @@ class DPDStage(Stage):
     def part(self) -> tuple[DPDConfig, Geometry, dict[str, str]]:
         """Config, geometry and the ids of the parts that made tokens and latents."""
         folder = pathlib.Path(self.parents_dir)
-        return self.config, self.geometry, {name: read_info(folder / name)["id"] for name in ("codes", "autoencoder")}
+        return self.config, self.geometry, {name: read_info(folder / name)["id"] for name in PARENTS["dpd"]}

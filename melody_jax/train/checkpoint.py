@@ -1,9 +1,10 @@
 """Checkpoints: the state (without the parents' weights), every host's data position and the run's record, in one.
 
-Orbax writes a checkpoint into a temporary folder in the background and renames it when every host is done; the data
-position and the record are items of the same checkpoint, so a checkpoint either is complete or does not exist. The sizes of
-all of its files are written last: one that was cut short afterwards is known before anything of it is read. A host that
-cannot write (a full disk) stops all of them: `save`, `wait` and `check` are called on every host.
+Orbax writes a checkpoint in the background and, when every host is done, a file that says so; a folder without it is
+unfinished. No folder is renamed, which mounted buckets refuse. The data position and the record are items of the same
+checkpoint, so a checkpoint either is complete or does not exist. The sizes of all of its files are written just before:
+one that was cut short afterwards is known before anything of it is read. A host that cannot write (a full disk) stops all
+of them: `save`, `wait` and `check` are called on every host.
 """
 
 import asyncio
@@ -21,9 +22,10 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import future
+from orbax.checkpoint.path import atomicity
 
-from melody_jax.errors import UserError
-from melody_jax.train.hooks import StoppedError, everywhere, exit_code_of, together
+from melody_jax.errors import StoppedError, UserError, exit_code_of
+from melody_jax.parallel.hosts import everywhere, together
 from melody_jax.train.stage import Batches
 from melody_jax.train.state import TrainState
 
@@ -98,9 +100,11 @@ class Checkpoints:
         self._directory = directory.absolute()
         directory.mkdir(parents=True, exist_ok=True)
         self._saving, self._failed = -1, False
+        _adopt(self._directory)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             cleanup_tmp_directories=True,
+            temporary_path_class=atomicity.CommitFileTemporaryPath,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sizes),
         )
         self._manager = _Manager(self._directory, options=options)
@@ -165,35 +169,41 @@ class Checkpoints:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise StoppedError(f"a checkpoint could not be written ({reason})", exit_code_of(error)) from error
 
-    def restore(self, state: TrainState, batches: Batches) -> Restored | None:
-        """The newest checkpoint that can be read, laid out as `state`, and moves `batches`; None if there is none.
+    def restore(self, state: TrainState, batches: Batches | None) -> Restored | None:
+        """The newest checkpoint that can be read, laid out as `state`; None if there is none.
+
+        Moves `batches`, where they are given, to its position.
 
         A checkpoint that cannot be read (cut short on disk) is reported and removed once an older one has been read.
 
         Raises:
           UserError: there are checkpoints but none can be read, or they hold other arrays than `state`.
         """
-        return self._newest(state, batches)
+        restored, broken = self._newest(state, batches)
+        if restored is None and broken:
+            raise UserError(
+                f"none of the checkpoints in {self._directory} can be read; move the folder away to start anew"
+            )
+        return restored
 
     def go_back(self, state: TrainState) -> Restored | None:
         """The newest checkpoint whose record says `healthy`; newer ones are removed. No batches are moved."""
         self.wait()
-        return self._newest(state, None)
+        return self._newest(state, None, healthy=True)[0]
 
-    def _newest(self, state: TrainState, batches: Batches | None) -> Restored | None:
+    def _newest(
+        self, state: TrainState, batches: Batches | None, healthy: bool = False
+    ) -> tuple[Restored | None, list[int]]:
+        """The newest that can be read (and is `healthy`), after which newer ones are removed; the steps passed over."""
         broken: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             restored = self._restore(step, state, batches)
-            if restored is not None and (batches is not None or restored.record.get("healthy", True)):
+            if restored is not None and (not healthy or restored.record.get("healthy", True)):
                 for other in broken:
                     self._manager.delete(other)
-                return restored
+                return restored, broken
             broken.append(step)
-        if broken and batches is not None:
-            raise UserError(
-                f"none of the checkpoints in {self._directory} can be read; move the folder away to start anew"
-            )
-        return None
+        return None, broken
 
     def _restore(self, step: int, state: TrainState, batches: Batches | None) -> Restored | None:
         arrays = _arrays(state)
@@ -222,7 +232,7 @@ class Checkpoints:
         return None
 
     def _write_sizes(self) -> None:
-        """Called by orbax when every item is on disk, before the checkpoint's folder gets its name."""
+        """Called by orbax when every item is on disk, before the checkpoint counts as complete."""
         if jax.process_index():
             return
         for folder in self._directory.iterdir():
@@ -240,6 +250,19 @@ class Checkpoints:
                 self.wait()
         steps = self._manager.all_steps(read=True)
         return f"the last good checkpoint is {self._directory}/{max(steps)}" if steps else "there is no checkpoint yet"
+
+
+def _adopt(directory: Path) -> None:
+    """Marks checkpoints as complete that earlier versions, which renamed their folders, have completed; else orbax would
+    take them for unfinished ones and remove them."""
+    if jax.process_index():
+        return
+    for sizes in directory.glob(f"*/{SIZES}"):
+        folder = sizes.parent
+        if folder.name.isdigit() and not (folder / atomicity.COMMIT_SUCCESS_FILE).exists():
+            with suppress(OSError, ValueError):  # it is not whole
+                _check_sizes(folder)
+                (folder / atomicity.COMMIT_SUCCESS_FILE).write_text(f"complete: {SIZES} agrees\n")
 
 
 def _arrays(state: TrainState) -> dict[str, jax.Array]:

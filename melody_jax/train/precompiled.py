@@ -1,47 +1,88 @@
-"""Executables that were compiled ahead of time, found again by a hash of what they were compiled from and for."""
+"""Executables that were compiled ahead of time, found again by what they were compiled from, by what and for what."""
 
 import hashlib
+import importlib.metadata
+import json
 import logging
+import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import serialize_executable
 
+from melody_jax.files import write_whole
+
 _LOG = logging.getLogger(__name__)
 _EFFORT = ("jax_optimization_level", "jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
+_FRAMES = "jax_traceback_in_locations_limit"
+_DUMPS = "--xla_jf_dump"  # what `ahead.kernels` asks of libtpu, which changes no program
+
+Key = Mapping[str, str]
 
 
-def path_of(directory: str | Path, lowered: Any, devices: Sequence[Any]) -> Path:
-    """Where the executable of a `jax.stages.Lowered` for these devices lies.
+def lower(program: Any, *arguments: Any) -> Any:
+    """The `jax.stages.Lowered` of a jitted program, without the places in source files that its lines came from.
 
-    Program, chips, version of JAX and the effort that the compiler is asked for decide.
+    Kernels carry these within them: with them the same program would be another one in another folder.
     """
-    effort = [getattr(jax.config, name) for name in _EFFORT]
-    told = f"{jax.__version__} {len(devices)} x {devices[0].device_kind} {effort}\n{lowered.as_text()}"
-    return Path(directory) / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.xla"
+    frames = getattr(jax.config, _FRAMES)
+    jax.config.update(_FRAMES, 0)
+    try:
+        return program.lower(*arguments)
+    finally:
+        jax.config.update(_FRAMES, frames)
 
 
-def save(path: Path, compiled: Any) -> None:
-    """Writes a `jax.stages.Compiled`, whole or not at all.
+def key_of(lowered: Any, devices: Sequence[Any]) -> Key:
+    """What decides which executable it is: program, chips, compiler, and what the compiler was asked for.
+
+    Args:
+      lowered: by `lower`.
+      devices: of the mesh.
+    """
+    versions = {"jax": jax.__version__}
+    for package in ("jaxlib", "libtpu"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    flags = os.environ.get("LIBTPU_INIT_ARGS", "").split()
+    return {
+        "program": hashlib.sha256(lowered.as_text().encode()).hexdigest(),
+        "chips": f"{len(devices)} x {devices[0].device_kind}",
+        "compiler": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "effort": str([getattr(jax.config, name) for name in _EFFORT]),
+        "LIBTPU_INIT_ARGS": " ".join(sorted(flag for flag in flags if not flag.startswith(_DUMPS))),
+    }
+
+
+def path_of(directory: str | Path, key: Key) -> Path:
+    """Where the executable of a key lies; beside it, with the suffix .json, the key."""
+    return Path(directory) / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.xla"
+
+
+def save(directory: str | Path, key: Key, compiled: Any) -> Path:
+    """Writes a `jax.stages.Compiled`, whole or not at all, and says where.
 
     It must have been compiled anew (`jax_enable_compilation_cache` off): on CPUs what comes out of JAX's own cache cannot
     be written a second time without losing functions.
     """
+    path = path_of(directory, key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(pickle.dumps(serialize_executable.serialize(compiled)))
-    unfinished.replace(path)
+    write_whole(path.with_suffix(".json"), json.dumps(key, indent=1) + "\n")
+    return write_whole(path, pickle.dumps(serialize_executable.serialize(compiled)))
 
 
-def load(path: Path, devices: Sequence[Any]) -> Any | None:
-    """The executable, ready to run; None where there is none, or (with a warning) where it cannot be loaded.
+def load(directory: str | Path, key: Key, devices: Sequence[Any]) -> Any | None:
+    """The executable, ready to run; None, with a warning that says why, where there is none or it cannot be loaded.
 
     Like every pickle it can run any code: load only what you have written.
     """
+    path = path_of(directory, key)
     if not path.is_file():
+        _LOG.warning("no executable of this step in %s: %s; compiling instead", directory, _why(directory, key))
         return None
     try:
         payload, in_tree, out_tree = pickle.loads(path.read_bytes())
@@ -49,3 +90,17 @@ def load(path: Path, devices: Sequence[Any]) -> Any | None:
     except Exception as error:  # whatever libtpu, pickle or another version of JAX raise: compiling is always possible
         _LOG.warning("%s cannot be loaded (%s: %s); compiling instead", path, type(error).__name__, error)
         return None
+
+
+def _why(directory: str | Path, key: Key) -> str:
+    """In what the nearest of those that are there differs."""
+    others = [json.loads(path.read_text()) for path in sorted(Path(directory).glob("*.json"))]
+    if not others:
+        return "there is none at all"
+    differing = [{name for name in key if other.get(name) != key[name]} for other in others]
+    nearest = min(range(len(others)), key=lambda i: len(differing[i]))
+    told = [
+        "another program" if name == "program" else f"{name} {others[nearest].get(name)!r}, here {key[name]!r}"
+        for name in sorted(differing[nearest])
+    ]
+    return f"of {len(others)} the nearest was compiled for {' and '.join(told)}"

@@ -1,4 +1,4 @@
-"""The protocol between the training loop and a trainable thing.
+"""What the training loop knows of a trainable thing, and of its data.
 
 The loop, checkpoints, ahead-of-time compilation and tests see this and nothing else of a model. A stage is a frozen
 dataclass that subclasses `Stage`, with the fields `config`, `geometry`, `optim`, `batch_size` first, then its own:
@@ -12,17 +12,21 @@ dataclass that subclasses `Stage`, with the fields `config`, `geometry`, `optim`
         name: ClassVar[str] = "dpd"
 
 In gin the number of steps stands once, as the macro TOTAL_STEPS of configs/sizes/<size>/<stage>.gin; configs/stages/
-<stage>.gin binds `loop.train.total_steps = %TOTAL_STEPS` and `optim.OptimConfig.total_steps = %TOTAL_STEPS`.
+<stage>.gin binds `loop.Run.total_steps = %TOTAL_STEPS` and `optim.OptimConfig.total_steps = %TOTAL_STEPS`.
 """
 
+import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
+from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
+from melody_jax.train.optim import OptimConfig
 from melody_jax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -46,8 +50,24 @@ class Batches(Protocol):
         ...
 
 
-@runtime_checkable
-class Stage(Protocol):
+class Data(NamedTuple):
+    """The batches of one run, of this host.
+
+    Attributes:
+      training: their position is part of a checkpoint.
+      held_out: for evaluation.
+    """
+
+    training: Batches
+    held_out: Iterator[HostBatch]
+
+
+def endless(batches: Batches) -> Iterator[HostBatch]:
+    """The batches that follow, as a plain iterator."""
+    return iter(lambda: next(batches), None)
+
+
+class Stage(ABC):
     """One trainable thing. Methods are pure unless said otherwise; shapes are global."""
 
     name: ClassVar[str]
@@ -63,8 +83,8 @@ class Stage(Protocol):
     geometry: Geometry
     batch_size: int
     rollback_after: int = 0
-    """So many steps in a row that the stage skipped (its metric `skipped_in_a_row`) send the run back to its last good
-    checkpoint; 0: never."""
+    """After this many steps in a row that the stage skipped (its metric `skipped_in_a_row`) the run goes back to its last
+    good checkpoint; 0: never."""
 
     @property
     def row_seconds(self) -> float:
@@ -76,18 +96,41 @@ class Stage(Protocol):
         """Ids in the sequence that a step makes of one row of a batch; 0 where the model reads none."""
         return 0
 
+    def check(self, total_steps: int) -> None:
+        """Refuses a configuration with which a training of `total_steps` would end before it has begun.
+
+        A stage with a threshold of its own (a step at which something starts) adds it.
+
+        Raises:
+          UserError: no rows in a batch, or an optimiser that gathers more gradients than there are steps.
+        """
+        if self.batch_size < 1:
+            raise UserError(f"{self.name}: the batch size must be at least 1, got {self.batch_size}")
+        for name, optim in self.optimisers.items():
+            if optim.accumulate > total_steps:
+                raise UserError(
+                    f"{self.name}: {name} adds up the gradients of {optim.accumulate} steps before its first update, and "
+                    f"the training ends after {total_steps}; use more --total_steps or a smaller OptimConfig.accumulate"
+                )
+
+    @property
+    def optimisers(self) -> dict[str, OptimConfig]:
+        """The stage's optimisers, by field."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
+        return {name: value for name, value in fields.items() if isinstance(value, OptimConfig)}
+
     def phase(self, step: int) -> "Stage":
         """The stage whose `train_step` takes the step after `step` steps: itself, or one that differs from it for a part
         of the training, with the same state. Every phase is compiled when it is reached."""
         return self
 
+    @abstractmethod
     def init(self, key: jax.Array) -> TrainState:
         """The state before step 0, parameters boxed with logical axes.
 
         The loop evaluates it abstractly, derives shardings, and jits it with them; so no file is read here. Inside
         `train_step` and `eval_step` the state arrives unboxed.
         """
-        ...
 
     def load(self, state: TrainState) -> TrainState:
         """Host side, once per start, after `init` and before a checkpoint is restored: weights from outside.
@@ -106,25 +149,25 @@ class Stage(Protocol):
         """
         return state
 
+    @abstractmethod
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         """One update; metrics are scalars, means over the global batch. Increments `state.step`."""
-        ...
 
+    @abstractmethod
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
         """Metrics of `state.averaged` on a held-out batch: scalars, means over the batch."""
-        ...
 
+    @abstractmethod
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Global shapes and dtypes of one batch, first dimension `batch_size`."""
-        ...
 
+    @abstractmethod
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
         """Parameters of the part, on hosts or devices, from the last state; `batches` (training) serve for calibration.
 
         `state.averaged` is the usual answer. Called once, after the last step; on every host.
         """
-        ...
 
+    @abstractmethod
     def part(self) -> tuple[Any, Geometry, dict[str, str]]:
         """(config dataclass, geometry, {parent's name: parent's id}) of the part that this stage makes."""
-        ...

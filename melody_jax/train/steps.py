@@ -1,7 +1,7 @@
 """The compiled steps of a run, and their metrics on the way from the device to the log."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,36 +9,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from melody_jax.errors import UserError
-from melody_jax.parallel.batch import batch_sharding, check_batch_size, place_batch
-from melody_jax.parallel.init import place, sharded_init
+from melody_jax.parallel.batch import batch_sharding, place_batch
 from melody_jax.parallel.rules import on_mesh
 from melody_jax.train import precompiled
-from melody_jax.train.hooks import check_finite
+from melody_jax.train.end import check_finite
 from melody_jax.train.stage import HostBatch, Stage
 from melody_jax.train.state import TrainState
-
-
-def initial_state(stage: Stage, seed: int, mesh: Mesh) -> TrainState:
-    """The state before step 0 with `stage.load`'s weights, every array where the rules put it.
-
-    The parents' weights (`frozen`) lie whole on every device.
-
-    Raises:
-      UserError: parameters or batch do not fit the mesh, or a parent is missing.
-    """
-    check_batch_size(stage.batch_size, mesh)
-    state = sharded_init(stage.init, jax.random.PRNGKey(seed), mesh)
-    layout = jax.tree.map(lambda leaf: leaf.sharding, state.replace(frozen={}))
-    loaded = stage.load(state)
-    whole = NamedSharding(mesh, PartitionSpec())
-    placed = jax.tree.map(place, loaded.replace(frozen={}), layout)
-    return placed.replace(frozen=jax.tree.map(lambda leaf: place(leaf, whole), loaded.frozen))
-
-
-def calibrated(stage: Stage, state: TrainState, batches: Iterator[HostBatch]) -> TrainState:
-    """The state before step 0 with what the stage measures on its first batches, placed as the rules put it."""
-    layout = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.tree.map(place, stage.calibrate(state, batches), layout)
 
 
 def train_program(stage: Stage, mesh: Mesh, layout: Any) -> Any:
@@ -77,7 +53,7 @@ class Steps:
         self._eval_step = eval_program(stage, mesh, layout)
         self._precompiled_dir = precompiled_dir
         self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
-        self._window: list[dict[str, float]] = []
+        self._unlogged: list[dict[str, float]] = []
 
     def dispatch(self, batch: HostBatch) -> None:
         """Starts the next step, then reads the metrics of the one before: the device never waits for the host.
@@ -101,7 +77,7 @@ class Steps:
             if self.skipped:  # its numbers went nowhere
                 values = {name: value for name, value in values.items() if math.isfinite(value)}
             check_finite(values, step)
-            self._window.append(values)
+            self._unlogged.append(values)
 
     def wait(self) -> None:
         """Until every dispatched step is done; no metrics are read, so the run takes the same course without it."""
@@ -115,9 +91,9 @@ class Steps:
     def take_means(self) -> dict[str, float]:
         """Means of every metric since the last call."""
         self.read()
-        names = {name for values in self._window for name in values}
-        means = {name: float(np.mean([v[name] for v in self._window if name in v])) for name in sorted(names)}
-        self._window = []
+        names = {name for values in self._unlogged for name in values}
+        means = {name: float(np.mean([v[name] for v in self._unlogged if name in v])) for name in sorted(names)}
+        self._unlogged = []
         return means
 
     def evaluate(self, held_out: Sequence[HostBatch]) -> dict[str, float]:
@@ -141,10 +117,10 @@ class Steps:
         return self._train_steps[phase]
 
     def _executable(self, program: Any, placed: dict[str, jax.Array]) -> Any:
-        lowered = program.lower(self.state, placed)
+        lowered = precompiled.lower(program, self.state, placed)
         devices = self._mesh.devices.ravel().tolist()
-        path = precompiled.path_of(self._precompiled_dir, lowered, devices)
-        return precompiled.load(path, devices) or lowered.compile()
+        key = precompiled.key_of(lowered, devices)
+        return precompiled.load(self._precompiled_dir, key, devices) or lowered.compile()
 
     def _place(self, batch: HostBatch) -> dict[str, jax.Array]:
         placed = place_batch(batch, self._mesh)

@@ -79,8 +79,27 @@ def test_terms_vanish_for_equal_audio_and_are_weighted_by_name():
     assert set(loss.reconstruction_terms(target, other, LossConfig(mel=0.0), 24_000)) == set()
 
 
+def test_the_published_distance_is_that_of_magnitudes_under_windows_of_half_the_transform():
+    target, other = audio(2, 512), audio(2, 512)
+    want = []
+    for fft in (128, 32):
+        window = np.zeros(fft)
+        window[fft // 4 : -fft // 4] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(fft // 2) / (fft // 2))
+        padded = [np.pad(x.astype(np.float64), ((0, 0), (fft // 2, fft // 2)), mode="reflect") for x in (target, other)]
+        starts = range(0, 512 + 1, fft // 4)
+        spectra = [np.abs(np.fft.rfft([x[:, s : s + fft] * window for s in starts])) for x in padded]
+        want.append(np.mean(np.abs(spectra[0] - spectra[1])))
+    config = LossConfig(mel=0.0, spectral=50.0, spectral_ffts=(128, 32))
+    terms = loss.reconstruction_terms(jnp.asarray(target), jnp.asarray(other), config, 24_000)
+    assert set(terms) == {"spectral"}
+    assert float(terms["spectral"]) == pytest.approx(np.mean(want), rel=1e-3)
+    assert float(loss.weighted(terms, config)) == pytest.approx(50 * float(terms["spectral"]), rel=1e-6)
+
+
 def test_gradients_are_finite_for_silence():
-    config = LossConfig(mel=1.0, stft=1.0, complex=1.0, waveform=1.0, ffts=(128,), mels=(8,))
+    config = LossConfig(
+        mel=1.0, stft=1.0, complex=1.0, spectral=1.0, waveform=1.0, ffts=(128,), mels=(8,), spectral_ffts=(64,)
+    )
     silence = jnp.zeros((2, 1024))
     total = lambda x: loss.weighted(loss.reconstruction_terms(silence, x, config, 24_000), config)  # noqa: E731
     gradient = jax.jit(jax.grad(total))(silence)

@@ -141,19 +141,37 @@ def test_the_paper_size_has_the_published_parameters():
     model = Autoencoder(AutoencoderConfig(), geometry)
     audio = jax.ShapeDtypeStruct((1, 9600), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), audio, jax.random.key(0))["params"]
-    count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-    assert abs(count / 100.1e6 - 1) < 0.02
+    counts = {name: sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for name, tree in shapes.items()}
+    assert abs(counts["encoder"] / 40e6 - 1) < 0.02
+    assert abs(counts["decoder"] / 60.1e6 - 1) < 0.02
+    assert abs(sum(counts.values()) / 100.1e6 - 1) < 0.02
     latents = jax.eval_shape(lambda p, x: model.apply({"params": p}, x, method="to_latents"), shapes, audio)
     assert latents.shape == (1, 100, 16)
+    # rates, kernels and output channels of every stride
+    assert geometry.hop == 96
+    kernels = nn.meta.unbox(shapes)
+    down = [kernels["encoder"][f"downsample_{i}"]["kernel"].shape for i in range(4)]
+    up = [kernels["decoder"][f"upsample_{i}"]["kernel"].shape for i in range(4)]
+    assert [(shape[0], shape[2]) for shape in down] == [(5, 32), (7, 64), (9, 128), (9, 256)]
+    assert [(shape[0], shape[2]) for shape in up] == [(9, 768), (9, 384), (5, 192), (7, 96)]
+    assert model.config.convolutional.strides == (2, 3, 4, 4)
+    assert model.config.hifigan.strides == (4, 4, 3, 2)
 
 
 def test_strides_must_multiply_to_the_hop():
     for config in (
-        AutoencoderConfig(convolutional=ConvolutionalEncoderConfig(strides=(2, 2))),
+        AutoencoderConfig(convolutional=ConvolutionalEncoderConfig(strides=(2, 2), downsample_kernels=(4, 4))),
         AutoencoderConfig(hifigan=HiFiGANConfig(strides=(5, 5), upsample_kernels=(5, 5))),
     ):
         with pytest.raises(UserError, match="do not multiply to hop 96"):
             config.check(Geometry())
+
+
+def test_every_stride_has_a_kernel_that_covers_it():
+    with pytest.raises(UserError, match="hifigan has 2 strides but 1 upsample_kernels"):
+        HiFiGANConfig(strides=(12, 8), upsample_kernels=(24,))
+    with pytest.raises(UserError, match="must not be smaller than its strides"):
+        ConvolutionalEncoderConfig(strides=(12, 8), downsample_kernels=(24, 7))
 
 
 def test_synthesis_inverts_the_windowed_analysis():

@@ -15,11 +15,13 @@ from melody_jax.geometry import Geometry
 GEOMETRY = Geometry(hop=96, latent_channels=4)
 FRAMEWISE = FramewiseEncoderConfig(channels=16, hidden=32, layers=2, kernel=3, window=192, mels=16)
 ENVELOPE = EnvelopeEncoderConfig(frames=2, window=192, mels=16, hidden=32)
-CONVOLUTIONAL = ConvolutionalEncoderConfig(channels=32, strides=(8, 12), kernels=(3,), dilations=(1,))
+CONVOLUTIONAL = ConvolutionalEncoderConfig(
+    channels=32, strides=(8, 12), downsample_kernels=(9, 24), kernels=(3,), dilations=(1,), trunk_kernels=(3,)
+)
 ISTFT = ISTFTConfig(channels=16, hidden=32, layers=2, kernel=3)
 FINE = ISTFTConfig(channels=16, hidden=32, layers=1, upsample=2, fine_channels=8, fine_hidden=16, fine_layers=2)
 HIFIGAN = HiFiGANConfig(
-    channels=32, strides=(12, 8), upsample_kernels=(24, 16), kernels=(3, 5), dilations=(1,), trunk_kernels=(3,)
+    channels=32, strides=(12, 8), upsample_kernels=(24, 9), kernels=(3, 5), dilations=(1,), trunk_kernels=(3,)
 )
 MAGNITUDE = MagnitudeConfig(channels=16, hidden=32, layers=1, kernel=3, frames=2, window=192, iterations=4)
 CONFIGS = {

@@ -32,8 +32,8 @@ import tensorflow_datasets as tfds
 
 from data_pipelines import batches, build, read, tokens
 from data_pipelines.request import Request
-from melody_jax.cli import configuration
 from melody_jax.errors import UserError
+from melody_jax.operations import configuration
 from melody_jax.parallel.batch import place_batch
 from melody_jax.parallel.mesh import make_mesh
 from tests.data_pipelines.tones import write_music
@@ -106,7 +106,7 @@ def measure(stage, directory, mesh, step, seconds):
 def report(name, args, data_dir, data):
     """The rows of one stage."""
     composed = configuration.compose(configuration.gin_files(name, args.size, "tpu"))
-    mesh = make_mesh(composed.train["mesh"])
+    mesh = make_mesh(composed.run.mesh)
     made_tokens = data_dir if data == MADE else args.model_dir
     directory = read.tokens_directory(made_tokens, data) if name in TOKENS else read.audio_directory(data_dir, data)
     for rows in args.per_device:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from melody_jax import stages
-from melody_jax.cli import configuration
+from melody_jax import graph
+from melody_jax.operations import configuration
 
 PRECISIONS = {"float32": "cpu", "bfloat16": "cpu_amx"}
 
@@ -52,7 +52,7 @@ def prepare(name, size, hardware):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="tiny", choices=configuration.sizes())
-    trained = [name for name in stages.ORDER if name != "codes"]  # which needs two trained parents, and no gradients
+    trained = graph.NETWORKS  # codes need two trained parents, and no gradients
     parser.add_argument("--stage", nargs="+", default=trained, choices=trained)
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()

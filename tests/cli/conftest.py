@@ -7,8 +7,8 @@ import pytest
 
 from data_pipelines import read, tokens
 from melody_jax.bundle.part import save_part
-from melody_jax.cli import configuration
 from melody_jax.generate.represent import NEEDED
+from melody_jax.operations import configuration
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,24 @@ import sys
 import pytest
 
 from melody_jax.cli.main import main
+from melody_jax.errors import BAD_ARGUMENTS, refuse_addresses
 
+TRAIN = ["train", "lm", "--size", "tiny", "--data", "x"]
+ADDRESSES = {
+    "model folder": [*TRAIN, "--model_dir", "gs://bucket/run"],
+    "data folder": [*TRAIN, "--model_dir", "{tmp}", "--data_dir", "gs://bucket/data"],
+    "gin file": [*TRAIN, "--model_dir", "{tmp}", "--gin_file", "gs://bucket/run.gin"],
+    "start": [*TRAIN, "--model_dir", "{tmp}", "--init_from", "{tmp}", "--init_from", "s3://bucket/part"],
+    "binding": [*TRAIN, "--model_dir", "{tmp}", "--set", "loop.Run.precompiled_dir=gs://bucket/x"],
+    "gin binding": [*TRAIN, "--model_dir", "{tmp}", "--gin.loop.Run.precompiled_dir='gs://bucket/x'"],
+    "list": [*TRAIN, "--model_dir", "{tmp}", "--set", "loop.Run.init_from=['a', 'gs://bucket/x']"],
+    "bound in a file": [*TRAIN, "--model_dir", "{tmp}", "--gin_file", "{tmp}/address.gin"],
+    "tokens": ["tokenize", "--model_dir", "gs://bucket/run", "--data", "x"],
+    "music": ["generate", "--music", "gs://bucket/a.wav"],
+    "data set": ["data", "folder", "gs://bucket/music", "--name", "x"],
+    "report": ["report", "gs://bucket/run"],
+    "bundle": ["export", "--model_dir", "{tmp}", "--out", "gs://bucket/out"],
+}
 BAD = {
     "unknown command": ["sing"],
     "unknown option": ["generate", "a waltz", "--loud"],
@@ -58,6 +75,31 @@ BAD = {
         "{tmp}",
         "--set",
         "lm.LMConfig.size=3",
+    ],
+    "an abbreviated option": ["generate", "a waltz", "--second", "5"],
+    "a size of no rows": [
+        "train",
+        "lm",
+        "--size",
+        "tiny",
+        "--data",
+        "x",
+        "--model_dir",
+        "{tmp}",
+        "--set",
+        "BATCH_SIZE=0",
+    ],
+    "codes without a seed": [
+        "train",
+        "codes",
+        "--size",
+        "tiny",
+        "--data",
+        "x",
+        "--model_dir",
+        "{tmp}",
+        "--total_steps",
+        "2",
     ],
     "stray argument": ["train", "lm", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}", "--steps", "3"],
     "no parents": ["train", "lm", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}"],
@@ -137,3 +179,18 @@ if __name__ == "__main__":
     os.killpg(process.pid, signal.SIGINT)
     errors = process.communicate(timeout=60)[1]
     assert (process.returncode, errors) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("case", ADDRESSES)
+def test_an_address_is_no_path(case, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    binding = "from __gin__ import dynamic_registration\nfrom melody_jax.train import loop\n"
+    (tmp_path / "address.gin").write_text(binding + "loop.Run.precompiled_dir = 'gs://bucket/x'\n")
+    assert main([word.replace("{tmp}", str(tmp_path)) for word in ADDRESSES[case]]) == BAD_ARGUMENTS
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "://bucket/" in said and "is an address" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["address.gin"]
+
+
+def test_a_sentence_may_hold_an_address():
+    refuse_addresses(["a song like https://a.b/c", "a=b", "16x16:4", "lm.LMConfig.size=3", "C:/music"])

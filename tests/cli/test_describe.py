@@ -5,15 +5,16 @@ import json
 
 import pytest
 
-from melody_jax.cli import describe as describe_command
 from melody_jax.cli.main import main
+from melody_jax.graph import NETWORKS
+from melody_jax.operations import describe as describe_command
 
 PUBLISHED = {"mulan": 195.3e6, "semantic": 199.5e6, "lm": 429.5e6, "dpd": 296.6e6, "autoencoder": 100.1e6}
 
 
 @pytest.fixture(scope="module")
 def paper():
-    return {name: describe_command.describe(name, "paper") for name in describe_command.MODELS}
+    return {name: describe_command.describe(name, "paper") for name in NETWORKS}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -8,7 +8,7 @@ import pytest
 
 from melody_jax.bundle.part import load_part, save_part
 from melody_jax.cli import main
-from melody_jax.train.hooks import sole_user
+from melody_jax.train.end import sole_user
 from tests.cli.test_interrupted import SMALL
 
 
@@ -19,8 +19,8 @@ def doctor(models, data, *options):
 
 
 def contents(folder):
-    """Path -> size and time of change of every file."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    """Path -> size and time of change of every file but a lock, in which its holder counts."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "lock"]
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
@@ -48,7 +48,7 @@ def test_a_damaged_parent_and_tokens_of_another_one(tokenised, tmp_path, capsys)
     save_part(models / "codes", "codes", {"w": np.ones(2, np.float32)}, codes.config, codes.geometry, {}, {})
     weights = models / "autoencoder" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    assert doctor(models, tokenised[1], "--steps", "1", "--json") == 1
+    assert doctor(models, tokenised[1], "--updates", "1", "--json") == 1
     findings = json.loads(capsys.readouterr().out)
     failures = {finding["check"]: finding for finding in findings if finding["level"] == "failure"}
     assert set(failures) == {"part autoencoder", "tokens of these parts"}
@@ -68,7 +68,7 @@ def test_a_missing_parent_is_a_failure_and_not_an_error(tokenised, tmp_path, cap
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--steps", "0"], "--steps must be at least 1"),
+        (["--updates", "0"], "--updates must be at least 1"),
         (["--mesh", "data=3"], "needs 3 devices and there are 8"),
         (["--stepz", "3"], "unknown arguments: --stepz 3 (see melody doctor --help)"),
         (["--set", "lm.LMConfig.depth=3"], "doesn't have a parameter named 'depth'"),

@@ -7,12 +7,12 @@ import shutil
 import signal
 
 from melody_jax.bundle.part import load_part
-from melody_jax.train.metrics import read_lines
+from melody_jax.files import read_lines
 from tests.train import processes
 
 TOTAL, SAVE_EVERY = 150, 25
 SMALL = ("lm.LMConfig.layers=1", "lm.LMConfig.width=32", "lm.LMConfig.heads=2", "lm.LMConfig.hidden=32", "BATCH_SIZE=4")
-OFTEN = (f"loop.train.checkpoint_every={SAVE_EVERY}", "loop.train.log_every=1", "loop.train.eval_steps=0")
+OFTEN = (f"loop.Run.checkpoint_every={SAVE_EVERY}", "loop.Run.log_every=1", "loop.Run.eval_steps=0")
 
 
 def start(model_dir, data_dir):
@@ -32,7 +32,7 @@ def test_a_killed_command_goes_on_with_the_same_bits(tokenised, tmp_path, monkey
     assert not re.search(r"\.cc:\d+\]|InitializeLog|^\w+:absl:", errors, re.MULTILINE), errors
 
     process, saved = start(cut, data), cut / "lm" / "checkpoints" / str(SAVE_EVERY)
-    processes.wait_until(process, lambda: processes.logged(cut / "lm", SAVE_EVERY + 2) and saved.is_dir())
+    processes.wait_until(process, lambda: processes.logged(cut / "lm", SAVE_EVERY + 2) and processes.complete(saved))
     process.send_signal(signal.SIGKILL)
     assert processes.finish(process)[0] == -signal.SIGKILL
     before = read_lines(cut / "lm" / "metrics.jsonl")[:SAVE_EVERY]

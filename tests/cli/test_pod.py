@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from melody_jax.bundle.part import load_part
-from melody_jax.train.metrics import read_lines
+from melody_jax.files import read_lines
 from tests.train import processes
 
 TOTAL, SAVE_EVERY = 100, 20
@@ -21,10 +21,10 @@ BINDINGS = (
     "lm.LMConfig.heads=2",
     "lm.LMConfig.hidden=32",
     "BATCH_SIZE=8",
-    f"loop.train.checkpoint_every={SAVE_EVERY}",
-    "loop.train.log_every=1",
-    f"loop.train.eval_every={TOTAL}",
-    "loop.train.eval_steps=1",
+    f"loop.Run.checkpoint_every={SAVE_EVERY}",
+    "loop.Run.log_every=1",
+    f"loop.Run.eval_every={TOTAL}",
+    "loop.Run.eval_steps=1",
 )
 WARM_UP = 45  # seconds that a pod of four may take to its first steps and to its end, on two cores
 
@@ -89,7 +89,7 @@ def broken(tokenised, pod, tmp_path_factory):
     folder = shutil.copytree(models, tmp_path_factory.mktemp("pods") / "broken")
     process = start(folder, data, *pod, "--grace", 5)
     saved = folder / "lm" / "checkpoints" / str(SAVE_EVERY)
-    processes.wait_until(process, lambda: saved.is_dir() and processes.logged(folder / "lm", SAVE_EVERY + 2))
+    processes.wait_until(process, lambda: processes.complete(saved) and processes.logged(folder / "lm", SAVE_EVERY + 2))
     last = pod[0] - 1
     os.kill(hosts_of(process)[last], signal.SIGKILL)
     killed = time.monotonic()
@@ -129,7 +129,9 @@ def test_a_checkpoint_cut_short_sends_all_hosts_to_the_one_before(tokenised, who
     folder, data = shutil.copytree(tokenised[0], tmp_path / "models"), tokenised[1]
     process = start(folder, data, 2, 4)
     later = folder / "lm" / "checkpoints" / str(2 * SAVE_EVERY)
-    processes.wait_until(process, lambda: later.is_dir() and processes.logged(folder / "lm", 2 * SAVE_EVERY + 2))
+    processes.wait_until(
+        process, lambda: processes.complete(later) and processes.logged(folder / "lm", 2 * SAVE_EVERY + 2)
+    )
     for number in (process.pid, *hosts_of(process)):
         os.kill(number, signal.SIGKILL)
     process.communicate(timeout=60)
@@ -147,7 +149,7 @@ def test_a_full_disk_ends_all_hosts_and_the_same_command_goes_on(tokenised, whol
     folder, data = shutil.copytree(tokenised[0], tmp_path / "models"), tokenised[1]
     process = start(folder, data, 2, 4, "--restarts", 1)
     saved = folder / "lm" / "checkpoints" / str(SAVE_EVERY)
-    processes.wait_until(process, lambda: saved.is_dir() and processes.logged(folder / "lm", SAVE_EVERY + 2))
+    processes.wait_until(process, lambda: processes.complete(saved) and processes.logged(folder / "lm", SAVE_EVERY + 2))
     hosts = hosts_of(process)
     for host in full:
         resource.prlimit(hosts[host], resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))

@@ -9,13 +9,14 @@ import pytest
 from flax import linen as nn
 from jax.experimental.compilation_cache import compilation_cache
 
-from melody_jax import flops
-from melody_jax.ahead import plan, topology
-from melody_jax.ahead.program import Cost
-from melody_jax.cli import configuration, main
-from melody_jax.cli import precompile as precompile_command
+from melody_jax.cli import main
 from melody_jax.errors import UserError
+from melody_jax.graph import NETWORKS
+from melody_jax.operations import configuration
+from melody_jax.operations.ahead import compile, plan, topology
+from melody_jax.operations.ahead.program import Cost
 from melody_jax.parallel.mesh import make_mesh
+from melody_jax.watch import flops
 from tests.stages import test_autoencoder
 
 SMALL = {"layers": 2, "width": 32, "heads": 2, "hidden": 64, "unroll": 2, "window": 0}
@@ -43,7 +44,16 @@ def precompile(capsys, program, *options):
 
 
 def test_what_a_training_step_costs(slice_of_cpus, capsys, tmp_path):
-    options = ["--batch", "16", "--mesh", "data=2,fsdp=4", "--set", "lm.LMConfig.remat='full'", "--save", str(tmp_path)]
+    options = [
+        "--batch_size",
+        "16",
+        "--mesh",
+        "data=2,fsdp=4",
+        "--set",
+        "lm.LMConfig.remat='full'",
+        "--save",
+        str(tmp_path),
+    ]
     code, report, _ = precompile(capsys, "lm", *options)
     assert code == 0 and report["fits"] and "hint" not in report
     assert (report["chips"], report["batch"], report["mesh"]) == (8, 16, "data=2,fsdp=4")
@@ -76,7 +86,7 @@ def test_a_phase_of_a_training_is_a_program_of_its_own():
 
 
 def test_one_token_of_every_clip_and_its_cache(slice_of_cpus, capsys):
-    code, report, _ = precompile(capsys, "lm-decode", "--batch", "8")
+    code, report, _ = precompile(capsys, "lm-decode", "--batch_size", "8")
     assert code == 0 and report["batch"] == 8
     geometry = configuration.compose(configuration.gin_files("lm", "tiny", "tpu")).stage.geometry
     slots = 1 + geometry.mulan_tokens + geometry.clip_tokens
@@ -86,10 +96,7 @@ def test_one_token_of_every_clip_and_its_cache(slice_of_cpus, capsys):
 
 @pytest.mark.parametrize("mesh", ["data=2,fsdp=4", "data=1"])
 def test_the_diffusion_of_a_clip_is_a_program(mesh):
-    stages = {
-        name: configuration.compose(configuration.gin_files(name, "tiny", "tpu")).stage
-        for name in precompile_command.STAGES
-    }
+    stages = {name: configuration.compose(configuration.gin_files(name, "tiny", "tpu")).stage for name in NETWORKS}
     devices = jax.devices()[: 1 if mesh == "data=1" else 8]
     few, more = (plan.sampling("dpd-sampler", stages, make_mesh(mesh, devices), 8, steps, 2.5) for steps in (2, 4))
     assert more.model_flops > 1.9 * few.model_flops > 0
@@ -109,21 +116,29 @@ def test_a_step_takes_what_the_compiler_says_of_its_cycles_and_what_the_links_le
     chip = topology.CHIPS["v5e"]
     cost = Cost(0, 0, 0, 0, {"all-gather": (3, 9 * 10**9), "all-reduce": (1, 9 * 10**9)}, 3 * 10**8, 0)
     ideal = 0.1  # seconds of the model FLOPs at the chip's peak
-    times = precompile_command._times(ideal, cost, chip)
+    times = compile.times(ideal, cost, chip)
     assert times["computation_seconds"] == pytest.approx(0.2)  # at 1.5 GHz
     assert times["communication_seconds"] == pytest.approx(0.2)  # 18 GB over two links of 45 GB/s
     assert times["mfu"] == pytest.approx(0.5) and times["mfu_without_overlap"] == pytest.approx(0.25)
+    # half of it with nothing beside it: 0.1 s, then 0.1 s beside 0.2 s of computation
+    cost = dataclasses.replace(cost, blocking={"all-reduce": (1, 9 * 10**9)})
+    times = compile.times(ideal, cost, chip)
+    assert (times["blocking_seconds"], times["seconds"]) == (pytest.approx(0.1), pytest.approx(0.3))
+    assert times["mfu"] == pytest.approx(1 / 3) and times["mfu_without_overlap"] == pytest.approx(0.25)
+    # between slices: 3.125 GB at 3.125 GB/s a chip
+    times = compile.times(ideal, dataclasses.replace(cost, network_bytes=3_125_000_000), chip)
+    assert (times["network_seconds"], times["seconds"]) == (pytest.approx(1.0), pytest.approx(1.1))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--topology", "v5e:2x4"], "unknown program 'lmm'; choose one of mulan,"),
+        (["--topology", "v5e:2x4"], "unknown program 'lmm'; choose one of autoencoder,"),
         (["--topology", "v9:2x4"], "topology 'v9:2x4' is not KIND:AxB"),
         (["--topology", "v5e:8"], "topology 'v5e:8' is not KIND:AxB"),
-        (["--topology", "v5e:2x4", "--batch", "0"], "must be at least 1"),
+        (["--topology", "v5e:2x4", "--batch_size", "0"], "must be at least 1"),
         (["--topology", "v5e:2x4", "--operations", "-1"], "--operations not negative"),
-        (["--topology", "v5e:2x4", "--batch", "9"], "a global batch of 9 does not divide over data=8"),
+        (["--topology", "v5e:2x4", "--batch_size", "9"], "a global batch of 9 does not divide over data=8"),
         (["--topology", "v5e:2x4", "--mesh", "data=3"], "needs 3 devices and there are 8"),
         (["--topology", "v5e:2x4", "--set", "lm.LMConfig.widht=3"], "doesn't have a parameter named 'widht'"),
     ],

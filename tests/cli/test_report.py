@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from melody_jax.cli.main import main
+from melody_jax.files import read_lines
 from melody_jax.train import loop
-from melody_jax.train.hooks import sole_user
-from melody_jax.train.metrics import read_lines
+from melody_jax.train.end import sole_user
 from tests.train import regression
 
 

@@ -16,20 +16,23 @@ import yaml
 
 from data_pipelines import read
 from launch import job
+from melody_jax import config
 from melody_jax.bundle.part import load_part, save_part
-from melody_jax.cli import configuration, main, sweep
+from melody_jax.cli import main, sweep
 from melody_jax.errors import UserError
 from melody_jax.generate.represent import NEEDED
-from melody_jax.sweep.trial import Trial
+from melody_jax.operations import configuration
+from melody_jax.operations.sweep import command as commands
+from melody_jax.operations.sweep.trial import Trial
 from melody_jax.train.optim import OptimConfig
 from tests.cli.test_interrupted import OFTEN, SMALL
-from tests.sweep.process import STAND_IN
+from tests.operations.sweep.process import STAND_IN
 from tests.train.regression import RegressionConfig, RegressionStage
 
 FILE = """
     from __gin__ import dynamic_registration
-    from melody_jax.sweep import config as sweep
-    from melody_jax.sweep import ranges
+    from melody_jax.operations.sweep import config as sweep
+    from melody_jax.operations.sweep import ranges
     sweep.Sweep.stage = "lm"
     sweep.Sweep.size = "tiny"
     sweep.Sweep.data = "music"
@@ -81,7 +84,7 @@ LAUNCH = configuration.configs_directory() / "launch"
 def test_every_sweep_of_the_repository_composes(path, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main.main(["sweep", f"sweeps/{path.name}", "--dry_run"]) == 0
-    printed, wanted = capsys.readouterr().out, sweep.read(str(path), [])
+    printed, wanted = capsys.readouterr().out, commands.read(str(path), [])
     assert printed.count("\ntrial ") + printed.startswith("trial ") == len(
         wanted.proposals() if wanted.kind != "optuna" else []
     )
@@ -90,8 +93,8 @@ def test_every_sweep_of_the_repository_composes(path, tmp_path, capsys, monkeypa
 
 
 def test_there_is_a_sweep_of_every_kind_and_the_tiny_one_has_twelve_trials():
-    assert {sweep.read(str(path), []).kind for path in FILES} == {"grid", "random", "optuna"}
-    tiny = sweep.read("sweeps/lm_tiny.gin", [])
+    assert {commands.read(str(path), []).kind for path in FILES} == {"grid", "random", "optuna"}
+    tiny = commands.read("sweeps/lm_tiny.gin", [])
     assert (tiny.trials, tiny.kind, tiny.pruner, tiny.stage, tiny.size) == (12, "optuna", "median", "lm", "tiny")
 
 
@@ -101,7 +104,7 @@ def test_there_is_a_sweep_of_every_kind_and_the_tiny_one_has_twelve_trials():
         (["--set", "sweep.Sweep.space={'lm.LMConfig.drop': [0.1]}"], "doesn't have a parameter named 'drop'"),
         (["--set", "sweep.Sweep.space={'TOTAL_STEP': [3]}"], "nobody reads 'TOTAL_STEP=3'"),
         (["--set", "sweep.Sweep.space={'x/lm.LMConfig.dropout': [0.1]}"], "nobody reads 'x/lm.LMConfig.dropout=0.1'"),
-        (["--set", "sweep.Sweep.space={'loop.train.eval_every': ['often']}"], "eval_every is 'often', which is no int"),
+        (["--set", "sweep.Sweep.space={'loop.Run.eval_every': ['often']}"], "eval_every is 'often', which is no int"),
         (["--set", "sweep.Sweep.space={'lm.LMConfig.heads': [4, 5]}"], "not an even multiple of 5 heads"),
         (["--set", "sweep.Sweep.bindings={'lm.LMConfig.nothing': 1}"], "doesn't have a parameter named 'nothing'"),
         (["--set", "sweep.Sweep.stage=all"], "unknown stage 'all'"),
@@ -125,13 +128,13 @@ def test_what_is_wrong_is_said_in_one_line_before_any_work(tmp_path, file, capsy
 
 def test_types_are_checked(tmp_path):
     stage = RegressionStage()
-    sweep._check_types(stage)
+    config.check_types(stage)
     for wrong in ("wide", 1.5, True, None):
         changed = dataclasses.replace(stage, config=RegressionConfig(width=wrong))
         with pytest.raises(UserError, match=f"RegressionConfig.width is {wrong!r}, which is no int"):
-            sweep._check_types(changed)
-    sweep._check_types(dataclasses.replace(stage, optim=OptimConfig(learning_rate=1.0)))
-    assert sweep._fits(float, 1) and sweep._fits(int | None, None) and not sweep._fits(str | None, 3)
+            config.check_types(changed)
+    config.check_types(dataclasses.replace(stage, optim=OptimConfig(learning_rate=1.0)))
+    assert config.fits(float, 1) and config.fits(int | None, None) and not config.fits(str | None, 3)
 
 
 def test_values_of_an_optuna_sweep_are_tried_too(tmp_path, file, capsys):
@@ -159,7 +162,7 @@ def test_parents_are_needed_and_their_tokens_must_be_theirs(tmp_path, file, pare
 
 
 def test_a_sweep_from_the_command_line(tmp_path, file, parents, capsys, monkeypatch):
-    monkeypatch.setattr(sweep, "MELODY", (sys.executable, str(STAND_IN)))
+    monkeypatch.setattr(commands, "MELODY", (sys.executable, str(STAND_IN)))
     options, models = parents
     before = fingerprint(models)
     assert melody(tmp_path, file, *options, "--workers", "2") == 0
@@ -187,7 +190,7 @@ def test_a_sweep_from_the_command_line(tmp_path, file, parents, capsys, monkeypa
 
 
 def test_no_finished_trial_is_exit_code_1_and_a_signal_is_its_own(tmp_path, file, parents, monkeypatch, capsys):
-    monkeypatch.setattr(sweep, "MELODY", (sys.executable, str(STAND_IN)))
+    monkeypatch.setattr(commands, "MELODY", (sys.executable, str(STAND_IN)))
     failing = ["--set", "sweep.Sweep.space={'optim.OptimConfig.b1': [1.0]}"]
     assert melody(tmp_path, file, *parents[0], *failing) == 1
     monkeypatch.setattr(sweep, "run_trials", lambda *_: signal.SIGTERM)
@@ -199,7 +202,7 @@ def test_a_launched_trial_has_a_description_of_its_own(tmp_path):
     file = configuration.configs_directory() / "launch" / "v5e-256.yaml"
     command = ["melody", "train", "lm", "--set", "a.b='c d'"]
     trial = Trial(0, {"a.b": "'c d'"})
-    words = sweep.launch_command("tpu-vm", str(file), trial, tmp_path, command)
+    words = commands.launch_command("tpu-vm", str(file), trial, tmp_path, command)
     options = words[words.index("launch") :]
     assert options[:3] == ["launch", "tpu-vm", "--config"] and options[4:] == ["--out", str(tmp_path / "launch")]
     given, made = job.read(file), job.read(options[3])
@@ -250,8 +253,8 @@ def test_a_real_sweep_of_the_language_model(tmp_path, file, tokenised):
     bindings = dict(binding.split("=") for binding in (*SMALL, *OFTEN))
     bindings = {name: int(value) for name, value in bindings.items()} | {
         "TOTAL_STEPS": 40,
-        "loop.train.eval_steps": 1,
-        "loop.train.eval_every": 10,
+        "loop.Run.eval_steps": 1,
+        "loop.Run.eval_every": 10,
     }
     space = {"lm.LMConfig.dropout": [0.0, 0.1]}
     settings = [f"sweep.Sweep.bindings={bindings}", f"sweep.Sweep.space={space}"]

@@ -5,11 +5,15 @@ import sys
 
 import pytest
 
+from melody_jax import graph
 from melody_jax.bundle.part import load_part
-from melody_jax.cli import configuration, main, train
+from melody_jax.cli import main, train
 from melody_jax.errors import STOPPED, UserError
+from melody_jax.files import read_lines
+from melody_jax.operations import configuration, opening, training
 from melody_jax.train.arrays import ArrayBatches
-from melody_jax.train.metrics import read_lines
+from melody_jax.train.run import Run
+from melody_jax.train.stage import Data
 from tests.train import regression
 
 FILES = {
@@ -21,7 +25,8 @@ FILES = {
         from tests.train import regression
         TOTAL_STEPS = %gin.REQUIRED
         loop.train.stage = @regression.RegressionStage()
-        loop.train.total_steps = %TOTAL_STEPS
+        loop.train.run = @loop.Run()
+        loop.Run.total_steps = %TOTAL_STEPS
         optim.OptimConfig.total_steps = %TOTAL_STEPS
         regression.RegressionStage.config = @regression.RegressionConfig()
         regression.RegressionStage.geometry = @geometry.Geometry()
@@ -40,14 +45,18 @@ def configs(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(line.strip() for line in text.splitlines()))
     monkeypatch.setattr(configuration, "configs_directory", lambda: tmp_path / "configs")
-    monkeypatch.setattr(train, "open_data", _open_arrays)
+    monkeypatch.setattr(opening, "data_directory", lambda *_: tmp_path)
+    monkeypatch.setattr(opening, "check_geometry", lambda *_: None)
+    monkeypatch.setattr(opening, "check_clips", lambda *_: None)
+    monkeypatch.setattr(opening.Opened, "data", _open_arrays)
     return tmp_path / "configs"
 
 
-def _open_arrays(args, stage, mesh, seed):
-    return (
-        ArrayBatches(regression.examples(), stage.batch_size, seed=seed),
-        ArrayBatches(regression.examples(seed=1), stage.batch_size, shuffle=False),
+def _open_arrays(opened):
+    rows = opened.stage.batch_size
+    return Data(
+        ArrayBatches(regression.examples(), rows, seed=opened.run.seed),
+        ArrayBatches(regression.examples(seed=1), rows, shuffle=False),
     )
 
 
@@ -62,9 +71,9 @@ def composed(*bindings, **changes):
 
 def test_a_run_from_the_command_line(tmp_path, capsys):
     extra = tmp_path / "mine.gin"
-    extra.write_text("loop.train.eval_every = 4\nregression.RegressionConfig.width = 24\n")
+    extra.write_text("loop.Run.eval_every = 4\nregression.RegressionConfig.width = 24\n")
     assert melody(tmp_path, "--gin_file", str(extra), "--set", "optim.OptimConfig.schedule=linear",
-                  "--gin.loop.train.log_every=3", "--seed", "5", "--mesh", "data=4,fsdp=2", "--profile", "2:3") == 0  # fmt: skip
+                  "--gin.loop.Run.log_every=3", "--seed", "5", "--mesh", "data=4,fsdp=2", "--profile", "2:3") == 0  # fmt: skip
     folder = tmp_path / "models" / "regression"
     part = load_part(folder)
     assert part.training["steps"] == 12 and part.training["seed"] == 5 and part.training["data"] == "rows"
@@ -88,6 +97,13 @@ def test_a_run_from_the_command_line(tmp_path, capsys):
         (["--set", "nothing.OptimConfig.b1=1"], "No configurable matching"),
         (["--set", "optim.OptimConfig.b1"], "expected binding=value"),
         (["--set", "TOTAL_STEP=3"], "nobody reads 'TOTAL_STEP = 3'"),
+        (["--set", "TOTAL_STEP=3"], "(did you mean TOTAL_STEPS?)"),
+        (["--set", "optim.OptimConfig.learning_rat=1"], "(did you mean optim.OptimConfig.learning_rate?)"),
+        (["--set", "loop.train.log_every=3"], "(did you mean loop.Run.log_every?)"),
+        (["--set", "loop.Run.log_every=0"], "loop.Run.log_every must be at least 1, got 0"),
+        (["--set", "loop.Run.keep=2.5"], "Run.keep is 2.5, which is no int"),
+        (["--set", "regression.RegressionStage.batch_size=0"], "the batch size must be at least 1, got 0"),
+        (["--set", "optim.OptimConfig.accumulate=13"], "the training ends after 12"),
         (["--gin.other/optim.OptimConfig.b1=0.5"], "nobody reads 'other/optim.OptimConfig.b1=0.5'"),
         (["--gin.optim.OptimConfig.schedule=linear"], "configuration: "),
         (["--set", "optim.OptimConfig.schedule=step"], "schedule 'step' is none of"),
@@ -108,6 +124,45 @@ def test_bad_arguments_are_one_line_and_exit_code_2(tmp_path, capsys, arguments,
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ") and "\n" not in error and message in error
     assert "--profile" not in arguments or not (tmp_path / "models").exists()  # nothing has begun
+
+
+def test_a_size_that_is_no_whole_number_is_refused(tmp_path, capsys):
+    assert melody(tmp_path, "--set", "regression.RegressionConfig.width=2.5") == 2
+    assert "RegressionConfig.width is 2.5, which is no int" in capsys.readouterr().err
+
+
+def test_a_model_folder_that_is_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "models").write_text("")
+    assert melody(tmp_path) == 2
+    assert f"--model_dir: {tmp_path / 'models'} is a file, not a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (RuntimeError("Unable to initialize backend 'cuda': no such thing"), 2, "has no such device"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_devices_that_are_not_here_and_interrupts_are_one_line(tmp_path, capsys, monkeypatch, raised, code, said):
+    def join():
+        raise raised
+
+    monkeypatch.setattr(train.hosts, "join", join)
+    assert melody(tmp_path) == code
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error and said in error
+
+
+def test_config_prints_what_a_run_would_be(chain, tmp_path, capsys):
+    options = ["--size", "tiny", "--hardware", "cpu", "--total_steps", "7", "--seed", "5"]
+    assert main.main(["config", "regression", *options, "--set", "regression.RegressionConfig.width=24"]) == 0
+    printed = capsys.readouterr().out
+    assert all(line in printed for line in ("RegressionConfig.width = 24", "Run.seed = 5", "TOTAL_STEPS = 7"))
+    (tmp_path / "again.gin").write_text(printed)
+    again = configuration.compose([], [str(tmp_path / "again.gin")])
+    assert (again.run.total_steps, again.stage.config.width) == (7, 24)
+    assert main.main(["config", "regressio", "--size", "tiny"]) == 2
 
 
 def test_unknown_stage(tmp_path, capsys):
@@ -131,10 +186,10 @@ def test_set_quotes_strings_and_leaves_the_rest():
 def test_later_sources_win(tmp_path):
     file = tmp_path / "mine.gin"
     file.write_text("TOTAL_STEPS = 7\n")
-    assert composed().train["total_steps"] == 12
-    assert composed(user_files=[str(file)]).train["total_steps"] == 7
+    assert composed().run.total_steps == 12
+    assert composed(user_files=[str(file)]).run.total_steps == 7
     made = composed("TOTAL_STEPS = 9", user_files=[str(file)])
-    assert made.train["total_steps"] == made.stage.optim.total_steps == 9
+    assert made.run.total_steps == made.stage.optim.total_steps == 9
 
 
 def test_unread_bindings_are_found_in_files_too(configs):
@@ -149,8 +204,8 @@ def chain(configs, monkeypatch):
     text = (configs / "stages" / "regression.gin").read_text()
     (configs / "stages" / "child.gin").write_text(text.replace("RegressionStage", "ChildStage"))
     (configs / "sizes" / "tiny" / "child.gin").write_text("TOTAL_STEPS = 5\n")
-    monkeypatch.setattr(train.stages, "ORDER", ("regression", "child"))
-    monkeypatch.setattr(train.stages, "PARENTS", {"child": ("regression",)})
+    monkeypatch.setattr(graph, "ORDER", ("regression", "child"))
+    monkeypatch.setattr(graph, "PARENTS", {"child": ("regression",)})
 
 
 def test_a_stage_without_its_parent_is_refused(chain, tmp_path, capsys):
@@ -160,12 +215,12 @@ def test_a_stage_without_its_parent_is_refused(chain, tmp_path, capsys):
 
 def test_all_trains_in_order_skips_what_is_finished_and_continues_the_rest(chain, tmp_path, capsys, monkeypatch):
     trained = []
-    real = train._train
+    real = training.train_one
     monkeypatch.setattr(
-        train, "_train", lambda args, config, *rest: (trained.append(config.stage.name), real(args, config, *rest))
+        training, "train_one", lambda args, config: (trained.append(config.stage.name), real(args, config))
     )
     # the second stage is interrupted by a metric that is not finite
-    poison = ["--set", "regression.ChildStage.poison_step=4", "--set", "loop.train.checkpoint_every=2"]
+    poison = ["--set", "regression.ChildStage.poison_step=4", "--set", "loop.Run.checkpoint_every=2"]
     assert melody(tmp_path, *poison, stage="all") == STOPPED
     assert trained == ["regression", "child"]
     assert melody(tmp_path, stage="all") == 0
@@ -200,6 +255,6 @@ def test_no_tensorflow_is_one_line(tmp_path, monkeypatch):
     monkeypatch.delattr("data_pipelines.batches", raising=False)
     # the data set is there, TensorFlow is not
     monkeypatch.setattr("data_pipelines.read.metadata", lambda directory: {})
-    args = argparse.Namespace(data_dir=str(tmp_path), data="x", tokenizer=None)
+    run = Run(1, model_dir=str(tmp_path), data="x")
     with pytest.raises(UserError, match="needs the extra `data`"):
-        train.open_data(args, regression.RegressionStage(), "data=-1", 0)
+        opening.open_run(regression.RegressionStage(), run, str(tmp_path)).data()

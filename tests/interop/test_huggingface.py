@@ -159,6 +159,7 @@ def test_shards_are_read(tmp_path):
         ("wav2vec2-conformer", {"conv_dim": [12, 8, 12]}, "conv_dim"),
         ("wav2vec2-conformer", {"hidden_act": "mish"}, "activation 'mish'"),
         ("hifigan", {"normalize_before": True}, "normalize_before"),
+        ("hifigan", {"upsample_kernel_sizes": [9, 4]}, "kernel 9 - stride 4 is odd"),
         ("hifigan", {"model_type": "vits"}, "model_type 'vits'"),
     ],
 )

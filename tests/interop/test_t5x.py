@@ -18,10 +18,11 @@ from jax.sharding import PartitionSpec
 from melody_jax import config as config_lib
 from melody_jax.bundle import part as part_lib
 from melody_jax.bundle.part import flatten, load_part, save_part
-from melody_jax.cli import configuration, main
+from melody_jax.cli import main
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.interop import t5x_layout
+from melody_jax.operations import configuration
 from melody_jax.parallel.rules import spec_for
 from melody_jax.train.optim import make_optimizer
 from melody_jax.train.state import TrainState

@@ -24,9 +24,11 @@ if program == "gcloud":
     kind = argv[3]
     if kind == "ssh":
         text = next(word for word in argv if word.startswith("--command="))
-        kind = "run" if "wait $!" in text else "setup" if "tar -xzf" in text else "end"
+        kind = "run" if "ended with exit code" in text else "setup" if "tar -xzf" in text else "end"
 else:
-    kind = next((word for word in argv if word in ("apply", "logs", "get")), program)
+    kind = next((word for word in argv if word in ("apply", "logs", "get", "delete")), program)
+    looked = os.path.exists(home + "/calls") and "'apply'" in open(home + "/calls").read()
+    kind = "look" if kind == "get" and not looked else kind
 call = dict(kind=kind, pid=os.getpid(), argv=[program, *argv], stdin=sys.stdin.read() if kind == "apply" else "")
 with open(home + "/calls", "a+") as calls:
     calls.seek(0)

@@ -13,6 +13,7 @@ VARIANTS = {
     "reserved": {"capacity": "reserved", "gke": {"image": "i", "reservation": "r", "service_account": "s"}},
     "no bucket": {"bucket": "", "command": "python -c 1", "env": {}},
     "one chip": {"accelerator": "v6e-1"},
+    "v7x": {"accelerator": "tpu7x-128", "gke": {"image": "i", "queue": "q"}},
 }
 RESTARTS = {"RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts", "RestartJob", "RestartJobAndIgnoreMaxRestarts"}
 
@@ -144,7 +145,7 @@ def test_pods_that_do_not_run_yet_are_waited_for(cloud, capsys):
         get=[{"out": ""}, {"out": "Completed"}],
     )
     assert cloud.launch("gke", gke={"image": "i", "context": "c", "namespace": "n"}) == 0
-    assert cloud.kinds() == ["apply", "logs", "get", "logs", "get"]
+    assert cloud.kinds() == ["look", "apply", "logs", "get", "logs", "get"]
     shown = capsys.readouterr().out
     assert "[pod/a] step 1" in shown and "(jobset/test-run created)" in shown
     assert all(call["argv"][1:3] == ["--context=c", "--namespace=n"] for call in cloud.calls())
@@ -186,3 +187,36 @@ def test_reserved_capacity_needs_its_name(cloud):
         manifest(cloud, gke=None)
     with pytest.raises(UserError, match="`accelerator`"):
         manifest(cloud, accelerator=None)
+
+
+@pytest.mark.parametrize("state", ["Completed", "Failed"])
+def test_a_finished_jobset_is_not_taken_for_the_new_one(state, cloud, capsys):
+    cloud.answer(look=[{"out": state}])
+    assert cloud.launch("gke") == 0
+    assert cloud.kinds() == ["look", "delete", "apply", "logs", "get"]
+    assert cloud.calls()[1]["argv"][-4:] == ["delete", "jobset", "test-run", "--cascade=foreground"]
+    assert f"has ended before ({state})" in capsys.readouterr().out
+    cloud.forget()
+    cloud.answer(look=[{"out": state}], delete=[{"code": 1, "err": "error: forbidden"}])
+    assert cloud.launch("gke") == 1
+    assert "could not be deleted: error: forbidden" in capsys.readouterr().err
+    assert "apply" not in cloud.kinds()
+
+
+def test_one_that_runs_is_followed(cloud):
+    cloud.answer(look=[{"out": ""}])
+    assert cloud.launch("gke") == 0
+    assert cloud.kinds() == ["look", "apply", "logs", "get"]
+
+
+def test_v7x_has_four_chips_and_eight_devices_a_host(cloud):
+    data = manifest(cloud, accelerator="tpu7x-128", slices=1)
+    job = data["spec"]["replicatedJobs"][0]["template"]["spec"]
+    pod = job["template"]["spec"]
+    assert job["parallelism"] == 16 and pod["containers"][0]["resources"]["limits"] == {"google.com/tpu": 4}
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu7x",
+        "cloud.google.com/gke-tpu-topology": "4x4x4",
+    }
+    assert descriptions.read(cloud.config(accelerator="tpu7x-128")).tpu.devices == 128
+    assert descriptions.read(cloud.config()).tpu.devices == 16

@@ -52,10 +52,10 @@ def test_submission(cloud, capsys):
 
 
 def test_what_the_tasks_run(run):
-    code, said, calls = run('printf "%s|" "$A" "$B" "$@"')
+    code, said, calls = run('printf "%s|" "$A" "$B" "$@" "$SRUN_CPUS_PER_TASK"')
     assert code == 0 and calls == []
     words = ["two words", "$HOME", "melody", "train", "lm", "--size", "paper", "--data_dir", "/shared files/data"]
-    assert said.split("|")[:9] == words
+    assert said.split("|")[:9] == words and said.split("|")[-2] == "8"  # which srun does not take from sbatch
 
 
 def test_a_checkpointed_stop_goes_into_the_queue_at_once(run):

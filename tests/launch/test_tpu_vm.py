@@ -42,7 +42,7 @@ def one_line(capsys):
 def test_commands(cloud):
     assert cloud.launch("tpu-vm", capacity="spot") == 0
     place = ["--project=p", "--zone=z"]
-    what = ["--accelerator-type=v5litepod-16", "--runtime-version=v2", "--quiet", "--spot"]
+    what = ["--accelerator-type=v5litepod-16", "--version=v2", "--quiet", "--spot"]
     assert argv(cloud, "create") == ["gcloud", "compute", "tpus", "tpu-vm", "create", "test-run", *what, *place]
     assert {"--worker=all", "--batch-size=all"} < set(argv(cloud, "run"))
     assert argv(cloud, "delete")[4:] == ["delete", "test-run", "--quiet", *place]
@@ -57,6 +57,48 @@ def test_several_slices_are_one_queued_resource(cloud, capsys):
     assert "--force" in argv(cloud, "delete")
     assert cloud.launch("tpu-vm", slices=2) == 2
     assert "tpu_vm.queued" in one_line(capsys)
+
+
+def test_network_account_and_reservation(cloud, capsys):
+    target = TARGET | {
+        "queued": True, "network": "n", "subnetwork": "s", "internal_ips": True, "service_account": "a@b",
+        "scopes": ["x", "y"], "reservation": "projects/p/locations/z/reservations/r",
+    }  # fmt: skip
+    assert cloud.launch("tpu-vm", tpu_vm=target, capacity="reserved") == 0
+    given = {"--network=n", "--subnetwork=s", "--internal-ips", "--service-account=a@b", "--scopes=x,y"}
+    created = set(argv(cloud, "create"))
+    assert given | {"--reservation=projects/p/locations/z/reservations/r", "--runtime-version=v2"} < created
+    assert not {"--reserved", "--version=v2"} & created
+    assert all("--internal-ip" in argv(cloud, kind) for kind in ("scp", "setup", "run"))
+    cloud.forget()
+    assert cloud.launch("tpu-vm", tpu_vm=TARGET | {"internal_ips": True, "iap": True}) == 0
+    assert all("--tunnel-through-iap" in argv(cloud, kind) for kind in ("scp", "setup", "run"))
+    for message, changes in {
+        "needs a queued resource": {"tpu_vm": TARGET | {"reservation": "r"}, "capacity": "reserved"},
+        "needs the capacity `reserved`": {"tpu_vm": target, "capacity": "spot"},
+        "does not come as TPU VMs": {"accelerator": "tpu7x-8"},
+    }.items():
+        assert cloud.launch("tpu-vm", **changes) == 2
+        assert message in one_line(capsys)
+
+
+def test_what_a_worker_says_is_kept_in_the_bucket(cloud, tmp_path, monkeypatch):
+    """The shell text that every worker runs, run here, with a folder in the bucket's place."""
+    monkeypatch.setattr(tpu_vm, "MOUNT", str(tmp_path / "bucket"))
+    assert cloud.launch("tpu-vm", command="python -c 1") == 0
+    text = next(word for word in argv(cloud, "run") if word.startswith("--command=")).removeprefix("--command=")
+    home = tmp_path / "home"
+    tool = home / "test-run" / ".venv" / "bin" / "python"
+    tool.parent.mkdir(parents=True)
+    tool.write_text("#!/bin/sh\necho said; echo wrong >&2; exit 7\n")
+    tool.chmod(0o755)
+    environment = os.environ | {"HOME": str(home), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-c", text], cwd=home, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 7 and "ended with exit code 7" in done.stdout
+    assert "said\nwrong\n" in done.stdout
+    (log,) = (tmp_path / "bucket" / "logs" / "test-run").iterdir()
+    assert log.read_text() == "said\nwrong\n"
+    assert not (home / "test-run" / "run.pid").exists()
 
 
 def test_a_checkpointed_stop_is_restarted_on_the_same_machines(cloud, capsys):

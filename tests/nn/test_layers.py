@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from melody_jax.nn import activations, attention, conv, dense, feedforward, norm
+from melody_jax.nn import attention, conv, dense, feedforward, norm
+from melody_jax.parallel import activations
 
 
 def _normal(seed, *shape):
@@ -174,11 +175,11 @@ def test_depthwise_equals_grouped_convolution():
     np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kernel,stride", [(4, 2), (8, 4), (11, 5), (3, 3)])
+@pytest.mark.parametrize("kernel,stride", [(4, 2), (8, 4), (11, 5), (3, 3), (9, 4), (7, 2)])
 def test_transposed_convolution_by_definition(kernel, stride):
     x = _normal(0, 1, 7, 3)
     y, variables = conv.ConvTranspose1d(2, kernel, stride).init_with_output(jax.random.key(0), x)
-    w, trim = np.asarray(nn.meta.unbox(variables)["params"]["kernel"]), (kernel - stride) // 2
+    w, trim = np.asarray(nn.meta.unbox(variables)["params"]["kernel"]), (kernel - stride + 1) // 2
     full = np.zeros((7 * stride + kernel - stride, 2))
     for t in range(7):  # every input frame pastes its kernel at t * stride
         full[t * stride : t * stride + kernel] += np.einsum("kio,i->ko", w, np.asarray(x)[0, t])

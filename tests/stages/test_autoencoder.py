@@ -17,6 +17,7 @@ from melody_jax.autoencoder.loss import LossConfig
 from melody_jax.errors import UserError
 from melody_jax.stages.autoencoder import AutoencoderStage
 from melody_jax.train.optim import OptimConfig
+from melody_jax.watch import flops
 from tests.autoencoder import tiny
 
 OPTIM = OptimConfig(learning_rate=3e-3, warmup_steps=1, total_steps=100, schedule="constant")
@@ -151,6 +152,26 @@ def test_a_spike_changes_nothing_but_the_counters():
     assert not changed(after.params, spiked.params) and int(spiked.extra["skipped_in_a_row"]) >= 2
     calm, _ = step(after, next(data))
     assert changed(after.params, calm.params) and int(calm.extra["skipped_in_a_row"]) == 0
+
+
+def test_the_adversarial_gradient_does_not_go_through_the_real_audio():
+    """A pass of the real audio, one of the decoded and one back through it: three of four that both at once would take."""
+    stage = dataclasses.replace(STAGE, adversarial_samples=0)
+    whole, audio = stage._crop(jax.random.key(0)), jax.ShapeDtypeStruct((4, 960), jnp.float32)
+    play = nn.meta.unbox(jax.eval_shape(stage.init, jax.random.PRNGKey(0))).params["discriminator"]
+    gradient = jax.grad(lambda *args: stage._adversarial_loss(*args, whole)[0])
+    once = flops.count(stage._judge, play, audio)
+    assert flops.count(gradient, audio, play, audio) < 3.6 * once  # 3.4; 4.8 in one pass
+
+
+def test_a_fixed_bound_is_the_scale_and_reads_no_music():
+    stage = dataclasses.replace(STAGE, adversarial_start=-1, latent_bound=3.0)
+    params = stage.finish(start(stage), iter(()))
+    assert float(params["latent_scale"]) == pytest.approx(1 / 3)
+    audio = 40.0 * jnp.asarray(next(batches(stage))["audio"])  # loud enough to be clipped
+    mean = stage.model.apply({"params": params}, audio, method="encode").mean
+    latents = stage.model.apply({"params": params}, audio, method="to_latents")
+    np.testing.assert_allclose(latents, np.clip(mean / 3, -1, 1), atol=1e-6)
 
 
 def test_the_calibrated_scale_clips_less_than_a_thousandth_of_other_music():

@@ -22,7 +22,8 @@ from melody_jax.semantic.config import MelStemConfig, SemanticConfig
 from melody_jax.semantic.network import SemanticEncoder
 from melody_jax.stages.codes import CodesStage
 from melody_jax.train.optim import OptimConfig
-from melody_jax.train.steps import Steps, initial_state
+from melody_jax.train.start import initial_state
+from melody_jax.train.steps import Steps
 
 GEOMETRY = Geometry(
     sample_rate=4000, hop=40, token_samples=160, clip_seconds=0.8, mulan_tokens=3, mulan_codes=8, semantic_codes=8

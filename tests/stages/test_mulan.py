@@ -18,7 +18,7 @@ from melody_jax.parallel.batch import place_batch
 from melody_jax.parallel.mesh import make_mesh
 from melody_jax.stages.mulan import MuLanStage
 from melody_jax.train.optim import OptimConfig
-from melody_jax.train.steps import initial_state
+from melody_jax.train.start import initial_state
 
 MUSIC = MusicTowerConfig(
     mels=16,

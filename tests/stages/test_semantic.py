@@ -13,7 +13,7 @@ from melody_jax.parallel.mesh import make_mesh
 from melody_jax.semantic.config import MelStemConfig, PretrainConfig, QuantizerConfig, SemanticConfig
 from melody_jax.stages.semantic import SemanticStage
 from melody_jax.train.optim import OptimConfig
-from melody_jax.train.steps import initial_state
+from melody_jax.train.start import initial_state
 
 CONFIG = SemanticConfig(
     stem="mel",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from melody_jax.train.metrics import read_lines
+from melody_jax.files import read_lines
 
 
 def start(module: str, *arguments: object, **environment: str) -> subprocess.Popen:
@@ -36,6 +36,11 @@ def wait_until(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
             raise AssertionError(f"ended before: {finish(process)}")
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def complete(checkpoint: Path) -> bool:
+    """Whether all of a checkpoint is written: this file is the last."""
+    return (checkpoint / "commit_success.txt").exists()
 
 
 def logged(folder: Path, step: int) -> bool:

@@ -21,7 +21,7 @@ from melody_jax.nn.dense import Dense
 from melody_jax.train import loop
 from melody_jax.train.arrays import ArrayBatches
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
-from melody_jax.train.stage import Stage
+from melody_jax.train.stage import Data, Stage
 from melody_jax.train.state import TrainState
 
 
@@ -113,13 +113,11 @@ def run(model_dir, delay=0.0, stage=None, **changes):
     """Trains in `model_dir` and returns the part."""
     stage = stage or RegressionStage()
     settings = {"total_steps": 40, "checkpoint_every": 7, "eval_every": 10, "log_every": 5, "eval_steps": 2} | changes
-    return loop.train(
-        stage,
+    data = Data(
         SlowBatches(examples(), stage.batch_size, seed=3, delay=delay),
         ArrayBatches(examples(seed=1), stage.batch_size, shuffle=False),
-        model_dir=str(model_dir),
-        **settings,
     )
+    return loop.train(stage, data, loop.Run(model_dir=str(model_dir), **settings))
 
 
 if __name__ == "__main__":

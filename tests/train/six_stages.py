@@ -20,6 +20,7 @@ from melody_jax.stages.codes import CodesStage
 from melody_jax.train import loop
 from melody_jax.train.arrays import ArrayBatches
 from melody_jax.train.optim import OptimConfig
+from melody_jax.train.stage import Data
 from tests.stages import test_autoencoder, test_codes, test_dpd, test_lm, test_mulan, test_semantic
 
 TOTAL = 20
@@ -96,7 +97,8 @@ def run(name: str, model_dir: Path, parents_dir: Path, hold: int = 1000) -> None
     """Trains, without evaluation: it reads the state and leaves no trace in it."""
     stage = make_stage(name, parents_dir)
     every = {"checkpoint_every": SAVE_EVERY, "log_every": 1, "eval_steps": 0}
-    loop.train(stage, make_batches(stage, hold), iter([]), str(model_dir), total_steps=TOTAL, keep=1, **every)
+    settings = loop.Run(TOTAL, model_dir=str(model_dir), keep=1, **every)
+    loop.train(stage, Data(make_batches(stage, hold), iter([])), settings)
 
 
 if __name__ == "__main__":

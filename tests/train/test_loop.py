@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from melody_jax.bundle.part import flatten, load_part
-from melody_jax.errors import FAILED, STOPPED, UserError
+from melody_jax.errors import FAILED, STOPPED, StoppedError, UserError, exit_code_of
+from melody_jax.files import read_lines
 from melody_jax.geometry import Geometry
 from melody_jax.train import loop
 from melody_jax.train.arrays import ArrayBatches
-from melody_jax.train.hooks import StoppedError, exit_code_of, sole_user
-from melody_jax.train.metrics import read_lines
+from melody_jax.train.end import sole_user
 from melody_jax.train.optim import OptimConfig
+from melody_jax.train.stage import Data
 from tests.train import regression
 from tests.train.regression import RegressionConfig, RegressionStage
 
@@ -84,7 +85,7 @@ def test_a_full_disk_stops_with_the_last_good_checkpoint_intact(tmp_path, log_ev
         "class Batches(r.SlowBatches):\n"
         "    def __next__(self):\n"
         "        if self._given == 10:\n"
-        "            while not saved.is_dir():  # it is written in the background\n"
+        "            while not (saved / 'commit_success.txt').exists():  # it is written in the background\n"
         "                time.sleep(0.01)\n"
         "            resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))\n"
         "        return super().__next__()\n"
@@ -115,10 +116,12 @@ def test_a_full_disk_stops_with_the_last_good_checkpoint_intact(tmp_path, log_ev
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "0/metrics.jsonl"), STOPPED),
         (ValueError("RESOURCE_EXHAUSTED: Error writing 'd/0.0': OS error 28: No space left on device"), STOPPED),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "0/metrics.jsonl"), STOPPED),
+        (ValueError("UNKNOWN: Error writing 'd/0.0': OS error 30: Read-only file system"), STOPPED),
         (OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)), FAILED),
         (StoppedError("stopped by a signal", 143), 143),
     ],
-    ids=["full", "quoted", "network", "signal"],
+    ids=["full", "quoted", "refused", "read-only", "network", "signal"],
 )
 def test_exit_codes_tell_what_a_restart_can_mend(error, code):
     assert exit_code_of(error) == code
@@ -191,13 +194,11 @@ class Broken(ArrayBatches):
 
 def _with_broken(folder, numbers, **changes):
     settings = {"total_steps": 30, "checkpoint_every": 5, "eval_every": 30, "log_every": 1} | changes
-    return loop.train(
-        Skipping(),
+    data = Data(
         Broken(regression.examples(), 8, seed=3, numbers=numbers),
         ArrayBatches(regression.examples(seed=1), 8, shuffle=False),
-        model_dir=str(folder),
-        **settings,
     )
+    return loop.train(Skipping(), data, loop.Run(model_dir=str(folder), **settings))
 
 
 def test_a_few_bad_steps_are_skipped(tmp_path):

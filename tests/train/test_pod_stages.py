@@ -4,14 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from melody_jax import stages
+from melody_jax import graph
 from melody_jax.bundle.part import load_part
-from melody_jax.train.metrics import read_lines
+from melody_jax.files import read_lines
 from tests.train import processes, six_stages
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", stages.ORDER)
+@pytest.mark.parametrize("name", graph.ORDER)
 def test_two_hosts_make_the_part_of_one(name, tmp_path):
     six_stages.save_parents(tmp_path / "parents")
 

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from melody_jax.bundle.part import flatten, load_part
+from melody_jax.errors import UserError
+from melody_jax.files import read_lines
 from melody_jax.parallel.mesh import make_mesh
-from melody_jax.train import goodput
 from melody_jax.train.arrays import ArrayBatches
 from melody_jax.train.checkpoint import Checkpoints
-from melody_jax.train.metrics import read_lines
-from melody_jax.train.steps import initial_state
+from melody_jax.train.start import initial_state
+from melody_jax.watch import goodput
+from tests.buckets import refuse_directory_renames
 from tests.train import processes, regression
 from tests.train.processes import finish, logged, wait_until
 
@@ -113,3 +115,47 @@ def test_a_checkpoint_cut_short_gives_way_to_the_one_before(finished, tmp_path, 
     damage(next((folder / "4").glob(pattern)))
     with pytest.raises(regression.loop.UserError, match="none of the checkpoints .* can be read"):
         restore(folder)
+
+
+def test_checkpoints_need_no_directory_renames(tmp_path, monkeypatch):
+    """As on a mounted bucket: a run saves, is cut short in the middle of a checkpoint, goes on, and writes its part."""
+    asked, folder = refuse_directory_renames(monkeypatch), tmp_path / "regression"
+    regression.run(tmp_path, total_steps=4, checkpoint_every=4, keep=2)
+    assert asked and not [source for source, _ in asked if source.startswith(f"{folder}/checkpoints")]
+    assert load_part(folder).name == "regression"
+    shutil.copytree(folder / "checkpoints" / "4", folder / "checkpoints" / "8")
+    (folder / "checkpoints" / "8" / "commit_success.txt").unlink()  # written last
+    assert int(restore(folder / "checkpoints").state.step) == 4
+    assert not (folder / "checkpoints" / "8").exists()
+
+
+def test_checkpoints_of_earlier_versions_are_kept(finished, tmp_path):
+    """They were complete by their name, and have no file that says so."""
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(finished / "checkpoints", folder)
+    for commit in folder.rglob("commit_success.txt"):
+        commit.unlink()
+    assert int(restore(folder).state.step) == 8
+
+
+def test_a_run_goes_on_with_other_data_where_it_is_told_to(finished, tmp_path, monkeypatch):
+    """Its checkpoint's position means nothing there: the weights go on, the data begins anew, and is counted from then on."""
+
+    class Changed(regression.SlowBatches):
+        def restore(self, directory):
+            raise UserError("the checkpoint's data is a, but this run's is b")
+
+    shutil.copytree(finished, tmp_path / "regression")
+    with monkeypatch.context() as patch:
+        patch.setattr(regression, "SlowBatches", Changed)
+        with pytest.raises(UserError, match="data is a, but this run's is b"):
+            regression.run(tmp_path, total_steps=12, checkpoint_every=4)
+        part = regression.run(tmp_path, total_steps=12, checkpoint_every=4, restart_data=True)
+    assert part.training["steps"] == 12
+    steps = [r["step"] for r in read_lines(tmp_path / "regression" / "metrics.jsonl") if r["split"] == "train"]
+    assert steps == [5, 8, 10, 12]
+    _, batch = last_state(tmp_path)  # of step 12: four batches and two that calibrated it after its checkpoint
+    fifth = ArrayBatches(regression.examples(), 8, seed=3)
+    for _ in range(4):
+        next(fifth)
+    np.testing.assert_array_equal(batch["x"], next(fifth)["x"])

@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from melody_jax.bundle.part import load_part
-from melody_jax.train.metrics import read_lines
+from melody_jax.files import read_lines
 from tests.train import processes, six_stages
 from tests.train.processes import finish, logged, wait_until
 from tests.train.six_stages import SAVE_EVERY, SEED_STEP, TOTAL

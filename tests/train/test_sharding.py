@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 
+from melody_jax.graph import ORDER
 from melody_jax.parallel.mesh import make_mesh
-from melody_jax.stages import ORDER
-from melody_jax.train.steps import Steps, calibrated, initial_state
+from melody_jax.train.start import calibrated, initial_state
+from melody_jax.train.steps import Steps
 from tests.train import six_stages
 
 STEPS = 20

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from melody_jax.nn import activations
+from melody_jax.parallel import activations
 from melody_jax.shapes import Array, Bool, Float
 
 LANES = 128
@@ -56,7 +56,7 @@ def fits(width: int, dim: int, keys: int, dtype: Any) -> bool:
     """Whether the kernel runs heads of `dim` side by side in `width`: of 16 bits, filling lanes on every chip, few keys."""
     if jnp.dtype(dtype).itemsize != 2:
         return False
-    part = activations.part(width, "heads")
+    part = activations.share(width, "heads")
     return (
         keys * max(2, LANES // dim) <= 2 * LONGEST
         and part % LANES == 0

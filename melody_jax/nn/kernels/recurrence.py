@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from melody_jax.nn import activations
+from melody_jax.parallel import activations
 from melody_jax.shapes import Array, Float
 
 LANES = 128

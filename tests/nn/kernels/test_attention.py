@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melody_jax.nn import activations, attention
+from melody_jax.nn import attention
 from melody_jax.nn.kernels import attention as kernel
-from melody_jax.parallel import rules
+from melody_jax.parallel import activations, rules
 from melody_jax.parallel.mesh import make_mesh
 
 

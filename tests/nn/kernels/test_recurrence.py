@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from melody_jax.nn import activations, recurrent
+from melody_jax.nn import recurrent
 from melody_jax.nn.kernels import recurrence
 from melody_jax.nn.kernels.recurrence import gated_recurrence
+from melody_jax.parallel import activations
 from melody_jax.parallel.mesh import make_mesh
 from melody_jax.parallel.rules import RULES
 

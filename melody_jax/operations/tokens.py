@@ -1,0 +1,112 @@
+"""The tokenised data set of a model folder: made where it is missing, looked at where it must be there."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from melody_jax.bundle.part import INFO_FILE, Part, load_part, locate, read_info
+from melody_jax.errors import UserError
+from melody_jax.graph import READ_AUDIO
+
+
+def finished(model_dir: str | os.PathLike, names: Sequence[str]) -> dict[str, Path]:
+    """Name -> folder of the parts `names` of a model folder.
+
+    Raises:
+      UserError: one of them is not there.
+    """
+    folders = {name: locate(Path(model_dir) / name) for name in names}
+    missing = [name for name, folder in folders.items() if not (folder / INFO_FILE).is_file()]
+    if missing:
+        raise UserError(f"{model_dir} holds no finished {', '.join(missing)}; run melody train {missing[0]} first")
+    return folders
+
+
+def load_parts(model_dir: str, names: Sequence[str]) -> dict[str, Part]:
+    """The finished parts of a model folder; raises as `finished`."""
+    return {name: load_part(folder) for name, folder in finished(model_dir, names).items()}
+
+
+def of_model_dir(model_dir: str, data: str, data_dir: str, **options: Any) -> Path:
+    """The tokens that the finished parts of a model folder make; `options` and errors as of `ensure`.
+
+    The parts' ids say whether they are there. Their weights are read only where they are not.
+    """
+    ids = {name: read_info(folder)["id"] for name, folder in finished(model_dir, READ_AUDIO).items()}
+    found = present(ids, model_dir, data, data_dir)
+    return found or ensure(load_parts(model_dir, READ_AUDIO), model_dir, data, data_dir, **options)
+
+
+def present(ids: Mapping[str, str], folder: str, data: str, data_dir: str) -> Path | None:
+    """The tokens of the data set `data` below `folder`, where parts of these ids made them of the audio as it is now.
+
+    Raises:
+      UserError: the data set is missing, or the extra `data` is not installed.
+    """
+    try:
+        from data_pipelines import read
+    except ImportError as error:
+        raise UserError(f"melody tokenize needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
+    source = read.metadata(read.audio_directory(data_dir, data))["id"]
+    directory = read.tokens_directory(folder, data)
+    made = read.metadata(directory) if (directory / "metadata.json").is_file() else {}
+    return directory if (made.get("lineage"), made.get("source")) == (dict(ids), source) else None
+
+
+def ensure(
+    parts: Mapping[str, Part],
+    folder: str,
+    data: str,
+    data_dir: str,
+    batch_size: int = 16,
+    tokenizer: str | os.PathLike | None = None,
+) -> Path:
+    """The tokens that `parts` make of the data set `data`, below `folder`: they belong to the parts, not to the audio.
+
+    Tokens that other parts or other audio made are replaced; an interrupted run goes on where it stopped.
+
+    Raises:
+      UserError: a part or the data set is missing, its clips have another length, or the extra `data` is not installed.
+    """
+
+    def barrier() -> None:
+        multihost_utils.sync_global_devices("tokenize")
+
+    lineage = {name: parts[name].id for name in READ_AUDIO}
+    found = present(lineage, folder, data, data_dir)
+    if found is not None:
+        return found
+    from data_pipelines import precompute, read
+    from melody_jax.generate.represent import Representations
+
+    audio, directory = read.audio_directory(data_dir, data), read.tokens_directory(folder, data)
+    barrier()  # all have seen what is there before it is removed, and nobody writes before it is gone
+    if jax.process_index() == 0 and (directory / "metadata.json").is_file():
+        print(f"{directory}: made by other parts or from other audio; made anew")
+        shutil.rmtree(directory)
+    barrier()
+    models = Representations(parts, tokenizer)
+    hosts = {"shard": jax.process_index(), "shards": jax.process_count()}
+    return precompute.precompute(
+        models.encode, audio, folder, data, lineage, models.geometry, batch_size, **hosts, barrier=barrier
+    )
+
+
+def check(model_dir: str, data: str, data_dir: str) -> None:
+    """Refuses tokens that are missing, or that other parts or other audio made.
+
+    Raises:
+      UserError: see above, or a part or the data set is missing.
+    """
+    from data_pipelines import read
+
+    ids = {name: read_info(folder)["id"] for name, folder in finished(model_dir, READ_AUDIO).items()}
+    if present(ids, model_dir, data, data_dir) is None:
+        directory = read.tokens_directory(model_dir, data)
+        command = f"melody tokenize --model_dir {model_dir} --data {data}"
+        raise UserError(f"{directory} holds no tokens of this data by these parts; run {command} first")

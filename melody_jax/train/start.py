@@ -1,0 +1,147 @@
+"""The state that a run begins with: a checkpoint's, or a new one, perhaps with a part's weights in place of random ones."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from melody_jax import config as config_lib
+from melody_jax.bundle.part import Part, flatten, load_part
+from melody_jax.errors import UserError
+from melody_jax.parallel.batch import check_batch_size
+from melody_jax.parallel.init import place, sharded_init
+from melody_jax.train.checkpoint import Checkpoints, Record
+from melody_jax.train.run import Run
+from melody_jax.train.stage import Batches, HostBatch, Stage, endless
+from melody_jax.train.state import TrainState
+
+UNUSED = "unused"
+"""Where a part keeps what no model reads (an imported part: tensors that only the original has)."""
+
+_SHOWN = 12  # names in a message
+
+
+def begin(stage: Stage, batches: Batches, run: Run, mesh: Mesh, checkpoints: Checkpoints) -> tuple[TrainState, Record]:
+    """The state from which a run goes on, `batches` at its place, and the record that its checkpoints carry on.
+
+    Raises:
+      UserError: the checkpoints belong to another configuration, parent or data set, or see `initial_state`, `start_from`.
+    """
+    config, geometry, parents = stage.part()
+    own = {"config": config_lib.to_dict(config), "geometry": config_lib.to_dict(geometry), "parents": dict(parents)}
+    state = initial_state(stage, run.seed, mesh)
+    restored = checkpoints.restore(state, None if run.restart_data else batches)
+    if restored is not None:
+        _check_same_run(restored.record["part"], own, run.folder(stage.name))
+        return restored.state, restored.record | {"part": own}
+    state, started = start_from(stage, state, run.init_from)
+    state = calibrated(stage, state, endless(batches))
+    return state, {"seconds": 0.0, "evaluation": {}, "part": own, "init_from": started}
+
+
+def initial_state(stage: Stage, seed: int, mesh: Mesh) -> TrainState:
+    """The state before step 0 with `stage.load`'s weights, every array where the rules put it.
+
+    The parents' weights (`frozen`) lie whole on every device.
+
+    Raises:
+      UserError: parameters or batch do not fit the mesh, or a parent is missing.
+    """
+    check_batch_size(stage.batch_size, mesh)
+    state = sharded_init(stage.init, jax.random.PRNGKey(seed), mesh)
+    layout = jax.tree.map(lambda leaf: leaf.sharding, state.replace(frozen={}))
+    loaded = stage.load(state)
+    whole = NamedSharding(mesh, PartitionSpec())
+    placed = jax.tree.map(place, loaded.replace(frozen={}), layout)
+    return placed.replace(frozen=jax.tree.map(lambda leaf: place(leaf, whole), loaded.frozen))
+
+
+def calibrated(stage: Stage, state: TrainState, batches: Iterator[HostBatch]) -> TrainState:
+    """The state before step 0 with what the stage measures on its first batches, placed as the rules put it."""
+    layout = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.tree.map(place, stage.calibrate(state, batches), layout)
+
+
+def start_from(stage: Stage, state: TrainState, directories: Sequence[str]) -> tuple[TrainState, list[dict[str, Any]]]:
+    """The state with the weights of parts in their places (`Stage.starts`), laid out as before, and a record of them.
+
+    What a part does not have stays random; what the stage measures anew (`Stage.measured`) is left out. Tables of
+    positions (`Stage.positions`) may be longer than the model's: their first rows are taken.
+
+    Raises:
+      UserError: no part there, a part that the stage has no place for, or parameters that are extra or of other shapes.
+    """
+    record = []
+    for directory in directories:
+        part = load_part(directory)
+        if part.name not in stage.starts:
+            raise UserError(f"{directory} is a {part.name}; {stage.name} starts from {' or '.join(stage.starts)}")
+        where = stage.starts[part.name]
+        params, used = _replaced(state.params, part, where, stage, directory)
+        state = state.replace(params=params)
+        if state.ema is not None:
+            base = stage.averaged_part
+            ema, _ = _replaced({base: state.ema} if base else state.ema, part, where, stage, directory)
+            state = state.replace(ema=ema[base] if base else ema)
+        record.append({"part": part.name, "id": part.id, "parameters": used})
+    return state, record
+
+
+def _check_same_run(saved: dict[str, Any], now: dict[str, Any], directory: Path) -> None:
+    """Checkpoints belong to a geometry and to parents; loss weights, dtypes and learning rates may change."""
+    for key in ("geometry", "parents"):
+        different = [name for name in sorted(saved[key] | now[key]) if saved[key].get(name) != now[key].get(name)]
+        if different:
+            raise UserError(
+                f"{directory} was begun with another {different[0]} ({key}: {saved[key].get(different[0])}, now "
+                f"{now[key].get(different[0])}); remove it to train the stage anew"
+            )
+
+
+def _replaced(
+    tree: Mapping[str, Any], part: Part, where: str, stage: Stage, directory: str
+) -> tuple[dict[str, Any], int]:
+    """The tree with the part's parameters below `where`, and how many scalars these are."""
+    flat = flatten(tree)
+    new = {f"{where}/{name}".lstrip("/"): value for name, value in _learned(part, stage)}
+    unknown = sorted(set(new) - set(flat))
+    if unknown:
+        raise UserError(f"{directory}: {stage.name} has no parameters {listed(unknown)}; is its configuration another?")
+    fitted = {name: _fit(value, flat[name].shape, name in stage.positions) for name, value in new.items()}
+    wrong = [
+        f"{name} {list(new[name].shape)} instead of {list(flat[name].shape)}" for name in new if fitted[name] is None
+    ]
+    if wrong:
+        raise UserError(f"{directory} does not fit {stage.name}'s configuration: {listed(wrong)}")
+
+    def started(path: tuple[Any, ...], leaf: Any) -> Any:
+        value = fitted.get(jax.tree_util.keystr(path, simple=True, separator="/"))
+        return leaf if value is None else place(np.asarray(value, leaf.dtype), leaf.sharding)
+
+    # not by way of the flat names, which know nothing of an empty branch: the optimiser's tree has it too
+    new_tree = jax.tree_util.tree_map_with_path(started, dict(tree))
+    return new_tree, sum(value.size for value in fitted.values() if value is not None)
+
+
+def _learned(part: Part, stage: Stage) -> Iterator[tuple[str, np.ndarray]]:
+    for name, value in flatten(part.params).items():
+        if name.partition("/")[0] not in (UNUSED, *stage.measured):
+            yield name, value
+
+
+def _fit(value: np.ndarray, shape: tuple[int, ...], cut: bool) -> np.ndarray | None:
+    """The value, or its first rows, in `shape`; None where that cannot be."""
+    if value.shape == shape:
+        return value
+    if not cut or value.ndim != len(shape) or any(have < want for have, want in zip(value.shape, shape, strict=True)):
+        return None
+    return value[tuple(slice(size) for size in shape)]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message; of many only the first."""
+    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + rest
