@@ -1,4 +1,5 @@
 # make demo    install what sampling needs, make music for a few sentences
+# make install install what training, own music and evaluation need
 # make test    install everything, lint, type-check, test
 # make train   train the whole tiny system from scratch and measure it
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -12,10 +13,12 @@ MODEL_DIR ?= runs/tiny
 # Test processes beside one another; each wants 2 GiB.
 WORKERS ?= 2
 
-.PHONY: demo test test-slow test-parity train lint clean
+.PHONY: demo install test test-slow test-parity train lint clean
 
 demo: $(VENV)/.base
-	$(BIN)/melody generate --prompts bundles/demo.txt --bundle bundles/tiny --seconds 10 --seed 1 --out music
+	$(BIN)/melody generate --prompts bundles/demo.txt --bundle bundles/tiny --seconds 10 --seed 1 --out music --overwrite
+
+install: $(VENV)/.data
 
 # From clone to measured music: corpus, all stages, bundle, table. Interrupt it and start it again as you like.
 train: $(VENV)/.data

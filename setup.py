@@ -57,6 +57,7 @@ setup(
             "symusic>=0.6",
             "verovio>=6.4",
         ],
+        "play": ["sounddevice>=0.5"],
         "parity": ["torch>=2.9", "transformers>=5.0", "sru>=2.6"],
         "sweep": ["optuna>=4.5"],
         # What T5X, AirIO and JEstimator import; they themselves are pinned in packages-no-deps-t5x.txt (docs/t5x.md).

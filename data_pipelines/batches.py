@@ -21,7 +21,7 @@ import seqio
 import tensorflow as tf
 
 from data_pipelines import read, tasks
-from data_pipelines.converters import CONVERTERS
+from data_pipelines.converters import CONVERTERS, converter_of
 from data_pipelines.record_source import RecordSource, Stream
 from melody_jax.errors import UserError
 from melody_jax.files import write_whole
@@ -29,6 +29,12 @@ from melody_jax.geometry import Geometry
 from melody_jax.train.stage import Stage
 
 _AHEAD = 2  # finished batches kept ready
+# What helps where a checkpoint's position in the data means nothing any more.
+_WAYS_ON = {
+    "data": "the data set was made anew: train in a new --model_dir with --init_from this one, or bring the old data back",
+    "split": "take the old split again, or train in a new --model_dir with --init_from this one",
+    "seed": "take the old seed again, or train in a new --model_dir with --init_from this one",
+}
 
 
 class Batches:
@@ -89,8 +95,8 @@ class Batches:
         for name, value in self._identity.items():
             if position[name] != value:
                 raise UserError(
-                    f"the checkpoint's {name} is {position[name]}, but this run's is {value}; make it the same again, or go on "
-                    "with the trained weights at the beginning of this data: --set loop.Run.restart_data=True, once"
+                    f"the checkpoint's {name} is {str(position[name])[:12]}, but this run's is {str(value)[:12]}; "
+                    + _WAYS_ON[name]
                 )
         self._given = position["examples"]
         self._iterator = self._start(self._given)
@@ -177,7 +183,8 @@ def held_out_for_stage(
 
 def feature_lengths(stage: Stage) -> dict[str, int]:
     """{feature: length along time} of a training batch: seqio's `sequence_length`."""
-    features = CONVERTERS[stage.name].TASK_FEATURES
+    converter = CONVERTERS[stage.name]
+    features = {*converter.TASK_FEATURES, *converter.OPTIONAL_FEATURES}
     return {name: shape.shape[1] for name, shape in stage.batch_shapes().items() if name in features}
 
 
@@ -209,8 +216,7 @@ def _examples(task, lengths, split, stream, seed, shard, shards, shuffle) -> tf.
         trim_output_features=False,  # the preprocessors have cut everything to length
         try_in_mem_cache=False,  # a cache would repeat the first epoch's order, and the stream has no end
     )
-    stage = next(name for name, converter in CONVERTERS.items() if set(converter.TASK_FEATURES) == set(lengths))
-    return CONVERTERS[stage]()(dataset, lengths)
+    return converter_of(lengths)(dataset, lengths)
 
 
 def _batched(dataset: tf.data.Dataset, rows: int) -> tf.data.Dataset:

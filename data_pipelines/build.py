@@ -3,18 +3,25 @@
 import collections
 import dataclasses
 import functools
+import hashlib
+import importlib.util
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data_pipelines import decode, sources, splits, staging
+from data_pipelines import decode, inputs, read, repeats, replacing, sources, splits, staging
 from data_pipelines.clip import Clip
 from data_pipelines.request import Request
 from data_pipelines.sources import Rejection, SoundFile
 from melody_jax import config
+from melody_jax.codes.control_words import from_sidecar
+from melody_jax.codes.controls import merge
 from melody_jax.errors import UserError
+
+# A MusicCaps clip has 10 s; a longer file that reaches to the clip's end is the recording that it was cut from.
+_LONGER_THAN_A_CLIP = 11.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,105 +29,196 @@ class Prepared:
     """Everything the data set will hold, staged on disk.
 
     Attributes:
-        staged: the clips.
-        rejected: what was refused, clips and files.
+        chunks: of every split, in the order of the inputs.
+        rejected: what was refused or is odd: clips and files.
         works: how many files or tunes there were.
+        entries: the inputs; see `inputs`.
     """
 
-    staged: staging.Staged
+    chunks: Mapping[str, tuple[staging.Chunk, ...]]
     rejected: tuple[Rejection, ...]
     works: int
+    entries: list[dict[str, Any]]
+
+    def content_hash(self) -> str:
+        """sha256 over everything that will be stored: the identity of a data set."""
+        digest = hashlib.sha256()
+        for split, chunks in self.chunks.items():
+            for chunk in chunks:
+                for clip in chunk.clips(audio=False):
+                    digest.update(json.dumps([split, clip]).encode())
+        return digest.hexdigest()
+
+    def write_inputs(self, directory: pathlib.Path) -> None:
+        """Writes what it was made from into `directory`."""
+        chunks = [chunk for chunks in self.chunks.values() for chunk in chunks]
+        files = {chunk.work.item.name: chunk for chunk in chunks if isinstance(chunk.work.item, SoundFile)}
+        inputs.write(directory, self.entries, files)
 
 
-def prepare(request: Request, directory: pathlib.Path, processes: int | None = None) -> Prepared:
+def prepare(
+    request: Request, directory: pathlib.Path, processes: int | None = None, old: pathlib.Path | None = None
+) -> Prepared:
     """Stages every clip of `request` under `directory`/staging and writes `directory`/rejected.jsonl.
 
     Args:
         directory: of the data set's config, above its version folder.
         processes: None takes all cores that this process may use.
+        old: a finished data set of an equal request, whose clips are used where their files did not change.
 
     Raises:
         UserError: bad paths, a share of refused files above the quota, or nothing left at all.
     """
+    return _prepare(request, directory, processes, old, listed(request))
+
+
+def listed(request: Request) -> list[sources.Listed]:
+    """The inputs of a request: the files found and those that cannot be used. Of the corpus, the sound font.
+
+    Raises:
+        UserError: they cannot be listed.
+    """
+    if request.kind == "folder":
+        return _without_repeats(sources.folder(request.path, request.licence))
+    if request.kind == "manifest":
+        return _without_repeats(sources.manifest(request.path, request.licence))
+    if request.kind == "musiccaps":
+        return _without_repeats(sources.musiccaps(request.path, request.audio, request.licence))
+    if not request.font:
+        return []
+    try:
+        stat = os.stat(request.font)
+    except OSError:
+        raise UserError(f"{request.font}: no such sound font") from None
+    return [SoundFile(request.font, "font", (), "corpus", size=stat.st_size, modified=stat.st_mtime_ns)]
+
+
+def _prepare(
+    request: Request,
+    directory: pathlib.Path,
+    processes: int | None,
+    old: pathlib.Path | None,
+    found: list[sources.Listed],
+) -> Prepared:
     processes = processes or len(os.sched_getaffinity(0))
-    if request.kind == "corpus":
+    is_corpus = request.kind == "corpus"
+    if is_corpus:
         work, rejected, make = _corpus_work(request, directory.parents[1] / "scores", processes)
     else:
-        work, rejected, make = _file_work(request)
-    unit = "clips" if request.kind == "corpus" else "files"
-    staged = staging.stage(work, make, directory / "staging", processes, unit)
-    rejected = (*rejected, *staged.rejections())
-    works = len({item.name for item in work}) + len(rejected) - len(staged.rejections())
+        work, rejected, make = _file_work(request, found)
+    if old is not None and not is_corpus:
+        _reuse(old, work, make, directory / "staging")
+    chunks = staging.stage(work, make, directory / "staging", processes, " clips" if is_corpus else "B")
+    for chunk in chunks:
+        rejected += chunk.rejections()
+    if is_corpus:
+        chosen = {chunk.path: chunk.work.split for chunk in chunks}
+    else:
+        same = repeats.find(chunks)
+        rejected += same.rejections
+        assigned = splits.splits_of(set(same.groups.values()), request.validation, request.test)
+        chosen = {path: assigned[group] for path, group in same.groups.items()}
+    works = len(work) if is_corpus else len(found)
     _write_rejected(rejected, directory / "rejected.jsonl")
     _check_quota(rejected, works, request.quota, directory / "rejected.jsonl")
-    if next(staged.examples(), None) is None:
+    by_split = {split: tuple(c for c in chunks if chosen.get(c.path) == split) for split in splits.SPLITS}
+    if not any(next(chunk.clips(audio=False), None) for chunk in chunks):
         raise UserError("not a single clip could be made; add music, or lower min_seconds")
-    return Prepared(staged, rejected, works)
+    return Prepared(by_split, tuple(rejected), works, inputs.entries_of(found))
 
 
 def build(name: str, request: Request, data_dir: str, processes: int | None = None) -> pathlib.Path:
-    """Builds data set `name` (or finds it built already) and returns its folder.
+    """Builds data set `name` and returns its folder.
+
+    A finished one is left as it is if its inputs are what they were, and made anew otherwise. While another process writes
+    it, this one waits.
 
     Raises:
         UserError: as `prepare`, or `name` exists and was made from another request.
     """
-    import tensorflow_datasets as tfds
+    # Said before any work; TensorFlow is loaded after it, as it takes 0.5 GB.
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        raise ModuleNotFoundError("No module named 'tensorflow_datasets'")
+    directory = read.audio_directory(data_dir, name)
+    with replacing.sole_writer(directory):
+        found = listed(request)
+        old = directory if (directory / "metadata.json").is_file() else None
+        if old is not None:
+            _check_request(name, request, old)
+            difference = inputs.changes(old, inputs.entries_of(found))
+            if not difference:
+                return directory
+            print(f"{directory}: its music has changed and it is made anew: {difference}")
+        # before TFDS, whose wrapping would bury a UserError
+        prepared = _prepare(request, directory.parent, processes, old, found)
+        from data_pipelines import melody_audio
 
-    from data_pipelines import melody_audio
-
-    builder = melody_audio.MelodyAudio(
-        data_dir=data_dir,
-        config=melody_audio.MelodyAudioConfig(name=name, request=request, processes=processes),
-    )
-    directory = pathlib.Path(builder.data_path)
-    if builder.is_prepared():
-        made_from = dict(builder.info.metadata or {}).get("request")
-        if made_from != config.to_dict(request):
-            raise UserError(
-                f"data set {name} was made with other settings; choose another --name or delete {directory}"
+        with replacing.set_aside(directory):
+            builder = melody_audio.MelodyAudio(
+                data_dir=data_dir,
+                config=melody_audio.MelodyAudioConfig(name=name, request=request, processes=processes),
             )
-        return directory
-    prepare(request, directory.parent, processes)  # before TFDS, whose wrapping would bury a UserError
-    tfds.disable_progress_bar()  # its many bars would follow ours, for a copy that takes seconds
-    print(f"writing {directory}")
-    builder.download_and_prepare()
+            builder.prepared = prepared
+            print(f"writing {directory}")
+            builder.download_and_prepare()
     return directory
 
 
-def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip | Rejection]:
-    """All clips of one sound file; a silent one becomes a rejection that names the place.
+def _check_request(name: str, request: Request, directory: pathlib.Path) -> None:
+    """Refuses another request under the same name. The quota decides whether a data set is made, not what it holds."""
+    made_from = dict(read.metadata(directory).get("request") or {})
+    wanted = config.to_dict(request)
+    different = [key for key in wanted if key != "quota" and made_from.get(key) != wanted[key]]
+    if different:
+        raise UserError(
+            f"data set {name} was made with other settings ({', '.join(different)}); choose another --name or delete "
+            f"{directory}"
+        )
+
+
+def _reuse(old: pathlib.Path, work: Sequence[staging.Work], make: staging.Make, directory: pathlib.Path) -> None:
+    chunks = [staging.Chunk(directory / staging.name_of(item, make), item) for item in work]
+    try:
+        count = inputs.reuse(old, chunks)
+    except UserError as error:
+        print(f"{error}; everything is read again")
+        return
+    print(f"{count} of {len(work)} files have not changed; their clips are taken from the data set as it was")
+
+
+def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip | Rejection | staging.Progress]:
+    """All clips of one sound file; a silent one becomes a rejection that names the place, and so does what is odd.
 
     Raises:
         decode.UnusableError: nothing of the file can be used.
     """
-    name = file.name.encode("utf-8", "replace").decode()
-    sounding = 0
-    silent = []
-    for number, audio in enumerate(decode.clips_of(file.path, form, file.start, file.end)):
-        if decode.is_silent(audio, form):
-            silent.append(Rejection(file.path, "silent", file.start + number * form.seconds))
+    name, end = inputs.tune_of(file.name), file.end
+    if end is not None:
+        length = decode.length_of(file.path, max(end, _LONGER_THAN_A_CLIP + 0.1))
+        end = end if length > _LONGER_THAN_A_CLIP and length >= end - 0.1 else None
+    start = 0.0 if end is None else file.start
+    clips, sounding = decode.clips_of(file.path, form, start, end), 0
+    told, _ = merge(from_sidecar(file.tags), from_sidecar({"captions": list(file.captions)}))
+    faults = []
+    for number, audio in enumerate(clips):
+        fault = decode.fault(audio, form)
+        if fault:
+            faults.append(Rejection(file.path, fault, start + number * form.seconds))
             continue
         sounding += 1
-        yield Clip(f"{name}#{number:04d}", audio, file.captions, name, file.source, file.licence)
+        yield Clip(f"{name}#{number:04d}", audio, file.captions, name, file.source, file.licence, told=told)
+        yield staging.Progress(clips.position)
     if not sounding:
-        raise decode.UnusableError("silent")
-    yield from silent
+        raise decode.UnusableError(faults[0].reason)
+    yield from faults
+    yield from (Rejection(file.path, note.reason, round(note.start, 2)) for note in clips.notes)
 
 
-def _file_work(request: Request) -> tuple[list[staging.Work], tuple[Rejection, ...], staging.Make]:
-    if request.kind == "folder":
-        listed = sources.folder(request.path, request.licence)
-    elif request.kind == "manifest":
-        listed = sources.manifest(request.path, request.licence)
-    else:
-        listed = sources.musiccaps(request.path, request.audio, request.licence)
-    listed = _without_repeats(listed)
-    work = [
-        staging.Work(item.path, splits.split_of(item.name, request.validation, request.test), item)
-        for item in listed
-        if isinstance(item, SoundFile)
-    ]
-    rejected = tuple(item for item in listed if isinstance(item, Rejection))
+def _file_work(
+    request: Request, found: Sequence[sources.Listed]
+) -> tuple[list[staging.Work], list[Rejection], staging.Make]:
+    work = [staging.Work(item.path, item, amount=item.size) for item in found if isinstance(item, SoundFile)]
+    rejected = [item for item in found if isinstance(item, Rejection)]
     return work, rejected, functools.partial(make_file_clips, form=request.form)
 
 
@@ -130,7 +228,7 @@ def _without_repeats(listed: Sequence[sources.Listed]) -> list[sources.Listed]:
     result: list[sources.Listed] = []
     for item in listed:
         if isinstance(item, SoundFile) and item.name in seen:
-            item = Rejection(item.path, "listed twice")
+            item = Rejection(item.path, "listed twice", same_as=item.path)
         elif isinstance(item, SoundFile):
             seen.add(item.name)
         result.append(item)
@@ -146,8 +244,8 @@ def _write_rejected(rejected: Sequence[Rejection], path: pathlib.Path) -> None:
 
 
 def _check_quota(rejected: Sequence[Rejection], works: int, quota: float, path: pathlib.Path) -> None:
-    """Counts whole files; a silent stretch of a good file is listed but does not count."""
-    whole = [item for item in rejected if item.start is None]
+    """Counts whole files; a silent stretch of a good file, or the same sound again, is listed but does not count."""
+    whole = [item for item in rejected if item.is_fault]
     if len(whole) > quota * works:
         common, times = collections.Counter(item.reason for item in whole).most_common(1)[0]
         raise UserError(
@@ -158,17 +256,15 @@ def _check_quota(rejected: Sequence[Rejection], works: int, quota: float, path: 
 
 def _corpus_work(
     request: Request, scores: pathlib.Path, processes: int
-) -> tuple[list[staging.Work], tuple[Rejection, ...], staging.Make]:
+) -> tuple[list[staging.Work], list[Rejection], staging.Make]:
     """`scores`: where the parsed scores lie, shared by all data sets of a data_dir."""
     from data_pipelines.corpus import plan
 
-    if request.font and not pathlib.Path(request.font).is_file():
-        raise UserError(f"{request.font}: no such sound font")
     held = {"validation": round(request.clips * request.validation), "test": round(request.clips * request.test)}
     counts = {"train": request.clips - sum(held.values()), **held}
     plans = plan.plan(request.seed, counts, scores, request.seconds, request.restricted, processes)
-    work = [staging.Work(item.id, item.split, item) for item in plans]
-    return work, (), functools.partial(make_corpus_clip, font=request.font, form=request.form)
+    work = [staging.Work(item.id, item, item.split) for item in plans]
+    return work, [], functools.partial(make_corpus_clip, font=request.font, form=request.form)
 
 
 def make_corpus_clip(item: Any, font: str, form: decode.ClipFormat) -> Iterator[Clip]:

@@ -4,6 +4,10 @@ import dataclasses
 
 import numpy as np
 
+from melody_jax.codes.control_words import key_of, metre_of
+from melody_jax.codes.controls import FASTEST, SLOWEST, Controls
+from melody_jax.codes.instruments import NAMES
+
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
@@ -49,6 +53,7 @@ class Clip:
         source: where it comes from ("corpus/ryansMammoth", "folder", ...).
         licence: licence of the sound as its source states it; "" where unknown.
         truth: the ground truth, or None for sound that was not rendered here.
+        told: where there is no truth, the controls that the text beside the sound tells.
     """
 
     id: str
@@ -58,3 +63,21 @@ class Clip:
     source: str
     licence: str
     truth: Truth | None = None
+    told: Controls = Controls()
+
+    @property
+    def controls(self) -> Controls:
+        """What the language model is told of the clip: all of the truth's, else as much as the text beside it tells."""
+        return self.told if self.truth is None else _controls_of(self.truth)
+
+
+def _controls_of(truth: Truth) -> Controls:
+    known = tuple(name for name in truth.instruments if name in NAMES)
+    return Controls(
+        tempo=truth.tempo if SLOWEST <= truth.tempo <= FASTEST else None,
+        key=key_of(f"{truth.key} {truth.mode}"),
+        metre=metre_of(truth.metre),
+        drums="drums" in truth.instruments,
+        instruments=known,
+        only=len(known) == len(set(truth.instruments) - {"drums"}),
+    )

@@ -3,7 +3,7 @@
 They work on single examples, before the batch: audio stays int16 and latents float16 there, and `batches` widens them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import seqio
@@ -18,7 +18,8 @@ _Spec = seqio.FeatureConverter.FeatureSpec
 class StageConverter(seqio.FeatureConverter):
     """Takes the features over as they are: a Task's lengths are the model's, nothing is packed or padded.
 
-    Subclasses name the features; the base class checks names, types and ranks.
+    Subclasses name the features; the base class checks names, types and ranks. OPTIONAL_FEATURES are those that some
+    models of a stage have: seqio's `passthrough_features`.
 
     Args:
         pack: False; there is nothing to pack.
@@ -28,6 +29,8 @@ class StageConverter(seqio.FeatureConverter):
         UserError: `pack` is True.
     """
 
+    OPTIONAL_FEATURES: Mapping[str, _Spec] = {}
+
     def __init__(self, pack: bool = False, **options: Any):
         if pack:
             raise UserError("sequences here have one length and are not packed; set DatasetConfig.pack = False")
@@ -36,7 +39,8 @@ class StageConverter(seqio.FeatureConverter):
 
     def _convert_features(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> tf.data.Dataset:
         del task_feature_lengths
-        return ds.map(lambda example: {name: example[name] for name in self.MODEL_FEATURES})
+        names = (*self.MODEL_FEATURES, *self._passthrough_features)
+        return ds.map(lambda example: {name: example[name] for name in names})
 
     def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> Mapping[str, int]:
         return dict(task_feature_lengths)
@@ -57,10 +61,11 @@ class MuLanConverter(StageConverter):
 
 
 class LMConverter(StageConverter):
-    """lm: {"mulan" [Q], "text" [Q], "semantic" [N]}."""
+    """lm: {"mulan" [Q], "text" [Q], "semantic" [N]}, and "controls" [K] for a model that has them."""
 
     TASK_FEATURES = {name: _Spec(dtype=tf.int32) for name in ("mulan", "text", "semantic")}
     MODEL_FEATURES = TASK_FEATURES
+    OPTIONAL_FEATURES = {"controls": _Spec(dtype=tf.int32)}
 
 
 class DPDConverter(StageConverter):
@@ -76,3 +81,12 @@ CONVERTERS: dict[str, type[StageConverter]] = {
     "lm": LMConverter,
     "dpd": DPDConverter,
 }
+
+
+def converter_of(names: Collection[str]) -> StageConverter:
+    """The converter of the stage that trains on exactly these features."""
+    for converter in CONVERTERS.values():
+        more = {name: spec for name, spec in converter.OPTIONAL_FEATURES.items() if name in names}
+        if set(names) == {*converter.TASK_FEATURES, *more}:
+            return converter(passthrough_features=more)
+    raise ValueError(f"no stage trains on {', '.join(names)}")

@@ -7,6 +7,8 @@
 Both make the same bytes under DATA_DIR/melody_audio/NAME/1.1.0, in TFRecord files.
 """
 
+import collections
+import contextlib
 import dataclasses
 import pathlib
 import shutil
@@ -16,9 +18,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines import build, read
+from data_pipelines import build, inputs, read, replacing, writing
 from data_pipelines.request import Request
 from melody_jax import config as config_lib
+from melody_jax.codes import controls
 
 _TEXT = tfds.features.Text()
 NO_TRUTH = {
@@ -44,7 +47,7 @@ class MelodyAudioConfig(tfds.core.BuilderConfig):
             self.request = config_lib.from_dict(Request, self.request)
 
 
-class MelodyAudio(tfds.core.GeneratorBasedBuilder):
+class MelodyAudio(writing.Builder):
     """Clips of music with captions and, for the built-in corpus, the ground truth."""
 
     VERSION = tfds.core.Version(read.AUDIO_VERSION)
@@ -53,6 +56,8 @@ class MelodyAudio(tfds.core.GeneratorBasedBuilder):
         MelodyAudioConfig(name="corpus_3h", request=Request("corpus", clips=1080)),
     ]
     builder_config_cls = MelodyAudioConfig
+    prepared: "build.Prepared | None" = None
+    """What to write, where it is staged already."""
 
     @property
     def request(self) -> Request:
@@ -61,12 +66,15 @@ class MelodyAudio(tfds.core.GeneratorBasedBuilder):
         return config.request
 
     def download_and_prepare(self, **kwargs) -> None:
-        """As TFDS's own, and clears away what a finished build leaves behind."""
-        directory = pathlib.Path(self.data_path)
-        for leftover in directory.parent.glob(f"incomplete.*_{directory.name}"):  # of a killed run
-            shutil.rmtree(leftover)
-        super().download_and_prepare(**kwargs)
-        shutil.rmtree(directory.parent / "staging", ignore_errors=True)
+        """As TFDS's own; stages first what has not been staged yet, and clears the stage after a finished build."""
+        directory = pathlib.Path(self.data_path).parent
+        with contextlib.ExitStack() as stack:
+            if self.prepared is None and not self.is_prepared():  # `tfds build`
+                stack.enter_context(replacing.sole_writer(pathlib.Path(self.data_path)))
+                config: Any = self.builder_config
+                self.prepared = build.prepare(self.request, directory, config.processes)
+            super().download_and_prepare(**kwargs)
+            shutil.rmtree(directory / "staging", ignore_errors=True)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -78,35 +86,41 @@ class MelodyAudio(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         del dl_manager  # nothing is downloaded
-        directory = pathlib.Path(self.data_path).parent
-        config: Any = self.builder_config
-        prepared = build.prepare(self.request, directory, config.processes)
-        every = {name: [0, set()] for name in ("train", "validation", "test")}
-        licences = set()
-        for example in prepared.staged.examples():
-            every[example["split"]][0] += 1
-            every[example["split"]][1].add(example["tune"])
-            licences.add(example["licence"])
+        prepared = self.prepared
+        assert prepared is not None
+        prepared.write_inputs(pathlib.Path(self.data_path))  # TFDS's temporary folder, which becomes the data set
+        clips, tunes, licences = collections.Counter(), collections.defaultdict(set), set()
+        for split, chunks in prepared.chunks.items():
+            for clip in (clip for chunk in chunks for clip in chunk.clips(audio=False)):
+                clips[split] += 1
+                tunes[split].add(clip["tune"])
+                licences.add(clip["licence"])
         metadata: Any = self.info.metadata
         metadata.update(
-            id=prepared.staged.content_hash(),
+            id=prepared.content_hash(),
+            inputs=inputs.hash_of(prepared.entries),
             request=config_lib.to_dict(self.request),
             sample_rate=self.request.sample_rate,
             seconds=self.request.seconds,
             seed=self.request.seed,
             font=self.request.font or "TimGM6mb.sf2 (pretty_midi)" if self.request.kind == "corpus" else "",
-            clips={name: clips for name, (clips, _) in every.items()},
-            tunes={name: len(tunes) for name, (_, tunes) in every.items()},
-            rejected=len(prepared.rejected),
+            clips={split: clips[split] for split in prepared.chunks},
+            tunes={split: len(tunes[split]) for split in prepared.chunks},
+            rejected=sum(item.start is None for item in prepared.rejected),
+            remarks=sum(item.start is not None for item in prepared.rejected),
             licences=sorted(licences),
         )
-        return {name: self._generate_examples(prepared.staged, name) for name, (clips, _) in every.items() if clips > 0}
+        return {split: self._generate_examples(split, count) for split, count in clips.items()}
 
-    def _generate_examples(self, staged, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for example in staged.examples(split):
-            del example["split"]
+    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        assert self.prepared is not None
+        clips = (clip for chunk in self.prepared.chunks[split] for clip in chunk.clips())
+        for example in writing.shown(clips, split, count):
+            del example["digest"]
             truth = example["truth"] or NO_TRUTH
             example["truth"] = {**truth, "notes": np.asarray(truth["notes"], np.float32).reshape(-1, 4)}
+            told = example.get("controls", [controls.UNKNOWN] * len(controls.SLOTS))
+            example["controls"] = np.asarray(told, np.int32)
             yield example["id"], example
 
 
@@ -114,7 +128,8 @@ def features(samples: int) -> tfds.features.FeaturesDict:
     """What an example holds; `samples` is T.
 
     The audio is raw little-endian int16 in the record: half the size of float32 and, unlike TFDS's own Audio feature
-    (a list of varints), read at the speed of a copy. `truth` is empty (family "") for sound not rendered here.
+    (a list of varints), read at the speed of a copy. `truth` is empty (family "") for sound not rendered here; what the
+    text beside such sound tells is in `controls`.
     """
     return tfds.features.FeaturesDict(
         {
@@ -124,6 +139,7 @@ def features(samples: int) -> tfds.features.FeaturesDict:
             "tune": _TEXT,
             "source": _TEXT,
             "licence": _TEXT,
+            "controls": tfds.features.Tensor(shape=(len(controls.SLOTS),), dtype=np.int32),
             "truth": {
                 "instruments": tfds.features.Sequence(_TEXT),
                 "family": _TEXT,

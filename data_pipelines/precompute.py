@@ -1,5 +1,6 @@
 """Runs trained parts over an audio data set once and keeps what they say: tokens and latents of every clip."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from data_pipelines import read, tokens
+from data_pipelines import read, replacing, tokens
 from data_pipelines.records import Records
 from melody_jax import config
+from melody_jax.codes import controls
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 
@@ -50,21 +52,38 @@ def precompute(
         barrier: waits for all hosts.
 
     Returns:
-        the version folder of the tokenised data set; an existing one of the same lineage and source is kept.
+        the version folder of the tokenised data set. An existing one of the same parts and audio is kept, any other is made
+        anew, and a line says why. While another process writes it, this one waits.
 
     Raises:
-        UserError: the clips do not fit the geometry, or `name` exists with another lineage.
+        UserError: the clips do not fit the geometry, or the audio data set changed meanwhile.
     """
+    directory = read.tokens_directory(data_dir, name)
+    with replacing.sole_writer(directory) if shard == 0 else contextlib.nullcontext():
+        barrier()  # the others begin when the first host has the lock, for all of them
+        return _precompute(encode, audio, directory, lineage, geometry, batch_size, shard, shards, barrier)
+
+
+def _precompute(
+    encode: Encode,
+    audio: pathlib.Path,
+    directory: pathlib.Path,
+    lineage: Mapping[str, str],
+    geometry: Geometry,
+    batch_size: int,
+    shard: int,
+    shards: int,
+    barrier: Callable[[], None],
+) -> pathlib.Path:
     facts = read.metadata(audio)
     stored = (facts["sample_rate"], facts["seconds"])
     if stored != (geometry.sample_rate, geometry.clip_seconds):
         raise UserError(f"{audio}: clips of {stored[1]:g} s at {stored[0]} Hz, but the parts take others")
-    directory = read.tokens_directory(data_dir, name)
-    if (directory / "metadata.json").is_file():
-        found = tokens.open_tokens(directory, lineage)
-        if read.metadata(directory)["source"] != facts["id"] or found.geometry != geometry:
-            raise UserError(f"{directory}: made from other audio; choose another name or delete it")
+    reason = _out_of_date(directory, facts["id"], lineage, geometry)
+    if reason is None:
         return directory
+    if reason and shard == 0:
+        print(f"{directory}: {reason}; made anew")
     made_of = [read.TOKENS_VERSION, dict(sorted(lineage.items())), facts["id"], config.to_dict(geometry), batch_size]
     staging = directory.parent / f"staging-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}"
     staging.mkdir(parents=True, exist_ok=True)
@@ -72,11 +91,29 @@ def precompute(
     _encode_all(encode, audio, counts, staging, batch_size, shard, shards)
     barrier()
     if shard == 0:
+        if read.metadata(audio)["id"] != facts["id"]:
+            raise UserError(f"{audio} was made anew while it was tokenised; run the same command again")
         splits = {split: lambda split=split: _staged(staging, split) for split in counts}
-        tokens.write_tokens(data_dir, name, splits, lineage, geometry, source=facts["id"])
-        shutil.rmtree(staging)
+        data_dir, name = str(directory.parents[2]), directory.parent.name
+        with replacing.set_aside(directory):
+            tokens.write_tokens(data_dir, name, splits, lineage, geometry, source=facts["id"])
+        for folder in directory.parent.glob("staging-*"):  # of earlier audio and parts too
+            shutil.rmtree(folder)
     barrier()
     return directory
+
+
+def _out_of_date(directory: pathlib.Path, source: str, lineage: Mapping[str, str], geometry: Geometry) -> str | None:
+    """Why the tokens in `directory` must be made anew; "" where there are none, None where they need not."""
+    if not (directory / "metadata.json").is_file():
+        return ""
+    facts = read.metadata(directory)
+    other = [part for part, id_ in lineage.items() if facts["lineage"].get(part) != id_]
+    if other:
+        return f"made with another {' and '.join(other)}"
+    if facts["source"] != source:
+        return "its audio data set has changed"
+    return None if facts["geometry"] == config.to_dict(geometry) else "made for another geometry"
 
 
 def _encode_all(
@@ -124,6 +161,7 @@ def _encode_chunk(encode: Encode, records: Records, features, start: int, stop: 
                 "texts": np.array([len(text) for text in texts]),
                 "semantic": encoded["semantic"].astype(np.int32),
                 "latents": encoded["latents"].astype(np.float16),
+                "controls": np.stack([controls.encode(read.clip_of(example).controls) for example in examples]),
             }
         )
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

@@ -37,32 +37,33 @@ def crop_audio(dataset: tf.data.Dataset, sequence_length: Mapping[str, int]) -> 
 
 
 def crop_aligned(
-    dataset: tf.data.Dataset, sequence_length: Mapping[str, int], frames_per_token: int
+    dataset: tf.data.Dataset, sequence_length: Mapping[str, int], frames_per_token: int, levels: int = 1
 ) -> tf.data.Dataset:
-    """`semantic` [N] and the `latents` [L, D] below it, cut to sequence_length["semantic"] tokens at a random token.
+    """`semantic` [N R] and the `latents` [L, D] below it, cut to sequence_length["semantic"] tokens at a random moment.
 
-    Frame i of the result belongs to token i // frames_per_token of the result: the cut lies between two tokens.
+    Frame i of the result belongs to moment i // frames_per_token of the result: the cut lies between two moments, each of
+    which has R = `levels` tokens.
 
     Raises:
         UserError: the stored sequences are shorter, or the two lengths asked for do not belong together.
     """
     tokens, frames = sequence_length["semantic"], sequence_length["latents"]
-    if frames != tokens * frames_per_token:
-        raise UserError(f"{tokens} tokens cover {tokens * frames_per_token} latent frames, not {frames}")
+    if frames * levels != tokens * frames_per_token:
+        raise UserError(f"{tokens} tokens cover {tokens * frames_per_token // levels} latent frames, not {frames}")
     stored = _stored(dataset, "semantic")
     _check_length("semantic", tokens, stored)
-    _check_length("latents", stored * frames_per_token, _stored(dataset, "latents"))
+    _check_length("latents", stored // levels * frames_per_token, _stored(dataset, "latents"))
 
     def crop(example: Example) -> Example:
-        start = _below(example, _CROP, stored - tokens + 1)
+        start = _below(example, _CROP, (stored - tokens) // levels + 1)
         latents = _window(example["latents"], start * frames_per_token, frames)
-        return {**example, "semantic": _window(example["semantic"], start, tokens), "latents": latents}
+        return {**example, "semantic": _window(example["semantic"], start * levels, tokens), "latents": latents}
 
     return _map(dataset, crop)
 
 
-def crop_semantic(dataset: tf.data.Dataset, sequence_length: Mapping[str, int]) -> tf.data.Dataset:
-    """`semantic` [N] cut to sequence_length["semantic"] tokens, at a random place.
+def crop_semantic(dataset: tf.data.Dataset, sequence_length: Mapping[str, int], levels: int = 1) -> tf.data.Dataset:
+    """`semantic` [N R] cut to sequence_length["semantic"] tokens, at a random moment of R = `levels` tokens.
 
     Raises:
         UserError: the stored sequences are shorter than that.
@@ -72,7 +73,7 @@ def crop_semantic(dataset: tf.data.Dataset, sequence_length: Mapping[str, int]) 
     _check_length("semantic", length, stored)
 
     def crop(example: Example) -> Example:
-        start = _below(example, _CROP, stored - length + 1)
+        start = levels * _below(example, _CROP, (stored - length) // levels + 1)
         return {**example, "semantic": _window(example["semantic"], start, length)}
 
     return _map(dataset, crop)

@@ -9,10 +9,11 @@ import numpy as np
 
 from data_pipelines.clip import Clip, Truth
 from data_pipelines.records import Records
+from melody_jax.codes.controls import Controls, decode
 from melody_jax.errors import UserError
 
 AUDIO_VERSION = "1.1.0"  # 1.0 had neither metre nor notes
-TOKENS_VERSION = "2.0.0"  # 1 had no codes of captions; tokens of another version are made anew
+TOKENS_VERSION = "2.1.0"  # 2.0 had no controls, 1 no codes of captions; tokens of another version are made anew
 
 
 def audio_directory(data_dir: str, name: str) -> pathlib.Path:
@@ -68,7 +69,7 @@ def read_clips(directory: pathlib.Path, split: str, limit: int | None = None) ->
     """The clips of a split in their stored order, audio as float32 [T]; for evaluation, not for training."""
     records, features = open_split(directory, split)
     for index in range(len(records) if limit is None else min(limit, len(records))):
-        yield _clip(features.deserialize_example_np(records.read([index])[0]))
+        yield clip_of(features.deserialize_example_np(records.read([index])[0]))
 
 
 def summary(directory: pathlib.Path) -> str:
@@ -78,12 +79,15 @@ def summary(directory: pathlib.Path) -> str:
     lines = [f"{sum(clips.values()) * facts['seconds'] / 3600:.2f} h of music in {directory}"]
     lines += [f"  {split}: {clips[split]} clips of {tunes[split]} tunes or files" for split in clips]
     lines += [f"  licence: {licence or 'not stated'}" for licence in facts["licences"]]
-    if facts["rejected"]:
-        lines.append(f"  {facts['rejected']} rejected, see {directory.parent / 'rejected.jsonl'}")
+    remarks = facts.get("remarks", 0)
+    if facts["rejected"] or remarks:
+        odd = f", {remarks} places in others left out or odd" if remarks else ""
+        lines.append(f"  {facts['rejected']} rejected{odd}, see {directory.parent / 'rejected.jsonl'}")
     return "\n".join(lines)
 
 
-def _clip(example: dict[str, Any]) -> Clip:
+def clip_of(example: dict[str, Any]) -> Clip:
+    """The clip that an example of an audio data set holds."""
     text = {name: _text(example[name]) for name in ("id", "tune", "source", "licence")}
     truth = {name: _text(value) for name, value in example["truth"].items() if name not in ("tempo", "notes")}
     truth["notes"] = tuple(
@@ -93,6 +97,7 @@ def _clip(example: dict[str, Any]) -> Clip:
         audio=example["audio"].astype(np.float32) / np.float32(32768),
         captions=_text(example["captions"]),
         truth=Truth(tempo=float(example["truth"]["tempo"]), **truth) if truth["family"] else None,
+        told=decode(example["controls"]) if "controls" in example else Controls(),  # older data sets have none
         **text,
     )
 

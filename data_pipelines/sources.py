@@ -4,14 +4,24 @@ import ast
 import csv
 import dataclasses
 import gzip
+import io
 import json
+import math
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from data_pipelines.decode import EXTENSIONS
 from melody_jax.errors import UserError
+
+# A text tower reads a few hundred words; a caption is tokenised at every draw.
+_MOST_CHARACTERS = 10_000
+_MOST_CAPTIONS = 100
+_MOST_SIDECAR_BYTES = 1 << 20
+# What json.loads and ast.literal_eval raise for text that is not what it should be, or is nested too deep.
+_UNREADABLE = (ValueError, SyntaxError, TypeError, KeyError, OverflowError, MemoryError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +34,10 @@ class SoundFile:
         captions: at least one.
         source: "folder", "manifest" or "musiccaps".
         licence: "" where nobody stated one.
-        start, end: the part to take, seconds; end None means to the end.
+        start, end: the part to take, seconds, of a file that is longer than 11 s and reaches to `end`; any other file is the
+            part itself. end None takes all of the file.
         size, modified: of the file (bytes, ns), so that staged work is redone when it changes.
+        tags: everything that its sidecars or its row say of it, as they say it (AudioCraft's bpm, key, instrument, ...).
     """
 
     path: str
@@ -37,22 +49,38 @@ class SoundFile:
     end: float | None = None
     size: int = 0
     modified: int = 0
+    tags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
-    """One line of rejected.jsonl. `start` (seconds) where only a part of the file was refused, None for all of it."""
+    """One line of rejected.jsonl.
+
+    Attributes:
+        path: of the file.
+        reason: why it is not used, or what is odd about it.
+        start: seconds, where the line is of one place of a file that is used otherwise; None where all of it is refused.
+        same_as: path of the file whose sound it repeats; that is nothing to be mended and does not count as a fault.
+    """
 
     path: str
     reason: str
     start: float | None = None
+    same_as: str | None = None
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether a whole file is lost that could be mended."""
+        return self.start is None and self.same_as is None
 
 
 Listed = SoundFile | Rejection
 
 
 def folder(path: str, licence: str = "") -> list[Listed]:
-    """Every sound file under `path`, captioned by a `.txt` (a caption a line) or `.json` beside it.
+    """Every sound file under `path`, through linked folders too, captioned by a `.txt` (a caption a line) or `.json` beside it.
+
+    Hidden files and folders are passed over, and with them what macOS writes beside a file (`._a.wav`).
 
     The sidecar of `a/b.wav` is `a/b.txt` or `a/b.json` (or `a/b.wav.json`); with several, their captions are joined.
 
@@ -62,10 +90,11 @@ def folder(path: str, licence: str = "") -> list[Listed]:
     root = pathlib.Path(path)
     if not root.is_dir():
         raise UserError(f"{path}: no such folder")
-    sounds = sorted(p for p in root.rglob("*") if p.is_file() and p.suffix.lower() in EXTENSIONS)
-    if not sounds:
-        raise UserError(f"{path}: no sound files ({', '.join(EXTENSIONS)}) in this folder or below it")
-    return [_listed(sound, sound.relative_to(root).as_posix(), "folder", licence) for sound in sounds]
+    sounds, unreadable = _sounds_below(root)
+    if not sounds and not unreadable:
+        raise UserError(f"{path}: no sound files ({', '.join(EXTENSIONS[:12])}, ...) in this folder or below it")
+    listed = [_listed(sound, sound.relative_to(root).as_posix(), "folder", licence) for sound in sounds]
+    return [*listed, *unreadable]
 
 
 def manifest(path: str, licence: str = "") -> list[Listed]:
@@ -75,17 +104,16 @@ def manifest(path: str, licence: str = "") -> list[Listed]:
     come from the row itself or from the sidecar (`info_path`, or the file's name with .json or .txt).
 
     Raises:
-        UserError: no such file, or a line that is no JSON object with a "path" (named by its number).
+        UserError: no such file, no UTF-8, a damaged .gz, or a line that is no JSON object with a "path" (named by its
+            number).
     """
     file = pathlib.Path(path)
     if not file.is_file():
         raise UserError(f"{path}: no such manifest")
     listed: list[Listed] = []
-    opener = gzip.open if file.suffix == ".gz" else open
-    with opener(file, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                listed.append(_manifest_row(line, f"{path}, line {number}", file.parent, licence))
+    for number, line in enumerate(_text_of(file).split("\n"), 1):
+        if line.strip():
+            listed.append(_manifest_row(line, f"{path}, line {number}", file.parent, licence))
     if not listed:
         raise UserError(f"{path}: the manifest is empty")
     return listed
@@ -95,8 +123,7 @@ def musiccaps(path: str, audio: str, licence: str = "") -> list[Listed]:
     """The clips of a MusicCaps CSV, found by their `ytid` among the sound files of the folder `audio`.
 
     A file belongs to the row whose ytid its name begins with (as in `-0Gj8-vB1q4.wav` or `[-0Gj8-vB1q4]-[30-40].wav`).
-    A file longer than 11 s that reaches to `end_s` is taken to be the whole recording and cut from `start_s` to
-    `end_s`; any other is the clip itself.
+    `start_s` and `end_s` are of the whole recording; what `SoundFile` says of `start` decides whether the file is that.
     Captions: the `caption` and the `aspect_list` as a comma-separated sentence. A row without a file is rejected.
 
     Raises:
@@ -107,16 +134,17 @@ def musiccaps(path: str, audio: str, licence: str = "") -> list[Listed]:
         raise UserError(f"{path}: no such MusicCaps table")
     if not root.is_dir():
         raise UserError(f"{audio}: no such folder of MusicCaps clips")
-    sounds = sorted(p for p in root.rglob("*") if p.is_file() and p.suffix.lower() in EXTENSIONS)
-    by_id = {}
-    for sound in sounds:  # a YouTube id has 11 characters, "_" and "-" among them
+    by_id: dict[str, pathlib.Path] = {}
+    for sound in _sounds_below(root)[0]:  # a YouTube id has 11 characters, "_" and "-" among them
         by_id.setdefault(sound.stem.lstrip("[")[:11], sound)
-    with open(table, newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
+    rows = csv.DictReader(io.StringIO(_text_of(table), newline=""))
+    try:
         missing = {"ytid", "start_s", "end_s", "aspect_list", "caption"} - set(rows.fieldnames or ())
         if missing:
             raise UserError(f"{path}: not a MusicCaps table, it has no column {', '.join(sorted(missing))}")
         listed = [_musiccaps_row(row, f"{path}, line {rows.line_num}", by_id, licence) for row in rows]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {rows.line_num + 1}: {error}") from None
     if not listed:
         raise UserError(f"{path}: the table is empty")
     return listed
@@ -140,8 +168,9 @@ def captions_of_tags(tags: Any) -> tuple[str, ...]:
     if instruments:
         parts.append("with " + ", ".join(instruments))
     parts += [", ".join(_words(tags.get(name))) for name in ("keywords", "tags")]
-    if isinstance(tags.get("bpm"), (int, float)) and tags["bpm"] > 0:
-        parts.append(f"{tags['bpm']:g} bpm")
+    bpm = tags.get("bpm")
+    if isinstance(bpm, (int, float)) and not isinstance(bpm, bool) and 0 < bpm < 1_000:
+        parts.append(f"{bpm:g} bpm")
     if _words(tags.get("key")):
         parts.append("in " + _words(tags["key"])[0])
     return _clean([*written, ", ".join(part for part in parts if part)])
@@ -157,11 +186,58 @@ def _clean(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text in (" ".join(t.split()) for t in texts) if text))
 
 
+def _sounds_below(root: pathlib.Path) -> tuple[list[pathlib.Path], list[Rejection]]:
+    """The sound files of a folder and those below it, sorted, and folders and links that cannot be read.
+
+    Links to folders are followed, but never into a folder that contains the link.
+    """
+    sounds: list[pathlib.Path] = []
+    rejected: list[Rejection] = []
+    waiting = [(root, (os.path.realpath(root),))]
+    while waiting:
+        folder, above = waiting.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            rejected.append(Rejection(str(folder), f"cannot be read: {error.strerror}"))
+            continue
+        for entry in entries:
+            path = pathlib.Path(entry.path)
+            if entry.name.startswith("."):
+                continue
+            if path.is_dir():
+                real = os.path.realpath(path)
+                if real not in above:
+                    waiting.append((path, (*above, real)))
+            elif path.suffix.lower() in EXTENSIONS:
+                sounds.append(path)  # a pipe or a link to nowhere too: the decoder says why it is not used
+    return sorted(sounds), sorted(rejected, key=lambda item: item.path)
+
+
+def _text_of(file: pathlib.Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark; `.gz` is unpacked.
+
+    Raises:
+        UserError: it cannot be read, with the line where that is known.
+    """
+    try:
+        data = file.read_bytes()
+        if file.suffix == ".gz":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
+        raise UserError(f"{file}: cannot be read: {error}") from None
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{file}, line {line}: not UTF-8 ({error.reason}); save it as UTF-8") from None
+
+
 def _manifest_row(line: str, where: str, root: pathlib.Path, licence: str) -> Listed:
     try:
         row = json.loads(line)
         name = row["path"]
-    except (ValueError, KeyError, TypeError):
+    except _UNREADABLE:
         raise UserError(f'{where}: not a JSON object with a "path"') from None
     if not isinstance(name, str) or not name:
         raise UserError(f'{where}: "path" is no file name')
@@ -173,48 +249,61 @@ def _musiccaps_row(row: dict[str, str], where: str, by_id: dict[str, pathlib.Pat
     try:
         start, end = float(row["start_s"]), float(row["end_s"])
         aspects = ast.literal_eval(row["aspect_list"]) if row["aspect_list"] else []
-    except (ValueError, SyntaxError, TypeError):
+        if not 0 <= start < end < math.inf:
+            raise ValueError
+    except _UNREADABLE:
         return Rejection(name, f"{where}: start_s, end_s or aspect_list is unreadable")
     sound = by_id.get(row["ytid"])
     if sound is None:
         return Rejection(name, "no sound file of this ytid")
     captions = [row["caption"] or "", ", ".join(_words(aspects))]
     listed = _listed(sound, name, "musiccaps", licence, {"captions": captions})
-    if isinstance(listed, Rejection) or not _reaches(sound, end):
-        return listed
-    return dataclasses.replace(listed, start=start, end=end)
-
-
-def _reaches(sound: pathlib.Path, end: float) -> bool:
-    """Whether the file is the whole recording, because it is longer than the 10 s clip and reaches to `end`."""
-    import soundfile
-
-    try:
-        duration = soundfile.info(str(sound)).duration
-    except soundfile.LibsndfileError:
-        return False  # the decoder will say why
-    return duration > 11.0 and duration >= end - 0.1
+    return listed if isinstance(listed, Rejection) else dataclasses.replace(listed, start=start, end=end)
 
 
 def _listed(path: pathlib.Path, name: str, source: str, licence: str, tags: dict[str, Any] | None = None) -> Listed:
-    """A sound file with the captions of its tags and sidecars; a rejection where there are none."""
-    tags = tags or {}
+    """A sound file with the captions of its tags and sidecars; a rejection where there are none, or unusable ones."""
+    tags = dict(tags or {})
+    shown = str(path)
     try:
         stat = path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        return Rejection(shown, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+    try:
         captions = list(captions_of_tags(tags))
         for info in _sidecars(path, tags):
-            found, stated = _read_sidecar(info)
+            found, stated, more = _read_sidecar(info)
             captions += found
             licence = stated or licence
+            tags = more | tags
+    except _UNREADABLE as error:
+        return Rejection(shown, f"its caption file is unreadable: {error or type(error).__name__}")
     except OSError as error:
-        return Rejection(str(path), f"cannot be read: {error.strerror}")
-    except ValueError as error:
-        return Rejection(str(path), f"its caption file is unreadable: {error}")
+        return Rejection(shown, f"its caption file is unreadable: {error.strerror}")
     licence = next(iter(_words(tags.get("licence")) + _words(tags.get("license"))), licence)
     unique = _clean(captions)
-    if not unique:
-        return Rejection(str(path), "no caption")
-    return SoundFile(os.path.abspath(path), name, unique, source, licence, size=stat.st_size, modified=stat.st_mtime_ns)
+    wrong = _what_is_wrong(unique, licence)
+    if wrong:
+        return Rejection(shown, wrong)
+    size, modified = stat.st_size, stat.st_mtime_ns
+    return SoundFile(os.path.abspath(path), name, unique, source, licence, size=size, modified=modified, tags=tags)
+
+
+def _what_is_wrong(captions: tuple[str, ...], licence: str) -> str:
+    """Why these captions cannot be used; "" where they can."""
+    if not captions:
+        return "no caption"
+    if len(captions) > _MOST_CAPTIONS:
+        return f"{len(captions)} captions, at most {_MOST_CAPTIONS} can be used"
+    longest = max(map(len, captions))
+    if longest > _MOST_CHARACTERS:
+        return f"a caption of {longest} characters, at most {_MOST_CHARACTERS} can be used"
+    for text in (*captions, licence):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # half of a character that two \\u escapes make
+            return f"its caption or licence is no Unicode text: {ascii(text[error.start])} in {ascii(text[:40])}"
+    return ""
 
 
 def _sidecars(path: pathlib.Path, tags: dict[str, Any]) -> Iterator[pathlib.Path]:
@@ -224,11 +313,18 @@ def _sidecars(path: pathlib.Path, tags: dict[str, Any]) -> Iterator[pathlib.Path
     yield from dict.fromkeys(candidate for candidate in candidates if candidate.is_file())
 
 
-def _read_sidecar(path: pathlib.Path) -> tuple[tuple[str, ...], str]:
-    """(captions, licence) of a `.txt` or `.json`. Raises ValueError where it is not UTF-8 or not JSON."""
-    text = path.read_text(encoding="utf-8")
+def _read_sidecar(path: pathlib.Path) -> tuple[tuple[str, ...], str, dict[str, Any]]:
+    """(captions, licence, everything it says) of a `.txt` or `.json`. Raises ValueError where it is not UTF-8 or not JSON."""
+    with open(path, "rb") as file:
+        data = file.read(_MOST_SIDECAR_BYTES + 1)
+    if len(data) > _MOST_SIDECAR_BYTES:
+        size = path.stat().st_size / 1e6
+        raise ValueError(f"{path.name} has {size:.1f} MB, at most {_MOST_SIDECAR_BYTES / 1e6:.0f} MB are read")
+    text = data.decode("utf-8-sig")
     if path.suffix != ".json":
-        return _clean(text.splitlines()), ""
+        return _clean(text.splitlines()), "", {}
     tags = json.loads(text)
-    licence = _words(tags.get("licence")) + _words(tags.get("license")) if isinstance(tags, dict) else []
-    return captions_of_tags(tags), (licence or [""])[0]
+    if not isinstance(tags, dict):
+        return captions_of_tags(tags), "", {}
+    licence = _words(tags.get("licence")) + _words(tags.get("license"))
+    return captions_of_tags(tags), (licence or [""])[0], tags

@@ -1,8 +1,8 @@
-"""Clips made by all cores and staged on disk in chunks, so that a killed build goes on where it stopped.
+"""Clips made by all cores and staged on disk, so that a killed build goes on where it stopped.
 
-A chunk is a fixed run of the work list, made by one process and written to a temporary name until it is whole. What a
-chunk holds depends on its work alone: neither the number of processes nor an interruption can change a byte. Its name
-carries a hash of its work, so a changed plan redoes what changed and nothing else. No TensorFlow here.
+Every piece of work has a chunk, made by one process, clip by clip, under a temporary name until it is whole: no file stands in
+memory as a whole. What a chunk holds depends on its work alone: neither the number of processes nor an interruption can
+change a byte. Its name is a hash of its work, so a changed plan redoes what changed and nothing else. No TensorFlow here.
 """
 
 import concurrent.futures
@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
@@ -22,58 +23,77 @@ import tqdm
 from data_pipelines.clip import Clip
 from data_pipelines.decode import UnusableError
 from data_pipelines.sources import Rejection
+from melody_jax.codes import controls
 from melody_jax.errors import UserError
 
-# 16 clips of 10 s take a process a second or two: often enough for the progress bar, seldom enough for the disk.
-CHUNK = 16
 # Part of every chunk's name: raise it when the staged form or the making of clips changes.
-_FORM = 2
+_FORM = 3
+_END = re.compile(rb'\{"end": \d+\}\n\Z')
+_TICK_SECONDS = 0.3
+# Pieces of work that are handed to the processes ahead, for each of them.
+_AHEAD = 4
+_MOST_DEATHS = 3
 
-Make = Callable[[Any], Iterator[Clip | Rejection]]
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How much of its work's `amount` a maker has done."""
+
+    done: int
+
+
+Make = Callable[[Any], Iterator[Clip | Rejection | Progress]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One piece of work: a file or a tune to render. `name` is what a rejection calls it."""
+    """One piece of work: a file or a tune to render.
+
+    Attributes:
+        name: what a rejection calls it.
+        item: what the maker makes clips of.
+        split: of its clips; "" where that is decided when all is staged.
+        amount: of work, in the progress bar's unit.
+    """
 
     name: str
-    split: str
     item: Any
+    split: str = ""
+    amount: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Staged:
-    """The finished chunks in the order of the work list."""
+class Chunk:
+    """The finished clips and rejections of one piece of work."""
 
-    chunks: tuple[pathlib.Path, ...]
+    path: pathlib.Path
+    work: Work
 
-    def examples(self, split: str | None = None) -> Iterator[dict[str, Any]]:
-        """Examples as the data set stores them (`audio` int16 [T]), of one split or of all."""
-        for record in self._records():
-            if "reason" not in record and split in (None, record["split"]):
+    def records(self, audio: bool = True) -> Iterator[dict[str, Any]]:
+        """Clips as the data set stores them (`audio` int16 [T] where asked for, and `digest` of it), and rejections."""
+        with open(self.path, "rb") as file:
+            for line in file:
+                record = json.loads(line)
+                if "end" in record:
+                    return
+                if "samples" in record:
+                    size = 2 * record.pop("samples")
+                    if audio:
+                        record["audio"] = np.frombuffer(file.read(size), "<i2")
+                    else:
+                        file.seek(size, os.SEEK_CUR)
                 yield record
 
+    def clips(self, audio: bool = True) -> Iterator[dict[str, Any]]:
+        return (record for record in self.records(audio) if "reason" not in record)
+
     def rejections(self) -> list[Rejection]:
-        return [Rejection(r["path"], r["reason"], r["start"]) for r in self._records() if "reason" in r]
-
-    def content_hash(self) -> str:
-        """sha256 over everything staged: the identity of a data set."""
-        digest = hashlib.sha256()
-        for chunk in self.chunks:
-            digest.update(chunk.read_bytes())
-        return digest.hexdigest()
-
-    def _records(self) -> Iterator[dict[str, Any]]:
-        for chunk in self.chunks:
-            with open(chunk, "rb") as file:
-                for line in file:
-                    record = json.loads(line)
-                    if "samples" in record:
-                        record["audio"] = np.frombuffer(file.read(2 * record.pop("samples")), "<i2")
-                    yield record
+        """In terms of the work's own path: the sound may have been staged from another."""
+        rejected = (record for record in self.records(audio=False) if "reason" in record)
+        return [Rejection(self.work.name, record["reason"], record["start"]) for record in rejected]
 
 
-def stage(work: Sequence[Work], make: Make, directory: pathlib.Path, processes: int, unit: str) -> Staged:
+def stage(work: Sequence[Work], make: Make, directory: pathlib.Path, processes: int, unit: str) -> tuple[Chunk, ...]:
     """Makes all clips of `work` that are not staged yet, with a progress bar.
 
     Args:
@@ -84,90 +104,177 @@ def stage(work: Sequence[Work], make: Make, directory: pathlib.Path, processes: 
         processes: how many to use; 1 works in this process.
         unit: what the progress bar counts.
 
+    Returns:
+        the chunks in the order of `work`.
+
     Raises:
-        UserError: a process died (killed, or out of memory). What it had finished is kept.
+        UserError: processes died (killed, or out of memory). What they had finished is kept.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    jobs = []
-    for start in range(0, len(work), CHUNK):
-        part = tuple(work[start : start + CHUNK])
-        # repr of frozen dataclasses and partials of functions is their content, once addresses are kept out of it
-        tag = hashlib.sha256(repr((_FORM, _described(make), part)).encode("utf-8", "backslashreplace")).hexdigest()[:16]
-        jobs.append((directory / f"chunk-{start // CHUNK:06d}-{tag}", part))
-    waiting = [job for job in jobs if not job[0].exists()]
-    bar = {"unit": f" {unit}", "desc": "preparing clips", "smoothing": 0.05, "disable": not waiting}
-    with tqdm.tqdm(total=len(work), **bar) as progress:
-        progress.update(len(work) - sum(len(part) for _, part in waiting))
+    chunks = tuple(Chunk(directory / name_of(item, make), item) for item in work)
+    waiting = [chunk for chunk in chunks if not is_whole(chunk.path)]
+    bar = {"unit": unit, "desc": "preparing clips", "smoothing": 0.05, "disable": not waiting, "unit_scale": True}
+    with tqdm.tqdm(total=sum(item.amount for item in work), **bar) as progress:
+        progress.update(progress.total - sum(chunk.work.amount for chunk in waiting))
         progress.unpause()
-        for count in _run(make, waiting, processes):
-            progress.update(count)
-    return Staged(tuple(path for path, _ in jobs))
+        if processes <= 1 or len(waiting) <= 1:
+            for chunk in waiting:
+                write_chunk(chunk, make, progress.update)
+        else:
+            _run(make, waiting, processes, progress)
+    return chunks
 
 
-def _described(make: Make) -> str:
+def name_of(work: Work, make: Make) -> str:
+    """The name of a chunk: a hash of what decides its bytes.
+
+    repr of frozen dataclasses and partials of functions is their content, once addresses are kept out of it.
+    """
     function = getattr(make, "func", make)
     arguments = getattr(make, "args", ()), sorted(getattr(make, "keywords", {}).items())
-    return f"{function.__module__}.{function.__qualname__}{arguments}"
+    maker = f"{function.__module__}.{function.__qualname__}{arguments}"
+    tag = hashlib.sha256(repr((_FORM, maker, work.item)).encode("utf-8", "backslashreplace")).hexdigest()
+    return f"chunk-{tag[:32]}"
 
 
-def _run(make: Make, jobs: Sequence[tuple[pathlib.Path, tuple[Work, ...]]], processes: int) -> Iterator[int]:
-    if processes <= 1 or len(jobs) <= 1:
-        for path, part in jobs:
-            yield _make_chunk(make, path, part)
-        return
+def _run(make: Make, waiting: Sequence[Chunk], processes: int, progress: tqdm.tqdm) -> None:
+    """Has all chunks made by several processes. One that a piece of work kills is started again without it."""
     # The children import this package; `tfds build` has it on the path only while it loads the builder.
     root = str(pathlib.Path(__file__).resolve().parents[1])
     if root not in sys.path:
         sys.path.append(root)
+    left, deaths = list(waiting), 0
+    while left:
+        suspects = _run_pool(make, left, processes, progress)
+        for chunk in suspects:
+            if _run_pool(make, [chunk], 1, progress):
+                deaths += 1
+                if deaths > _MOST_DEATHS:
+                    raise UserError(
+                        "a worker process died (out of memory?); run again to go on, with fewer --processes"
+                    )
+                write_chunk(chunk, _killed)
+        left = [chunk for chunk in left if not is_whole(chunk.path)] if suspects else []
+
+
+def _run_pool(make: Make, chunks: Sequence[Chunk], processes: int, progress: tqdm.tqdm) -> list[Chunk]:
+    """Has chunks made. Returns those that were being made when a process died."""
     # spawn: a fork of a process that holds TensorFlow or JAX threads can hang
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context)
+    done, before = context.Value("q", 0), progress.n
+    processes = min(processes, len(chunks))
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _begin, (done,))
+    running: dict[concurrent.futures.Future, Chunk] = {}
+    coming = iter(chunks)
     try:
-        futures = [pool.submit(_make_chunk, make, path, part) for path, part in jobs]
-        for future in concurrent.futures.as_completed(futures):
-            yield future.result()
+        while True:
+            while len(running) < processes * _AHEAD and (chunk := next(coming, None)) is not None:
+                running[pool.submit(_make_in_pool, make, chunk)] = chunk
+            if not running:
+                return []
+            finished = concurrent.futures.wait(running, _TICK_SECONDS, concurrent.futures.FIRST_COMPLETED).done
+            if done.value > progress.n - before:
+                progress.update(before + done.value - progress.n)
+            for future in finished:
+                future.result()
+                del running[future]
     except concurrent.futures.process.BrokenProcessPool:
-        raise UserError("a worker process died (out of memory?); run again to go on, with fewer --processes") from None
+        return [chunk for chunk in running.values() if not is_whole(chunk.path)]
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _make_chunk(make: Make, path: pathlib.Path, part: tuple[Work, ...]) -> int:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+_done: Any = None
+
+
+def _begin(done: Any) -> None:
+    """In a new process: keeps the counter of the work done that all processes share."""
+    global _done
+    _done = done
+
+
+def _make_in_pool(make: Make, chunk: Chunk) -> None:
+    def report(amount: int) -> None:
+        with _done.get_lock():
+            _done.value += amount
+
+    write_chunk(chunk, make, report)
+
+
+def _killed(item: Any) -> Iterator[Clip]:
+    raise UnusableError("the process that reads it dies (out of memory, or a fault of the decoder)")
+    yield from ()
+
+
+def write_chunk(chunk: Chunk, make: Make, report: Callable[[int], Any] = lambda done: None) -> None:
+    """Makes one chunk.
+
+    Args:
+        report: is told how much of the work's amount was done since it was told last.
+    """
+    temporary = chunk.path.with_name(f".{chunk.path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
-            for work in part:
-                _write_work(make, work, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+            count = _write_work(make, chunk.work, file, report)
+            # Instead of waiting for the disk, which takes longer than a small file's sound: see is_whole.
+            file.write(json.dumps({"end": count}).encode() + b"\n")
+        os.replace(temporary, chunk.path)
     finally:
         temporary.unlink(missing_ok=True)
-    return len(part)
 
 
-def _write_work(make: Make, work: Work, file: BinaryIO) -> None:
-    """Appends the clips and rejections of `work`; a work that fails takes its clips back and leaves a rejection."""
-    before = file.tell()
+def is_whole(path: pathlib.Path) -> bool:
+    """Whether a chunk ends as one that was written to its end: a machine that fails may leave less."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-min(32, os.fstat(file.fileno()).st_size), os.SEEK_END)
+            return _END.search(file.read()) is not None
+    except OSError:
+        return False
+
+
+def _write_work(make: Make, work: Work, file: BinaryIO, report: Callable[[int], Any]) -> int:
+    """Writes the clips and rejections of `work`; a work that fails takes its clips back and leaves a rejection."""
+    count = reported = 0
     try:
         for made in make(work.item):
-            _write_rejection(made, file) if isinstance(made, Rejection) else _write_clip(made, work.split, file)
+            if isinstance(made, Progress):
+                new = min(made.done, work.amount)
+                report(max(0, new - reported))
+                reported = max(reported, new)
+                continue
+            _write_rejection(made, file) if isinstance(made, Rejection) else _write_clip(made, file)
+            count += 1
     except Exception as error:  # one bad file or tune must not end the build of ten thousand
         reason = str(error) if isinstance(error, UnusableError) else f"{type(error).__name__}: {error}"
-        file.seek(before)
+        file.seek(0)
         file.truncate()
+        count = 1
         _write_rejection(Rejection(work.name, reason), file)
+    report(work.amount - reported)
+    return count
 
 
 def _write_rejection(rejection: Rejection, file: BinaryIO) -> None:
-    file.write(json.dumps(dataclasses.asdict(rejection)).encode() + b"\n")
+    row = {"path": rejection.path, "reason": rejection.reason, "start": rejection.start}
+    file.write(json.dumps(row).encode() + b"\n")
 
 
-def _write_clip(clip: Clip, split: str, file: BinaryIO) -> None:
+def _write_clip(clip: Clip, file: BinaryIO) -> None:
     # 2^15 is the scale of every reader: int16 / 32768 is exact in float32
-    audio = np.clip(np.round(clip.audio * 32768.0), -32768, 32767).astype("<i2")
+    audio = np.clip(np.round(clip.audio * 32768.0), -32768, 32767).astype("<i2").tobytes()
     truth = dataclasses.asdict(clip.truth) if clip.truth else None
-    record = {"split": split, "id": clip.id, "captions": clip.captions, "tune": clip.tune, "source": clip.source}
-    record |= {"licence": clip.licence, "truth": truth, "samples": len(audio)}
+    record = {
+        "id": clip.id,
+        "captions": clip.captions,
+        "tune": clip.tune,
+        "source": clip.source,
+        "licence": clip.licence,
+    }
+    for text in record.values():
+        "".join(text).encode()  # half a character must be this file's fault, not TFDS's
+    digest = hashlib.blake2b(audio, digest_size=16).hexdigest()
+    record |= {"truth": truth, "digest": digest, "samples": len(audio) // 2}
+    record |= {"controls": controls.encode(clip.told).tolist()} if clip.told else {}
     file.write(json.dumps(record).encode() + b"\n")
-    file.write(audio.tobytes())
+    file.write(audio)

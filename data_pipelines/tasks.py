@@ -11,10 +11,12 @@ from data_pipelines import preprocessors
 from data_pipelines.record_source import RecordSource
 from data_pipelines.text_vocabulary import TextVocabulary
 from melody_jax import graph
+from melody_jax.codes import controls
 from melody_jax.geometry import Geometry
 
 AUDIO_STAGES, TOKEN_STAGES = graph.READ_AUDIO, graph.READ_TOKENS
 _AUDIO = seqio.ContinuousFeature(dtype=tf.int16)
+_CONTROLS: Any = seqio.Feature(seqio.PassThroughVocabulary(max(controls.SIZES)), add_eos=False, dtype=tf.int32)
 
 
 def register(
@@ -52,7 +54,8 @@ def make_task(
 ) -> seqio.Task:
     """The Task of `stage` on the data set in `directory`, unregistered.
 
-    `get_dataset` needs sequence_length = {feature: length} of all output features.
+    `get_dataset` needs sequence_length = {feature: length} of all output features; without "controls" an lm Task leaves them
+    out.
     """
     fields, steps, features = _recipe(stage, geometry, tokenizer)
     return seqio.Task(
@@ -77,14 +80,17 @@ def _recipe(stage: str, geometry: Geometry, tokenizer: str | None):
         return ("audio", "captions"), steps, {"audio": _AUDIO, "text_tokens": text}
     if stage == "lm":
         codes = seqio.Feature(seqio.PassThroughVocabulary(geometry.mulan_codes), add_eos=False, dtype=tf.int32)
-        steps = [preprocessors.crop_semantic, preprocessors.choose_text]
-        return ("mulan", "text", "semantic"), steps, {"mulan": codes, "text": codes, "semantic": _semantic(geometry)}
+        crop = functools.partial(preprocessors.crop_semantic, levels=geometry.semantic_levels)
+        steps = [crop, preprocessors.choose_text]
+        features = {"mulan": codes, "text": codes, "semantic": _semantic(geometry), "controls": _CONTROLS}
+        return tuple(features), steps, features
     if stage == "dpd":
-        crop = functools.partial(preprocessors.crop_aligned, frames_per_token=geometry.frames_per_token)
+        rates = {"frames_per_token": geometry.frames_per_token, "levels": geometry.semantic_levels}
+        crop = functools.partial(preprocessors.crop_aligned, **rates)
         latents = seqio.ContinuousFeature(dtype=tf.float16, rank=2)
         return ("semantic", "latents"), [crop], {"semantic": _semantic(geometry), "latents": latents}
     return ("audio",), [preprocessors.crop_audio], {"audio": _AUDIO}
 
 
 def _semantic(geometry: Geometry) -> Any:
-    return seqio.Feature(seqio.PassThroughVocabulary(geometry.semantic_codes), add_eos=False, dtype=tf.int32)
+    return seqio.Feature(seqio.PassThroughVocabulary(geometry.semantic_size), add_eos=False, dtype=tf.int32)

@@ -1,7 +1,7 @@
-"""The tokenised data set: per clip the MuLan tokens of its music and of its captions, semantic tokens and latents, with the
-lineage of what made them.
+"""The tokenised data set: per clip the MuLan tokens of its music and of its captions, semantic tokens and latents, its
+controls, and the lineage of what made them.
 
-It is a TFDS data set under DATA_DIR/melody_tokens/NAME/2.0.0 (`tfds.builder_from_directory` reads it), and its metadata
+It is a TFDS data set under DATA_DIR/melody_tokens/NAME/2.1.0 (`tfds.builder_from_directory` reads it), and its metadata
 name the parts (by id) and the geometry: training on tokens of other parts than the ones at hand is refused.
 """
 
@@ -14,8 +14,9 @@ from typing import Any, TypedDict
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines import read
+from data_pipelines import read, writing
 from melody_jax import config
+from melody_jax.codes import controls
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 
@@ -25,7 +26,8 @@ class TokenExample(TypedDict):
 
     id, family: of the clip and of its leading instrument ("" where unknown).
     mulan: int32 [Q], codes of the music. text: int32 [C, Q], codes of each of its C >= 1 captions.
-    semantic: int32 [N]. latents: float16 [L, D].
+    semantic: int32 [N R], the R levels of a moment beside one another. latents: float16 [L, D].
+    controls: int32 [K], the codes of codes/controls.py.
     """
 
     id: str
@@ -34,9 +36,10 @@ class TokenExample(TypedDict):
     text: np.ndarray
     semantic: np.ndarray
     latents: np.ndarray
+    controls: np.ndarray
 
 
-class MelodyTokens(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class MelodyTokens(writing.Builder, skip_registration=True):
     """Writes the data set; `write_tokens` is how to use it.
 
     Args:
@@ -62,8 +65,9 @@ class MelodyTokens(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "family": tfds.features.Text(),
             "mulan": tfds.features.Tensor(shape=(geometry.mulan_tokens,), dtype=np.int32, encoding=raw),
             "text": tfds.features.Tensor(shape=(None, geometry.mulan_tokens), dtype=np.int32, encoding=raw),
-            "semantic": tfds.features.Tensor(shape=(geometry.clip_tokens,), dtype=np.int32, encoding=raw),
+            "semantic": tfds.features.Tensor(shape=(geometry.clip_semantic,), dtype=np.int32, encoding=raw),
             "latents": tfds.features.Tensor(shape=latents, dtype=np.float16, encoding=raw),
+            "controls": tfds.features.Tensor(shape=(len(controls.SLOTS),), dtype=np.int32, encoding=raw),
         }
         return tfds.core.DatasetInfo(
             builder=self,

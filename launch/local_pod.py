@@ -28,7 +28,9 @@ GRACE_SECONDS = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="launch.local_pod", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="launch.local_pod", description=__doc__.splitlines()[0] if __doc__ else None
+    )
     parser.add_argument("--hosts", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--devices_per_host", type=int, default=1, help="CPU devices of each (default 1)")
     parser.add_argument("--restarts", type=int, default=0, help="how often an interrupted run is started again")

@@ -16,12 +16,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
-def from_dict(cls: type[ConfigT], data: dict[str, Any]) -> ConfigT:
+def from_dict(cls: type[ConfigT], data: Any) -> ConfigT:
     """The inverse of `to_dict`.
 
     Raises:
-      UserError: a field is unknown to `cls`, or one without a default is missing.
+      UserError: a field is unknown to `cls`, one without a default is missing, or one has a value of another type.
     """
+    if not isinstance(data, dict):
+        raise UserError(f"{cls.__name__} must be an object, got {data!r:.80}")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
     unknown = sorted(set(data) - set(fields))
     required = {name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
@@ -31,7 +33,21 @@ def from_dict(cls: type[ConfigT], data: dict[str, Any]) -> ConfigT:
             f"{cls.__name__}: unknown fields {unknown}, missing fields {missing}; was it written by another version?"
         )
     hints = typing.get_type_hints(cls)
-    return cls(**{name: _typed(hints[name], value) for name, value in data.items()})
+    values = {name: _typed(hints[name], value) for name, value in data.items()}
+    for name, value in values.items():
+        if hints[name] in _SCALARS and not _fits(hints[name], value):
+            raise UserError(f"{cls.__name__}: {name} must be of type {hints[name].__name__}, got {value!r:.80}")
+    return cls(**values)
+
+
+_SCALARS = (int, float, bool, str)
+
+
+def _fits(kind: type, value: Any) -> bool:
+    """JSON writes 1.0 as a whole number now and then; nothing else passes for another type."""
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _plain(value: Any) -> Any:
@@ -55,6 +71,8 @@ def _typed(hint: Any, value: Any) -> Any:
         return from_dict(typing.cast(type, hint), value)
     if origin is tuple and isinstance(value, (list, tuple)):
         inner = args[:1] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
+        if len(inner) != len(value):
+            raise UserError(f"expected {len(inner)} values, got {value!r:.80}")
         return tuple(_typed(arg, item) for arg, item in zip(inner, value, strict=True))
     return value
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from melody_jax.shapes import Array, Complex, Float
+from melody_jax.shapes import Array, Bool, Complex, Float
 
 
 def frame(x: Float[Array, "*b T"], size: int, hop: int) -> Float[Array, "*b F size"]:
@@ -89,27 +89,84 @@ def _least_squares(spectrum: Complex[Array, "*b F bins"], hop: int, win: int | N
 
 
 def griffin_lim(
-    magnitude: Float[Array, "*b F bins"], start: Float[Array, "*b T"], iterations: int, momentum: float = 0.99
+    magnitude: Float[Array, "*b F bins"],
+    phases: Float[Array, "*b F bins"],
+    hop: int,
+    iterations: int,
+    momentum: float = 0.99,
+    known: Float[Array, "*b T"] | None = None,
+    fixed: Bool[Array, "*b T"] | None = None,
 ) -> Float[Array, "*b T"]:
-    """A signal whose `centred_stft` has these magnitudes as nearly as may be, T a multiple of F.
+    """A signal whose `centred_stft` has these magnitudes as nearly as may be, T = F * hop.
 
     Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013): alternating projections on the spectra of
-    these magnitudes and on those of signals, c_n, with t_n = c_n + momentum (c_n - c_(n-1)). The phases are `start`'s in
-    the beginning.
+    these magnitudes and on those of signals, c_n, with t_n = c_n + momentum (c_n - c_(n-1)), from the given phases on.
+
+    Samples of `known` that are `fixed` stay what they are, and the others go on from them.
     """
-    hop, fft = start.shape[-1] // magnitude.shape[-2], 2 * (magnitude.shape[-1] - 1)
+    fft = 2 * (magnitude.shape[-1] - 1)
+
+    def signal_of(spectrum: Array) -> Array:
+        signal = centred_istft(spectrum, hop)
+        return signal if known is None or fixed is None else jnp.where(fixed, known, signal)
 
     def with_magnitude(spectrum: Array) -> Array:
         return spectrum * (magnitude / jnp.maximum(jnp.abs(spectrum), 1e-9)).astype(spectrum.dtype)
 
     def iteration(_, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         accelerated, before = carry
-        consistent = centred_stft(centred_istft(with_magnitude(accelerated), hop), fft, hop)
+        consistent = centred_stft(signal_of(with_magnitude(accelerated)), fft, hop)
         return consistent + jnp.asarray(momentum, consistent.dtype) * (consistent - before), consistent
 
-    first = centred_stft(start, fft, hop)
+    first = jax.lax.complex(magnitude * jnp.cos(phases), magnitude * jnp.sin(phases))
+    first = centred_stft(signal_of(first), fft, hop)
     spectrum, _ = jax.lax.fori_loop(0, iterations, iteration, (first, first))
-    return centred_istft(with_magnitude(spectrum), hop)
+    return signal_of(with_magnitude(spectrum))
+
+
+def running_phases(
+    magnitude: Float[Array, "F bins"],
+    hop: int,
+    known: Float[Array, "F bins"] | None = None,
+    fixed: Bool[Array, " F"] | None = None,
+) -> Float[Array, "F bins"]:
+    """Phases of partials that run on at their own frequencies from frame to frame (Beauregard, Harish and Wyse, "Single
+    pass spectrogram inversion", 2015).
+
+    Each bin belongs to the nearest peak of its frame, whose frequency is read from a parabola through it and its
+    neighbours; bins of a peak have its phase, with the alternating signs of a window that is centred in its frame. Frames
+    that are `fixed` have the `known` phases, and partials run on from these.
+    """
+    bins = magnitude.shape[-1]
+    number = jnp.arange(bins)
+    level = jnp.log(magnitude + 1e-6)
+    below, above = (jnp.pad(level[:, side], ((0, 0), pad), constant_values=1e9) for side, pad in _NEIGHBOURS)
+    peak = (level > below) & (level >= above)
+    bend = jnp.minimum(below - 2 * level + above, -1e-6)
+    frequency = number + jnp.clip(0.5 * (below - above) / bend, -0.5, 0.5)
+    left = jax.lax.cummax(jnp.where(peak, number, -bins), axis=1)
+    right = jax.lax.cummin(jnp.where(peak, number, 2 * bins), axis=1, reverse=True)
+    owner = jnp.where(number - left <= right - number, left, right)
+    owner = jnp.where((owner >= 0) & (owner < bins), owner, number)
+    frequency = jnp.take_along_axis(frequency, owner, axis=1)
+    signs = jnp.pi * (number - owner)
+
+    def step(phase: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
+        owner, frequency, signs, given, stays = inputs
+        advanced = phase[owner] + 2 * jnp.pi * frequency * (hop / (2 * (bins - 1))) + signs
+        phase = jnp.where(stays, given, jnp.remainder(advanced, 2 * jnp.pi))
+        return phase, phase
+
+    start = jnp.remainder(
+        number * (2 * jnp.pi * 0.618034), 2 * jnp.pi
+    )  # spread, so that partials do not begin as a click
+    given = jnp.zeros_like(magnitude) if known is None else known
+    stays = jnp.zeros(magnitude.shape[:1], bool) if fixed is None else fixed
+    _, phases = jax.lax.scan(step, start.astype(jnp.float32), (owner, frequency, signs, given, stays))
+    return phases
+
+
+_NEIGHBOURS = ((slice(None, -1), (1, 0)), (slice(1, None), (0, 1)))
 
 
 @functools.lru_cache
@@ -141,6 +198,40 @@ def _hz_to_mel(hz):
 def _mel_to_hz(mel):
     mel = np.asarray(mel, np.float64)
     return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
+
+
+@functools.lru_cache
+def log_frequency_bank(sample_rate: int, fft: int, bands: int, lowest_hz: float, per_octave: int) -> np.ndarray:
+    """Triangular filters of unit sum, `per_octave` to an octave from `lowest_hz` up, [fft // 2 + 1, bands], float32.
+
+    Each reaches to its neighbours' centres, but at least to the next bin, so that low bands are not empty.
+    """
+    centres = lowest_hz * 2.0 ** (np.arange(bands) / per_octave)
+    bins = np.arange(fft // 2 + 1) * sample_rate / fft
+    reach = np.maximum(centres * (2.0 ** (1 / per_octave) - 1), sample_rate / fft)
+    triangles = np.maximum(0.0, 1.0 - np.abs(bins[:, None] - centres) / reach)
+    return (triangles / np.maximum(triangles.sum(0), 1e-9)).astype(np.float32)
+
+
+def log_frequency(
+    x: Float[Array, "*b T"],
+    sample_rate: int,
+    fft: int,
+    hop: int,
+    bands: int,
+    lowest_hz: float,
+    per_octave: int,
+    depth: float,
+) -> Float[Array, "*b F bands"]:
+    """What sounds in each band of a logarithmic frequency axis, in nats below the frame's loudest band; F = T // hop.
+
+    Windows of `fft` samples are centred on every hop. From 0 for the loudest band down to -depth: how loud a frame is does
+    not count, which notes it holds does. Silence is flat.
+    """
+    bank = jnp.asarray(log_frequency_bank(sample_rate, fft, bands, lowest_hz, per_octave))
+    magnitude = jnp.abs(centred_stft(x, fft, hop)) * (400.0 / fft)
+    level = jnp.log(magnitude @ bank + 0.01)
+    return jnp.maximum(level - jnp.max(level, axis=-1, keepdims=True), -depth)
 
 
 def log_mel(x: Float[Array, "*b T"], sample_rate: int, fft: int, hop: int, mels: int) -> Float[Array, "*b F M"]:

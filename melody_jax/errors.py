@@ -13,6 +13,9 @@ STOPPED = 4
 """A training that the same command would bring to the same end: a number that is not finite, a full disk or one that may
 not be written to. Its last checkpoint is intact. After signal n it ends with 128 + n instead, a checkpoint saved before."""
 
+INTERRUPTED = 130
+"""After SIGINT (128 + 2), whatever the command was doing."""
+
 # a whole word, or what stands in a binding behind "=", in quotes or in a list
 _ADDRESS = re.compile(r"(?:^|[=\[(,'\"])\s*['\"]?([A-Za-z][A-Za-z0-9+.-]*://[^\s'\",)\]]*)")
 

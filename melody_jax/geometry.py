@@ -17,11 +17,13 @@ class Geometry:
       sample_rate: waveform samples a second (Hz), mono.
       hop: waveform samples per latent frame.
       latent_channels: D, channels of one latent frame.
-      token_samples: waveform samples per semantic token.
+      token_samples: waveform samples from one moment with semantic tokens to the next.
       clip_seconds: length of a training clip, seconds.
       mulan_tokens: Q, residual-VQ levels of a MuLan embedding, that is MuLan tokens per clip.
       mulan_codes: entries of each MuLan codebook.
-      semantic_codes: k-means centres, that is the semantic vocabulary.
+      semantic_codes: k-means centres of each semantic level.
+      semantic_levels: R, levels of residual k-means; 1 is the publication. A moment of music has R semantic tokens, coarse
+        to fine; token n R + r holds level r's code plus r * semantic_codes, so that every level has ids of its own.
     """
 
     sample_rate: int = 24_000
@@ -32,10 +34,13 @@ class Geometry:
     mulan_tokens: int = 12
     mulan_codes: int = 1024
     semantic_codes: int = 1024
+    semantic_levels: int = 1
 
     def __post_init__(self):
         if self.token_samples % self.hop:
             raise UserError(f"geometry: token_samples {self.token_samples} is not a multiple of hop {self.hop}")
+        if self.semantic_levels < 1:
+            raise UserError(f"geometry: {self.semantic_levels} semantic levels; there is at least 1")
         samples = self.clip_seconds * self.sample_rate
         if samples != int(samples) or int(samples) % self.token_samples:
             raise UserError(
@@ -50,12 +55,12 @@ class Geometry:
 
     @property
     def token_rate(self) -> float:
-        """Semantic tokens a second (Hz)."""
+        """Moments a second that have semantic tokens (Hz)."""
         return self.sample_rate / self.token_samples
 
     @property
     def frames_per_token(self) -> int:
-        """Latent frames per semantic token."""
+        """Latent frames per moment with semantic tokens."""
         return self.token_samples // self.hop
 
     @property
@@ -70,9 +75,19 @@ class Geometry:
 
     @property
     def clip_tokens(self) -> int:
-        """N, semantic tokens of a training clip."""
+        """N, moments with semantic tokens in a training clip."""
         return self.clip_samples // self.token_samples
 
+    @property
+    def semantic_size(self) -> int:
+        """Semantic vocabulary: codes of all levels."""
+        return self.semantic_levels * self.semantic_codes
+
+    @property
+    def clip_semantic(self) -> int:
+        """N R, semantic tokens of a training clip."""
+        return self.clip_tokens * self.semantic_levels
+
     def tokens_in(self, seconds: float) -> int:
-        """Semantic tokens that cover `seconds`, rounded up."""
+        """Moments with semantic tokens that cover `seconds`, rounded up."""
         return -int(-seconds * self.sample_rate // self.token_samples)

@@ -49,19 +49,47 @@ def test_centred_frames_cover_the_signal_and_are_undone():
 def test_griffin_lim_finds_phases_that_fit_the_magnitudes():
     x = chord()
     magnitude = jnp.abs(dsp.centred_stft(x, 1920, 480))
-    noise = 0.1 * jax.random.normal(jax.random.key(0), x.shape, jnp.float32)
-    retrieve = jax.jit(dsp.griffin_lim, static_argnums=(2, 3))
+    noise = jax.random.uniform(jax.random.key(0), magnitude.shape, jnp.float32, 0.0, 6.28)
+    retrieve = jax.jit(dsp.griffin_lim, static_argnums=(2, 3, 4))
 
     def misfit(signal):
         return float(
             jnp.linalg.norm(jnp.abs(dsp.centred_stft(signal, 1920, 480)) - magnitude) / jnp.linalg.norm(magnitude)
         )
 
-    once, slow, fast = (misfit(retrieve(magnitude, noise, *how)) for how in ((0, 0.0), (32, 0.0), (32, 0.99)))
+    once, slow, fast = (misfit(retrieve(magnitude, noise, 480, *how)) for how in ((0, 0.0), (32, 0.0), (32, 0.99)))
     assert fast < slow < 0.5 * once
     assert fast < 0.1
     # from the true phases nothing moves
-    np.testing.assert_allclose(retrieve(magnitude, x, 8, 0.99), x, atol=1e-3)
+    true = jnp.angle(dsp.centred_stft(x, 1920, 480))
+    np.testing.assert_allclose(retrieve(magnitude, true, 480, 8, 0.99), x, atol=1e-3)
+
+
+def test_running_phases_are_nearer_than_chance_before_any_iteration():
+    """A chord of steady partials: their own frequencies tell the phases of all frames but the first."""
+    time = jnp.arange(9600) / 24_000
+    x = sum(jnp.sin(2 * jnp.pi * hz * time) for hz in (220.0, 331.7, 1046.5)) * 0.2
+    magnitude = jnp.abs(dsp.centred_stft(x, 1920, 480))
+    phases = jax.jit(dsp.running_phases, static_argnums=1)(magnitude, 480)
+    chance = jax.random.uniform(jax.random.key(0), magnitude.shape, jnp.float32, 0.0, 6.28)
+
+    def misfit(phases):
+        made = jnp.abs(dsp.centred_stft(dsp.griffin_lim(magnitude, phases, 480, 0), 1920, 480))
+        return float(jnp.linalg.norm((made - magnitude)[4:-4]) / jnp.linalg.norm(magnitude[4:-4]))
+
+    assert misfit(phases) < 0.1 < 0.5 * misfit(chance)
+
+
+def test_log_frequency_spectra_show_a_note_and_not_its_loudness():
+    """A4 stands 24 * log2(440 / 65.406) = 66 bands above C2."""
+    time = jnp.arange(24_000) / 24_000
+    tone = jnp.sin(2 * jnp.pi * 440.0 * time)[None]
+    shape = (24_000, 4096, 960, 144, 65.406, 24, 6.0)
+    loud, soft = (np.asarray(dsp.log_frequency(gain * tone, *shape)) for gain in (0.8, 0.2))
+    assert loud.shape == (1, 25, 144)
+    assert (loud[0, 3:-3].argmax(-1) == 66).all() and loud.max() == 0.0 and loud.min() == -6.0
+    np.testing.assert_allclose(soft[0, 3:-3, 60:72], loud[0, 3:-3, 60:72], atol=0.3)
+    assert (np.asarray(dsp.log_frequency(0 * tone, *shape)) == 0).all()
 
 
 @pytest.mark.parametrize("size,hop", [(8, 2), (8, 8), (6, 4)])

@@ -67,7 +67,7 @@ def _check_music(path: pathlib.Path, seconds: float = 10) -> None:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (24_000, 1, 2)
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
     assert len(samples) == seconds * 24_000 and np.abs(samples).max() > 300
-    assert path.with_suffix(".png").stat().st_size > 10_000 and path.with_suffix(".json").stat().st_size > 100
+    assert path.with_suffix(".png").stat().st_size > 5_000 and path.with_suffix(".json").stat().st_size > 100
 
 
 def test_set_up_is_two_commands_and_make_train_is_the_third():
@@ -98,13 +98,16 @@ def test_make_music(home):
     _run(command, home, home)
     _check_music(home / "x.wav")
     first = (home / "x.wav").read_bytes()
-    _run(command, home, home)
+    _run(f"{command.rstrip()} --overwrite", home, home)
     assert (home / "x.wav").read_bytes() == first  # the same seed gives the same file
 
 
 def test_python(home):
     code = next(text for kind, text in BLOCKS if kind == "python")
-    _run(f"{BIN}/python - <<'EOF'\n{code}\nassert music.audio.shape == (240000,)\nEOF", home, home)
+    same = (
+        "import soundfile; from_shell = soundfile.read('x.wav')[0]\nassert abs(music.audio - from_shell).max() < 1e-4"
+    )
+    _run(f"{BIN}/python - <<'EOF'\n{code}\nassert music.audio.shape == (240000,)\n{same}\nEOF", home, home)
 
 
 def _own_music() -> list[str]:

@@ -51,10 +51,6 @@ class FramewiseEncoderConfig:
       window: samples of the analysis window, the hop plus an even number.
       linear_hz: bandwidth that is seen with its phase: real and imaginary parts, power-compressed.
       mels: mel bands of the log-magnitude, which is seen over the full bandwidth.
-      envelope_channels: the first so many latent channels are made of each frame's log-mel bands alone. They change as
-        slowly as the music does and are what a diffusion model learns first; the phases, which turn many times between
-        two frames and look like noise to it, are left to the other channels. 0: every channel sees everything.
-      envelope_hidden: inner width of the perceptron that makes them.
     """
 
     channels: int = 256
@@ -64,8 +60,26 @@ class FramewiseEncoderConfig:
     window: int = 1920
     linear_hz: float = 4000.0
     mels: int = 96
-    envelope_channels: int = 0
-    envelope_hidden: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvelopeEncoderConfig:
+    """The encoder without phases: each latent frame is made of its own log-mel spectra alone.
+
+    Phases turn many times between two frames and are white noise to a diffusion model; what they leave changes as slowly as
+    the music does, and each latent frame depends on nothing but its own few hundredths of a second.
+
+    Attributes:
+      frames: spectra per latent frame; divides the hop.
+      window: samples of the analysis window, hop / frames plus an even number.
+      mels: mel bands.
+      hidden: inner width of the perceptron.
+    """
+
+    frames: int = 1
+    window: int = 1920
+    mels: int = 144
+    hidden: int = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,22 +139,26 @@ class ISTFTConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MagnitudeConfig:
-    """The magnitude decoder: ConvNeXt blocks from envelope channels (all, where the encoder has none) to the magnitudes
-    of a short-time Fourier transform with a window per latent frame, for which Griffin-Lim iterations find phases.
+    """The decoder of magnitudes: ConvNeXt blocks from latents to the magnitudes of a short-time Fourier transform, for
+    which Griffin-Lim iterations find phases.
 
     Attributes:
       channels: width.
       hidden: inner width of a block.
-      layers: number of blocks; 0: there is no such decoder.
+      layers: number of blocks.
       kernel: taps of the depthwise convolutions, in latent frames.
-      window: samples of the Hann window, an even multiple of the hop.
+      frames: spectra per latent frame; divides the hop.
+      window: samples of the Hann window, an even multiple of hop / frames.
+      iterations: of Griffin-Lim.
     """
 
     channels: int = 256
     hidden: int = 768
-    layers: int = 0
+    layers: int = 4
     kernel: int = 7
+    frames: int = 1
     window: int = 1920
+    iterations: int = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,9 +209,8 @@ class AutoencoderConfig:
     Attributes:
       encoder: which encoder is built.
       decoder: which decoder is built.
-      convolutional, framewise: shapes of the two encoders; only the chosen one is read.
-      hifigan, istft: shapes of the two decoders; only the chosen one is read.
-      magnitude: shape of the magnitude decoder; by default there is none.
+      convolutional, framewise, envelope: shapes of the encoders; only the chosen one is read.
+      hifigan, istft, magnitude: shapes of the decoders; only the chosen one is read.
       min_logvar, max_logvar: bounds of the posterior's log variance.
       unroll: ConvNeXt blocks per iteration of the scan over them (a CPU likes all, compile time likes 1).
       remat: recompute residual blocks in the backward pass ("full") or not ("none").
@@ -201,10 +218,11 @@ class AutoencoderConfig:
       param_dtype: dtype of the parameters.
     """
 
-    encoder: Literal["convolutional", "framewise"] = "convolutional"
-    decoder: Literal["hifigan", "istft"] = "hifigan"
+    encoder: Literal["convolutional", "framewise", "envelope"] = "convolutional"
+    decoder: Literal["hifigan", "istft", "magnitude"] = "hifigan"
     convolutional: ConvolutionalEncoderConfig = ConvolutionalEncoderConfig()
     framewise: FramewiseEncoderConfig = FramewiseEncoderConfig()
+    envelope: EnvelopeEncoderConfig = EnvelopeEncoderConfig()
     hifigan: HiFiGANConfig = HiFiGANConfig()
     istft: ISTFTConfig = ISTFTConfig()
     magnitude: MagnitudeConfig = MagnitudeConfig()
@@ -215,19 +233,22 @@ class AutoencoderConfig:
     dtype: str = "float32"
     param_dtype: str = "float32"
 
-    @property
-    def envelope_channels(self) -> int:
-        """The first latent channels, which know nothing of phases; 0 where the encoder makes no difference."""
-        return self.framewise.envelope_channels if self.encoder == "framewise" else 0
-
     def check(self, geometry: Geometry) -> None:
         """Raises UserError where rates or channels do not fit the geometry."""
         hop = geometry.hop
-        if not 0 <= self.envelope_channels < geometry.latent_channels:
-            raise UserError(
-                f"autoencoder: envelope_channels {self.envelope_channels} leave nothing of "
-                f"{geometry.latent_channels} latent channels"
-            )
+        for name, kind, shape in (
+            ("encoder", self.encoder, self.envelope),
+            ("decoder", self.decoder, self.magnitude),
+        ):
+            if kind not in ("envelope", "magnitude"):
+                continue
+            step, odd = divmod(hop, shape.frames)
+            if odd:
+                raise UserError(f"autoencoder: the {name}'s {shape.frames} frames do not divide hop {hop}")
+            if (shape.window - step) % 2 or shape.window < step:
+                raise UserError(
+                    f"autoencoder: the {name}'s window {shape.window} must be {step} samples + an even number"
+                )
         if self.encoder == "convolutional" and math.prod(self.convolutional.strides) != hop:
             raise UserError(
                 f"autoencoder: the encoder's strides {self.convolutional.strides} do not multiply to hop {hop}"
@@ -236,10 +257,10 @@ class AutoencoderConfig:
             raise UserError(
                 f"autoencoder: the encoder's window {self.framewise.window} must be hop {hop} + an even number"
             )
-        window = self.magnitude.window
-        if self.magnitude.layers and (window % (2 * hop) or window <= 0):
+        step = hop // self.magnitude.frames
+        if self.decoder == "magnitude" and self.magnitude.window % (2 * step):
             raise UserError(
-                f"autoencoder: the magnitude decoder's window {window} must be an even multiple of hop {hop}"
+                f"autoencoder: the decoder's window {self.magnitude.window} must be an even multiple of {step} samples"
             )
         if self.decoder == "hifigan" and math.prod(self.hifigan.strides) != hop:
             raise UserError(f"autoencoder: the decoder's strides {self.hifigan.strides} do not multiply to hop {hop}")

@@ -55,19 +55,28 @@ class FramewiseEncoder(nn.Module):
         shape = self.config.framewise
         types = {"dtype": self.config.dtype, "param_dtype": self.config.param_dtype}
         x = spectral_features(audio, self.geometry, shape.window, shape.linear_hz, shape.mels)
-        mel = x[..., -shape.mels :]
         x = Dense(shape.channels, ("input", "embed"), name="in", **types)(x)
         stack = {"unroll": self.config.unroll, "remat": self.config.remat, **types}
         x = ConvNeXtStack(shape.layers, shape.hidden, shape.kernel, name="blocks", **stack)(x)
         x = LayerNorm(param_dtype=self.config.param_dtype, name="norm")(x)
-        envelopes = shape.envelope_channels
-        out = Dense(2 * (self.geometry.latent_channels - envelopes), ("embed", "conv_out"), name="out", **types)(x)
-        if not envelopes:
-            return out
-        hidden = Dense(shape.envelope_hidden, ("input", "mlp"), name="envelope_in", **types)(mel)
-        envelope = Dense(2 * envelopes, ("mlp", "embed"), name="envelope_out", **types)(jax.nn.gelu(hidden))
-        pairs = zip(jnp.split(envelope, 2, axis=-1), jnp.split(out, 2, axis=-1), strict=True)
-        return jnp.concatenate([part for pair in pairs for part in pair], axis=-1)  # means, then log variances
+        return Dense(2 * self.geometry.latent_channels, ("embed", "conv_out"), name="out", **types)(x)
+
+
+class EnvelopeEncoder(nn.Module):
+    """A perceptron on the log-mel spectra of each latent frame."""
+
+    config: AutoencoderConfig
+    geometry: Geometry
+
+    @nn.compact
+    def __call__(self, audio: Float[Array, "B T"]) -> Float[Array, "B L P"]:
+        shape, geometry = self.config.envelope, self.geometry
+        types = {"dtype": self.config.dtype, "param_dtype": self.config.param_dtype}
+        magnitude = jnp.abs(dsp.centred_stft(audio, shape.window, geometry.hop // shape.frames))
+        mel = magnitude @ jnp.asarray(dsp.mel_filterbank(geometry.sample_rate, shape.window, shape.mels))
+        x = (jnp.log(mel + 1e-4) / 4.0).reshape(audio.shape[0], -1, shape.frames * shape.mels)
+        x = jax.nn.gelu(Dense(shape.hidden, ("input", "mlp"), name="in", **types)(x))
+        return Dense(2 * geometry.latent_channels, ("mlp", "embed"), name="out", **types)(x)
 
 
 def spectral_features(

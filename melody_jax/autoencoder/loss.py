@@ -27,7 +27,7 @@ class LossConfig:
       complex: weight of the complex-spectrum distance (magnitude and phase at once).
       spectral: weight of the multi-resolution distance of magnitudes themselves, the published reconstruction term.
       waveform: weight of the log noise-to-signal ratio of the waveform.
-      magnitude: weight of the magnitude decoder's log-magnitude distance, bin by bin, where there is such a decoder.
+      magnitude: weight of the log-magnitude distance, bin by bin, of a decoder "magnitude".
       magnitude_mel: weight of the same over mel bands: where the bins of a partial are uncertain their logarithms' median
         is quiet, which would take the partial's energy away.
       magnitude_bands: number of these mel bands.
@@ -132,9 +132,9 @@ def noise_to_signal(audio: Float[Array, "B T"], decoded: Float[Array, "B T"]) ->
 
 
 def magnitude_terms(
-    audio: Float[Array, "B T"], predicted: Float[Array, "B L bins"], config: LossConfig, sample_rate: int
+    audio: Float[Array, "B T"], predicted: Float[Array, "B F bins"], config: LossConfig, sample_rate: int
 ) -> Terms:
-    """Mean absolute errors of the magnitude decoder's log magnitudes, nats: of bins and of mel bands."""
+    """Unweighted mean absolute errors of a magnitude decoder's log magnitudes, nats: of bins and of mel bands."""
     window, hop = 2 * (predicted.shape[-1] - 1), audio.shape[1] // predicted.shape[1]
     target = log_magnitude(audio, window, hop)
     bank = jnp.asarray(dsp.mel_filterbank(sample_rate, window, config.magnitude_bands))

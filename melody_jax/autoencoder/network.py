@@ -8,14 +8,15 @@ import jax.numpy as jnp
 from melody_jax.autoencoder.config import AutoencoderConfig
 from melody_jax.autoencoder.decoder_hifigan import HiFiGANDecoder
 from melody_jax.autoencoder.decoder_istft import ISTFTDecoder
-from melody_jax.autoencoder.decoder_magnitude import MagnitudeDecoder
-from melody_jax.autoencoder.encoder import ConvolutionalEncoder, FramewiseEncoder
+from melody_jax.autoencoder.decoder_magnitude import MagnitudeDecoder, waveform
+from melody_jax.autoencoder.encoder import ConvolutionalEncoder, EnvelopeEncoder, FramewiseEncoder
 from melody_jax.geometry import Geometry
 from melody_jax.shapes import Array, Float, Shaped
 
-# Every encoder maps audio [B, T] to [B, L, 2 D], every decoder latents [B, L, D] to audio [B, T], T = L * hop.
-ENCODERS = {"convolutional": ConvolutionalEncoder, "framewise": FramewiseEncoder}
-DECODERS = {"hifigan": HiFiGANDecoder, "istft": ISTFTDecoder}
+# Every encoder maps audio [B, T] to [B, L, 2 D].
+ENCODERS = {"convolutional": ConvolutionalEncoder, "framewise": FramewiseEncoder, "envelope": EnvelopeEncoder}
+# Every decoder maps latents [B, L, D] to audio [B, T], T = L * hop, or to log magnitudes (see `Autoencoder.decoded`).
+DECODERS = {"hifigan": HiFiGANDecoder, "istft": ISTFTDecoder, "magnitude": MagnitudeDecoder}
 
 
 @flax.struct.dataclass
@@ -28,13 +29,12 @@ class Posterior:
 
 @flax.struct.dataclass
 class AutoencoderOutput:
-    """What one pass gives: the reconstruction [B, T], the posterior, the latents [B, L, D] that were decoded, and the
-    magnitude decoder's log magnitudes [B, L, bins], where there is one."""
+    """What one pass gives: what the decoder said (see `Autoencoder.decoded`), the posterior, and the latents [B, L, D] that
+    were decoded."""
 
-    audio: Float[Array, "B T"]
+    decoded: Float[Array, "B ..."]
     posterior: Posterior
     latents: Float[Array, "B L D"]
-    log_magnitude: Float[Array, "B L bins"] | None = None
 
 
 class Autoencoder(nn.Module):
@@ -51,8 +51,6 @@ class Autoencoder(nn.Module):
         self.config.check(self.geometry)
         self.encoder = ENCODERS[self.config.encoder](self.config, self.geometry)
         self.decoder = DECODERS[self.config.decoder](self.config, self.geometry)
-        if self.config.magnitude.layers:
-            self.magnitude_decoder = MagnitudeDecoder(self.config)
         one = nn.with_logical_partitioning(nn.initializers.ones, ())
         self.latent_scale = self.param("latent_scale", one, (), jnp.float32)
 
@@ -61,8 +59,7 @@ class Autoencoder(nn.Module):
         posterior = self.encode(audio)
         noise = jax.random.normal(key, posterior.mean.shape, jnp.float32)
         latents = posterior.mean + jnp.exp(0.5 * posterior.logvar) * noise
-        magnitude = self.magnitude_decoder(latents) if self.config.magnitude.layers else None
-        return AutoencoderOutput(self.decode(latents), posterior, latents, magnitude)
+        return AutoencoderOutput(self.decoded(latents), posterior, latents)
 
     def encode(self, audio: Float[Array, "B T"]) -> Posterior:
         """The posterior of whole frames: T must be a multiple of the hop; L = T / hop.
@@ -76,13 +73,18 @@ class Autoencoder(nn.Module):
         # Starting with little noise (e^-2 of the prior's deviation) the decoder has something to decode from step one.
         return Posterior(mean, jnp.clip(logvar - 4.0, self.config.min_logvar, self.config.max_logvar))
 
-    def decode(self, latents: Float[Array, "B L D"]) -> Float[Array, "B T"]:
-        """Unscaled latents to audio, T = L * hop, float32."""
+    def decoded(self, latents: Float[Array, "B L D"]) -> Float[Array, "B ..."]:
+        """What the decoder says of unscaled latents, float32: audio [B, T], or the log magnitudes [B, F, bins] of a decoder
+        "magnitude", which its loss compares with those of the music."""
         return self.decoder(latents).astype(jnp.float32)
 
-    def log_magnitude(self, latents: Float[Array, "B L D"]) -> Float[Array, "B L bins"]:
-        """Unscaled latents to log magnitudes of their spectrum; only with a magnitude decoder."""
-        return self.magnitude_decoder(latents)
+    def decode(self, latents: Float[Array, "B L D"]) -> Float[Array, "B T"]:
+        """Unscaled latents to audio, T = L * hop, float32."""
+        decoded = self.decoded(latents)
+        if self.config.decoder != "magnitude":
+            return decoded
+        shape = self.config.magnitude
+        return waveform(decoded, shape, self.geometry.hop // shape.frames)
 
     def to_latents(self, audio: Float[Array, "B T"]) -> Float[Array, "B L D"]:
         """The posterior mean, scaled and clipped to [-1, 1]: the diffusion model's data."""
@@ -91,7 +93,3 @@ class Autoencoder(nn.Module):
     def from_latents(self, latents: Float[Array, "B L D"]) -> Float[Array, "B T"]:
         """The inverse of `to_latents`, but for the clipping and the coding loss."""
         return self.decode(latents / self.latent_scale)
-
-    def log_magnitude_from_latents(self, latents: Float[Array, "B L D"]) -> Float[Array, "B L bins"]:
-        """`log_magnitude` of scaled latents."""
-        return self.log_magnitude(latents / self.latent_scale)

@@ -7,6 +7,7 @@ PART/part.json, PART/*.safetensors
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -18,19 +19,34 @@ from melody_jax import config as config_lib
 from melody_jax import graph
 from melody_jax.bundle.card import Card, render
 from melody_jax.bundle.lineage import check_lineage, short
-from melody_jax.bundle.part import Part, load_part, locate, save_part
+from melody_jax.bundle.part import (
+    INFO_FILE,
+    UNSEALED,
+    Part,
+    check_fields,
+    load_part,
+    locate,
+    read_geometry,
+    read_info,
+    read_json,
+    save_part,
+    seal,
+)
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.errors import UserError
-from melody_jax.files import UNFINISHED, publish
+from melody_jax.files import UNFINISHED
 from melody_jax.geometry import Geometry
 from melody_jax.mulan import minilm
+from melody_jax.mulan.config import PretrainedText
 
 BUNDLE_FILE = "bundle.json"
 CARD_FILE = "MODEL_CARD.md"
 TOKENIZER_FILE = "tokenizer.json"
-FORMAT = 1
+FORMAT = 2
+FIELDS = {"geometry": dict, "parts": dict, "references": dict, "sampling": dict}
 REQUIRED = graph.SAMPLING
 OPTIONAL = tuple(name for name in graph.ORDER if name not in REQUIRED)
+TEXT_REFERENCE = "mulan/text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +97,13 @@ class Bundle:
                     f"{directory / name} holds the part {part.name} {short(part.id)}, but {BUNDLE_FILE} lists {name} "
                     f"{short(listed)}; export the bundle again"
                 )
-        geometry = config_lib.from_dict(Geometry, info["geometry"])
+        geometry = read_geometry(info["geometry"], str(directory / BUNDLE_FILE))
+        if geometry != parts["lm"].geometry:
+            raise UserError(f"{directory / BUNDLE_FILE} was edited: its geometry is not that of its parts")
+        for reference in info["references"].values():
+            config_lib.from_dict(PretrainedText, reference)
+        if not parts["mulan"].config.get("train_text_tower", True) and TEXT_REFERENCE not in info["references"]:
+            raise UserError(f"{directory / BUNDLE_FILE} does not say where the weights of the text tower are")
         return cls(directory, parts, geometry, info["references"], info["sampling"])
 
 
@@ -98,7 +120,8 @@ def export(
 
     Args:
       sources: one directory per part (or the stage's folder above it).
-      out: the bundle's directory; an older bundle there is replaced, anything else is refused.
+      out: the bundle's directory; the files of an older bundle there are replaced, other files beside them stay; a folder
+        of other things alone is refused.
       dtype: of the stored weights, "float32", "float16" or "bfloat16"; None keeps each part's.
       card: fields of the model card.
       sampling: defaults for sampling.
@@ -112,19 +135,26 @@ def export(
     known = any((out / name).is_file() for name in (BUNDLE_FILE, UNFINISHED))
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not known)):
         raise UserError(f"cannot export to {out}: it exists and is not a bundle")
+    taken = [path for name in (*REQUIRED, *OPTIONAL) if (path := out / name).exists() and not path.is_dir()]
+    if taken:
+        raise UserError(f"cannot export to {out}: {taken[0].name} there is not a folder")
     parts = _collect(sources)
     check_lineage(parts)
-    scratch = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    # inside, where a rename is one step and the folder above need not be writable
+    scratch = out / f".export-{os.getpid()}"
+    fresh = not out.exists()
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir(parents=True)
         _write(scratch, parts, dtype, card or Card(), dict(sampling or {}), max_file_bytes, tokenizer)
         Bundle.load(scratch)
-        publish(scratch, out, BUNDLE_FILE)
+        _place(scratch, out)
     except OSError as error:
         raise UserError(f"cannot export to {out}: {error}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        if fresh and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
     return Bundle.load(out)
 
 
@@ -172,7 +202,7 @@ def _write(
             max_file_bytes=max_file_bytes,
         )
     geometry = parts["lm"].geometry
-    vocabulary = Vocabulary.from_geometry(geometry)
+    vocabulary = Vocabulary.of(geometry, bool(parts["lm"].config.get("controls")))
     references = _references(parts)
     info = {
         "format": FORMAT,
@@ -182,7 +212,9 @@ def _write(
         "parts": {name: {"id": p.id, "parameters": p.parameters, "dtype": p.dtype} for name, p in written.items()},
         "references": references,
         "sampling": sampling,
+        "tokenizer": None if tokenizer is None else _sha256(pathlib.Path(tokenizer)),
     }
+    info["seal"] = seal(info)
     (directory / BUNDLE_FILE).write_text(json.dumps(info, indent=1) + "\n")
     if tokenizer is not None:
         shutil.copyfile(tokenizer, directory / TOKENIZER_FILE)
@@ -201,22 +233,66 @@ def _references(parts: Mapping[str, Part]) -> dict[str, dict[str, str]]:
     given = config["pretrained_text"]
     if not (given["version"] and given["sha256"]):
         given = config_lib.to_dict(minilm.reference(given["package"])) | {k: v for k, v in given.items() if v}
-    return {"mulan/text": dict(given)}
+    return {TEXT_REFERENCE: dict(given)}
 
 
 def _read_info(directory: pathlib.Path) -> dict[str, Any]:
-    try:
-        info = json.loads((directory / BUNDLE_FILE).read_text())
-    except FileNotFoundError:
-        raise UserError(f"{directory} is not a bundle: it holds no {BUNDLE_FILE}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{directory / BUNDLE_FILE} cannot be read: {error}") from None
-    missing = {"format", "geometry", "parts", "references", "sampling"} - set(info)
-    if missing or info["format"] != FORMAT:
-        raise UserError(
-            f"{directory / BUNDLE_FILE} is not of bundle format {FORMAT}; it was written by another version"
-        )
+    path = directory / BUNDLE_FILE
+    info = read_json(path, f"{directory} is not a bundle: it holds no {BUNDLE_FILE}")
+    missing = ({"format"} | set(FIELDS)) - set(info)
+    if missing or info["format"] not in (FORMAT, UNSEALED):
+        raise UserError(f"{path} is not of bundle format {FORMAT}; it was written by another version")
+    check_fields(path, info, FIELDS)
+    for name, listed in info["parts"].items():
+        if name not in (*REQUIRED, *OPTIONAL) or not isinstance(listed, dict) or not isinstance(listed.get("id"), str):
+            raise UserError(f"{path}: parts must give the id of each of {', '.join((*REQUIRED, *OPTIONAL))}")
     absent = [name for name in REQUIRED if name not in info["parts"]]
     if absent:
-        raise UserError(f"{directory / BUNDLE_FILE} lists no part {absent[0]}")
+        raise UserError(f"{path} lists no part {absent[0]}")
+    if info["format"] != UNSEALED:
+        _check_seal(directory, info)
     return info
+
+
+def _check_seal(directory: pathlib.Path, info: dict[str, Any]) -> None:
+    if info.get("seal") != seal(info):
+        raise UserError(
+            f"{directory / BUNDLE_FILE} was edited: its sha256 is not the one that it was written with; export it again, "
+            "with --set NAME=VALUE for other defaults"
+        )
+    file, listed = directory / TOKENIZER_FILE, info.get("tokenizer")
+    if listed != (_sha256(file) if file.is_file() else None):
+        raise UserError(f"{file} is not the tokenizer that {BUNDLE_FILE} lists; export the bundle again")
+
+
+def _sha256(path: pathlib.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _exported(directory: pathlib.Path) -> list[pathlib.Path]:
+    """What an export wrote into a bundle: the files of the bundle, and of each of its parts."""
+    found = [directory / name for name in (BUNDLE_FILE, CARD_FILE, TOKENIZER_FILE)]
+    for part in (directory / name for name in (*REQUIRED, *OPTIONAL)):
+        if not (part / INFO_FILE).is_file():
+            continue
+        try:
+            weights = list(read_info(part)["files"])
+        except UserError:
+            weights = ["weights.safetensors"]
+        found += [part / INFO_FILE, *(part / pathlib.PurePath(name).name for name in weights)]
+    return [path for path in found if path.is_file()]
+
+
+def _place(scratch: pathlib.Path, out: pathlib.Path) -> None:
+    """Moves the files of `scratch` into `out`, where an older export's go and everything else stays.
+
+    bundle.json goes first and comes last: a folder that is half written is no bundle.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for path in _exported(out):
+        path.unlink()
+    files = sorted((path for path in scratch.rglob("*") if path.is_file()), key=lambda path: path.name == BUNDLE_FILE)
+    for path in files:
+        target = out / path.relative_to(scratch)
+        target.parent.mkdir(exist_ok=True)
+        path.replace(target)

@@ -3,7 +3,8 @@
 A part is a directory: `part.json` and one or more safetensors files (`weights.safetensors`, or shards when a file-size
 limit is given). Nested parameters are flattened with "/". The id is a sha256 over name, config, geometry, parents and
 weights, so two parts share an id only if they are the same model; each part names the ids of the parents that it was
-trained with.
+trained with. A cast keeps the id, which then cannot be computed from the files; so `part.json` ends with a sha256 of
+itself, the hashes of the weights files included: what was edited afterwards is refused.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from melody_jax import config as config_lib
@@ -25,7 +27,19 @@ from melody_jax.files import UNFINISHED, publish
 from melody_jax.geometry import Geometry
 
 INFO_FILE = "part.json"
-FORMAT = 1
+FORMAT = 2
+UNSEALED = 1
+"""The format before `seal`: its id is verified where the weights are those that it was computed from."""
+FIELDS = {
+    "name": str,
+    "config": dict,
+    "geometry": dict,
+    "id": str,
+    "parents": dict,
+    "training": dict,
+    "dtype": str,
+    "files": dict,
+}
 _FLOATS = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -94,14 +108,14 @@ def save_part(
     _refuse_foreign(directory)
     plain = dict(config) if isinstance(config, Mapping) else config_lib.to_dict(config)
     flat = {key: np.asarray(leaf, order="C") for key, leaf in flatten(params).items()}
-    info = {
+    info: dict[str, Any] = {
         "format": FORMAT,
         "name": name,
         "config": plain,
         "geometry": config_lib.to_dict(geometry),
         "parents": dict(sorted(parents.items())),
     }
-    info["id"] = part_id or _identity(info, flat)
+    info["id"] = part_id or _identity(info | {"format": UNSEALED}, flat)  # the seal changed nothing about ids
     flat = cast(name, flat, dtype)
     info |= {"dtype": _float_dtype(flat), "training": dict(training), "files": {}}
     scratch = directory.with_name(f".{directory.name}.tmp-{os.getpid()}")
@@ -111,6 +125,7 @@ def save_part(
         for filename, tensors in _shards(name, flat, max_file_bytes):
             save_file(tensors, scratch / filename)
             info["files"][filename] = _sha256(scratch / filename)
+        info["seal"] = seal(info)
         (scratch / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n")
         publish(scratch, directory, INFO_FILE)
     finally:
@@ -119,21 +134,23 @@ def save_part(
 
 
 def load_part(directory: str | os.PathLike) -> Part:
-    """Reads a part and verifies the sha256 of every weights file.
+    """Reads a part and verifies `part.json` and the sha256 of every weights file.
 
     Raises:
-      UserError: no part there, a format of another version, or a weights file that is missing or damaged.
+      UserError: no part there, a format of another version, an edited `part.json`, or a weights file that is missing,
+        damaged or none.
     """
     directory = locate(directory)
     info = read_info(directory)
+    if info["format"] != UNSEALED and info.get("seal") != seal(info):
+        raise UserError(
+            f"{directory / INFO_FILE} was edited: its sha256 is not the one that it was written with; export it again"
+        )
     flat: dict[str, np.ndarray] = {}
     for filename, expected in info["files"].items():
-        path = directory / filename
-        if not path.is_file():
-            raise UserError(f"{directory} is incomplete: weights file {filename} is missing")
-        if _sha256(path) != expected:
-            raise UserError(f"{path} is damaged: its sha256 is not the one in {INFO_FILE}; copy or export it again")
-        flat |= load_file(path)
+        flat |= _read_weights(directory, filename, expected)
+    if info["format"] == UNSEALED and info["dtype"] in ("float32", "mixed"):
+        _verify_id(directory, info, flat)
     return _from_info(info, flat)
 
 
@@ -144,16 +161,70 @@ def read_info(directory: str | os.PathLike) -> dict[str, Any]:
       UserError: no readable part of this format there.
     """
     path = locate(directory) / INFO_FILE
-    try:
-        info = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{directory} is not a part: it holds no {INFO_FILE}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    missing = {"format", "name", "config", "geometry", "id", "parents", "training", "dtype", "files"} - set(info)
-    if missing or info["format"] != FORMAT:
+    info = read_json(path, f"{directory} is not a part: it holds no {INFO_FILE}")
+    missing = ({"format"} | set(FIELDS)) - set(info)
+    if missing or info["format"] not in (FORMAT, UNSEALED):
         raise UserError(f"{path} is not of part format {FORMAT}; missing: {', '.join(sorted(missing)) or 'nothing'}")
+    check_fields(path, info, FIELDS)
+    for name in ("parents", "files"):
+        if not all(isinstance(value, str) for value in info[name].values()):
+            raise UserError(f"{path}: {name} must name strings")
     return info
+
+
+def read_json(path: pathlib.Path, absent: str) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+      UserError: `absent` where there is no file; or it is not readable, or holds something else.
+    """
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(absent) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if not isinstance(info, dict):
+        raise UserError(f"{path} cannot be read: it holds no JSON object")
+    return info
+
+
+def check_fields(path: pathlib.Path, info: Mapping[str, Any], fields: Mapping[str, type]) -> None:
+    """Refuses an object of which a field has another type; fields must be there.
+
+    Raises:
+      UserError: the first such field.
+    """
+    kinds = {str: "a string", dict: "an object", list: "a list"}
+    for name, kind in fields.items():
+        if not isinstance(info[name], kind):
+            raise UserError(f"{path}: {name} must be {kinds[kind]}, not {type(info[name]).__name__}")
+
+
+def seal(info: Mapping[str, Any]) -> str:
+    """sha256 over all fields of `part.json` (or bundle.json) but the seal itself."""
+    rest = {name: value for name, value in info.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _read_weights(directory: pathlib.Path, filename: str, expected: str) -> dict[str, np.ndarray]:
+    path = directory / filename
+    if pathlib.PurePath(filename).name != filename:
+        raise UserError(f"{directory / INFO_FILE} lists the weights file {filename!r}, which is not in its folder")
+    if not path.is_file():
+        raise UserError(f"{directory} is incomplete: weights file {filename} is missing")
+    if _sha256(path) != expected:
+        raise UserError(f"{path} is damaged: its sha256 is not the one in {INFO_FILE}; copy or export it again")
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        raise UserError(f"{path} is no safetensors file: {error}") from None
+
+
+def _verify_id(directory: pathlib.Path, info: dict[str, Any], flat: dict[str, np.ndarray]) -> None:
+    covered = {name: info[name] for name in ("format", "name", "config", "geometry", "parents")}
+    if _identity(covered, flat) != info["id"]:
+        raise UserError(f"{directory / INFO_FILE} was edited: its id is not that of its config, geometry and weights")
 
 
 def locate(directory: str | os.PathLike) -> pathlib.Path:
@@ -192,12 +263,24 @@ def _from_info(info: dict[str, Any], flat: dict[str, np.ndarray]) -> Part:
         name=info["name"],
         params=unflatten(flat),
         config=info["config"],
-        geometry=config_lib.from_dict(Geometry, info["geometry"]),
+        geometry=read_geometry(info["geometry"], f"part {info['name']}"),
         id=info["id"],
         parents=info["parents"],
         training=info["training"],
         dtype=info["dtype"],
     )
+
+
+def read_geometry(plain: dict[str, Any], owner: str) -> Geometry:
+    """A geometry from a file of `owner`.
+
+    Raises:
+      UserError: it is none.
+    """
+    try:
+        return config_lib.from_dict(Geometry, plain)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise UserError(f"{owner}: its geometry makes no sense: {error}") from None
 
 
 def _identity(info: dict[str, Any], flat: dict[str, np.ndarray]) -> str:

@@ -41,14 +41,14 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: bad arguments, unusable input, or no TensorFlow.
     """
-    try:
-        from data_pipelines import build, read
-    except ImportError as error:
-        raise UserError(f"melody data needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
-    request = _request(args)
     if not args.name.replace("-", "_").isidentifier():
         raise UserError(f"--name {args.name!r}: use letters, digits and _ only, not beginning with a digit")
-    directory = build.build(args.name, request, args.data_dir, args.processes)
+    try:
+        from data_pipelines import build, read
+
+        directory = build.build(args.name, _request(args), args.data_dir, args.processes)
+    except ModuleNotFoundError as error:
+        raise UserError(f"melody data needs more than the base install ({error}); `make install` installs it") from None
     print(read.summary(directory))
 
 

@@ -147,8 +147,7 @@ def _read(path: str) -> str:
 
 def _sampling(size: str | None, items: list[str]) -> dict[str, Any]:
     """The size's defaults and NAME=VALUE items as settings, checked."""
-    from melody_jax.generate.pipeline import with_settings
-    from melody_jax.generate.settings import Settings
+    from melody_jax.generate.settings import Settings, with_settings
     from melody_jax.operations.configuration import sampling_defaults
 
     chosen: dict[str, Any] = sampling_defaults(size) if size else {}

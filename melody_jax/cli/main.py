@@ -13,7 +13,7 @@ from typing import Any
 import absl.logging
 
 from melody_jax import __version__
-from melody_jax.errors import BAD_ARGUMENTS, UserError, refuse_addresses
+from melody_jax.errors import BAD_ARGUMENTS, INTERRUPTED, UserError, refuse_addresses
 
 # In the order of use, each with its one help text. Each module has `add_parser(subparsers)` and `run(args)`; only the
 # chosen one is imported.
@@ -27,6 +27,11 @@ COMMANDS = {
     "report": "how the training of every stage goes: losses, speed, where the time went",
     "export": "collect trained parts into a bundle for sampling",
     "generate": "make music from sentences with a bundle",
+    "continue": "go on with music",
+    "inpaint": "make spans of music anew",
+    "vary": "make another version of music",
+    "stream": "endless music into a file or a pipe",
+    "play": "endless music from the loudspeaker",
     "evaluate": "measure trained stages or a bundle on held-out music",
     "import": "read weights of other libraries",
     "launch": "run a command on TPU VMs, GKE or SLURM",
@@ -43,14 +48,22 @@ TEXTS = ("prompts", "title", "licence", "storage")
 NO_BACKEND = "nable to initialize backend"
 """In what JAX raises where JAX_PLATFORMS names devices that are not here."""
 
-MODULES = {"import": "import_weights"}  # the others are called like their command
+MODULES = {"import": "import_weights", "continue": "continue_"}  # the others are called like their command
+
+
+if "multiprocessing.process" in sys.modules and sys.modules["multiprocessing.process"].parent_process() is not None:
+    # a worker process, which imports the command's script: Ctrl-C reaches it too, and its caller speaks for all
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line (exit code 2) instead of printing the whole usage; options have no short forms."""
+    """Says what is wrong in one line (exit code 2) instead of printing the whole usage.
 
-    def __init__(self, **options):
-        super().__init__(allow_abbrev=False, **options)
+    Options are written out: an abbreviation would mean something else as soon as another option begins like it.
+    """
+
+    def __init__(self, *args, allow_abbrev: bool = False, **kwargs):
+        super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
     def error(self, message):
         raise UserError(f"{self.prog}: {message} (see {self.prog} --help)")
@@ -118,8 +131,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: JAX_PLATFORMS={asked}: this machine or installation has no such device", file=sys.stderr)
         return BAD_ARGUMENTS
     except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one, while threads and processes end, says nothing more
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _dispatch(argv: list[str]) -> int:

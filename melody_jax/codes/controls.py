@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from melody_jax.codes.instruments import NAMES
-from melody_jax.shapes import Int
 
 UNKNOWN = 0
 """The code of what is not known, in every slot."""
@@ -76,7 +75,7 @@ class Controls:
         return self != Controls(only=self.only)
 
 
-def encode(controls: Controls) -> Int[np.ndarray, " slots"]:
+def encode(controls: Controls) -> np.ndarray:
     """The codes of a piece, int32 [len(SLOTS)]. Of more than MOST_INSTRUMENTS instruments the first ones count."""
     tempo = key = metre = drums = UNKNOWN
     if controls.tempo is not None:
@@ -94,7 +93,7 @@ def encode(controls: Controls) -> Int[np.ndarray, " slots"]:
     return np.array([tempo, key, metre, drums, *players], np.int32)
 
 
-def decode(codes: Int[np.ndarray, " slots"]) -> Controls:
+def decode(codes: np.ndarray) -> Controls:
     """What codes [len(SLOTS)] say; the tempo is the (geometric) middle of its bin.
 
     Raises:
@@ -113,6 +112,40 @@ def decode(codes: Int[np.ndarray, " slots"]) -> Controls:
         instruments=tuple(dict.fromkeys(names)),
         only=not open_end,
     )
+
+
+def merge(flags: Controls, sentence: Controls) -> tuple[Controls, list[str]]:
+    """What is wanted when both say something: flags win, and each contradiction is said in one line.
+
+    Instruments are taken from one of the two as a whole.
+    """
+    contradictions = []
+    for name in ("tempo", "key", "metre", "drums"):
+        wanted, said = getattr(flags, name), getattr(sentence, name)
+        agree = abs(math.log(wanted / said)) < 0.04 if name == "tempo" and wanted and said else wanted == said
+        if wanted is not None and said is not None and not agree:
+            contradictions.append(_contradiction(name, to_json(flags)[name], to_json(sentence)[name]))
+    if flags.instruments and not set(sentence.instruments) <= set(flags.instruments):
+        wanted, said = (", ".join(controls.instruments) for controls in (flags, sentence))
+        contradictions.append(_contradiction("instruments", wanted, said))
+    players = flags if flags.instruments else sentence
+    merged = Controls(
+        tempo=sentence.tempo if flags.tempo is None else flags.tempo,
+        key=flags.key or sentence.key,
+        metre=flags.metre or sentence.metre,
+        drums=sentence.drums if flags.drums is None else flags.drums,
+        instruments=players.instruments,
+        only=players.only,
+    )
+    return merged, contradictions
+
+
+def _contradiction(name: str, wanted: Any, said: Any) -> str:
+    words = {True: "yes", False: "no"}
+    wanted, said = (
+        words[v] if isinstance(v, bool) else f"{v:g}" if isinstance(v, float) else v for v in (wanted, said)
+    )
+    return f"{name}: {wanted}, as asked for; the sentence says {said}"
 
 
 def key_name(key: tuple[int, str]) -> str:

@@ -1,11 +1,12 @@
 """The one place that lays out the language model's token ids.
 
     0 .. 3                          specials: pad, bos, eos, unknown
-    S + q * mulan_codes + code      MuLan code at residual-VQ level q (S = 4 specials; every level has ids of its own)
-    S + Q * mulan_codes + code      semantic code
+    A + q * mulan_codes + code      MuLan code at residual-VQ level q (A = 4 specials; every level has ids of its own)
+    B + code                        semantic code of 0 .. R * semantic_codes - 1 (level r: r * semantic_codes onwards)
+    C + sum(sizes before k) + code  code of control k, where the model has controls (codes/controls.py)
 
-A sequence is [bos, Q MuLan tokens, semantic tokens ...]; position 0 is bos, positions 1 .. Q hold the levels in order,
-every later position holds a semantic token (or eos, then pad). A dropped condition has `unknown` in all Q places.
+A sequence is [bos, Q MuLan tokens, K controls, semantic tokens ...]: R semantic tokens for every moment, coarse to fine.
+A dropped condition has `unknown` in the Q places and code 0, "not known", in the K places.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from melody_jax.codes import controls as controls_lib
 from melody_jax.geometry import Geometry
 from melody_jax.shapes import Array, Bool, Int
 
@@ -25,12 +27,16 @@ class Vocabulary:
     Attributes:
       mulan_tokens: Q, residual-VQ levels.
       mulan_codes: entries per level.
-      semantic_codes: k-means centres.
+      semantic_codes: k-means centres of each semantic level.
+      semantic_levels: R.
+      controls: number of codes of each of the K controls; () for none.
     """
 
     mulan_tokens: int
     mulan_codes: int
     semantic_codes: int
+    semantic_levels: int = 1
+    controls: tuple[int, ...] = ()
 
     pad: ClassVar[int] = 0
     bos: ClassVar[int] = 1
@@ -39,14 +45,17 @@ class Vocabulary:
     specials: ClassVar[int] = 4
 
     @classmethod
-    def from_geometry(cls, geometry: Geometry) -> "Vocabulary":
-        """The layout that a geometry implies."""
-        return cls(geometry.mulan_tokens, geometry.mulan_codes, geometry.semantic_codes)
+    def of(cls, geometry: Geometry, controls: bool = False) -> "Vocabulary":
+        """The layout of a geometry, with or without controls (`LMConfig.controls`)."""
+        sizes = tuple(controls_lib.SIZES) if controls else ()
+        return cls(
+            geometry.mulan_tokens, geometry.mulan_codes, geometry.semantic_codes, geometry.semantic_levels, sizes
+        )
 
     @property
     def size(self) -> int:
         """V, number of ids."""
-        return self.semantic_start + self.semantic_codes
+        return self.control_start + sum(self.controls)
 
     @property
     def semantic_start(self) -> int:
@@ -54,18 +63,24 @@ class Vocabulary:
         return self.specials + self.mulan_tokens * self.mulan_codes
 
     @property
+    def control_start(self) -> int:
+        """Id of code 0 of the first control."""
+        return self.semantic_start + self.semantic_levels * self.semantic_codes
+
+    @property
     def prefix(self) -> int:
-        """Tokens before the first semantic one: bos and Q MuLan tokens."""
-        return 1 + self.mulan_tokens
+        """Tokens before the first semantic one: bos, Q MuLan tokens, K controls."""
+        return 1 + self.mulan_tokens + len(self.controls)
 
     def mulan_ids(self, codes: Int[Array, "... Q"]) -> Int[Array, "... Q"]:
         """RVQ codes, level by level, as ids."""
-        return codes + self._level_starts(codes.ndim, codes.dtype)
+        starts = self.specials + np.arange(self.mulan_tokens) * self.mulan_codes
+        return codes + _along_last(starts, codes)
 
-    def mulan_codes_of(self, ids: Int[Array, "... Q"]) -> Int[Array, "... Q"]:
-        """The inverse of `mulan_ids`; -1 where an id is none of its level's."""
-        codes = ids - self._level_starts(ids.ndim, ids.dtype)
-        return jnp.where((codes >= 0) & (codes < self.mulan_codes), codes, -1)
+    def control_ids(self, codes: Int[Array, "... K"]) -> Int[Array, "... K"]:
+        """Codes of the controls as ids."""
+        starts = self.control_start + np.cumsum((0, *self.controls))[:-1]
+        return codes + _along_last(starts, codes)
 
     def semantic_ids(self, codes: Int[Array, "..."]) -> Int[Array, "..."]:
         """Semantic codes as ids."""
@@ -73,39 +88,53 @@ class Vocabulary:
 
     def semantic_codes_of(self, ids: Int[Array, "..."]) -> Int[Array, "..."]:
         """The inverse of `semantic_ids`; -1 where an id is no semantic one."""
-        codes = ids - self.semantic_start
-        return jnp.where((codes >= 0) & (codes < self.semantic_codes), codes, -1)
+        return jnp.where((ids >= self.semantic_start) & (ids < self.control_start), ids - self.semantic_start, -1)
 
     def sequence(
         self,
         mulan: Int[Array, "B Q"],
         semantic: Int[Array, "B N"],
         keep: Bool[Array, " B"] | None = None,
+        controls: Int[Array, "B K"] | None = None,
     ) -> Int[Array, "B W"]:
-        """[bos, MuLan ids, semantic ids] of width W = 1 + Q + N; `unknown` for MuLan where `keep` is False."""
-        prefix = self.condition(mulan, keep)
+        """[condition, semantic ids]; see `condition`."""
+        prefix = self.condition(mulan, keep, controls)
         return jnp.concatenate([prefix, self.semantic_ids(semantic).astype(prefix.dtype)], axis=1)
 
-    def condition(self, mulan: Int[Array, "B Q"], keep: Bool[Array, " B"] | None = None) -> Int[Array, "B P"]:
-        """[bos, MuLan ids], P = 1 + Q: what generation starts from; `unknown` where `keep` is False."""
+    def condition(
+        self,
+        mulan: Int[Array, "B Q"],
+        keep: Bool[Array, " B"] | None = None,
+        controls: Int[Array, "B K"] | None = None,
+    ) -> Int[Array, "B P"]:
+        """[bos, MuLan ids, control ids], P = `prefix`: what generation starts from.
+
+        Args:
+          mulan: RVQ codes.
+          keep: False where the condition is dropped; all are kept if None.
+          controls: codes of the controls; none of them is known if None. Not read by a vocabulary without controls.
+        """
         ids = self.mulan_ids(mulan)
         if keep is not None:
             ids = jnp.where(keep[:, None], ids, self.unknown)
-        return jnp.concatenate([jnp.full((ids.shape[0], 1), self.bos, ids.dtype), ids], axis=1)
+        parts = [jnp.full((ids.shape[0], 1), self.bos, ids.dtype), ids]
+        if self.controls:
+            codes = jnp.zeros((ids.shape[0], len(self.controls)), ids.dtype) if controls is None else controls
+            if keep is not None:
+                codes = jnp.where(keep[:, None], codes, 0)
+            parts.append(self.control_ids(codes).astype(ids.dtype))
+        return jnp.concatenate(parts, axis=1)
 
-    def legal(self, positions: Int[Array, "*p"]) -> Bool[Array, "*p V"]:
-        """Which ids may stand at a position of a sequence: masks the logits of the token that goes there.
+    def without_condition(self, condition: Int[Array, "B P"]) -> Int[Array, "B P"]:
+        """The condition with everything in it dropped."""
+        mulan = jnp.zeros((condition.shape[0], self.mulan_tokens), condition.dtype)
+        return self.condition(mulan, jnp.zeros((condition.shape[0],), bool))
 
-        bos at 0; the level's codes or `unknown` at 1 .. Q; from there semantic codes, eos or pad.
-        """
-        position = positions[..., None]
-        ids = jnp.arange(self.size, dtype=positions.dtype).reshape((1,) * positions.ndim + (-1,))
-        start = self.specials + (position - 1) * self.mulan_codes
-        level = (ids >= start) & (ids < start + self.mulan_codes) | (ids == self.unknown)
-        semantic = (ids >= self.semantic_start) | (ids == self.eos) | (ids == self.pad)
-        after = jnp.where(position <= self.mulan_tokens, level, semantic)
-        return jnp.where(position <= 0, ids == self.bos, after)
+    def legal(self) -> Bool[np.ndarray, "R V"]:
+        """Which ids may stand at the n-th semantic place, n modulo R: those of its level."""
+        level = (np.arange(self.size) - self.semantic_start) // self.semantic_codes
+        return level[None, :] == np.arange(self.semantic_levels)[:, None]
 
-    def _level_starts(self, ndim: int, dtype) -> Array:
-        starts = self.specials + np.arange(self.mulan_tokens) * self.mulan_codes
-        return jnp.asarray(starts.reshape((1,) * (ndim - 1) + (-1,)), dtype)
+
+def _along_last(values: np.ndarray, like: Array) -> Array:
+    return jnp.asarray(values.reshape((1,) * (like.ndim - 1) + (-1,)), like.dtype)

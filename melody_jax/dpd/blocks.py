@@ -88,7 +88,7 @@ class CrossAttention(nn.Module):
         half = config.segment // 2
         middle = jnp.arange(columns, dtype=jnp.int32) * self.factor + self.factor // 2
         start = (jnp.arange(count, dtype=jnp.int32) - 1) * half
-        frame = ((middle[:, None] + start[None, :]) * config.patch + config.patch // 2).reshape(1, -1)
+        frame = (middle[:, None] + start[None, :]).reshape(1, -1)
         token_frame = jnp.arange(tokens.shape[1], dtype=jnp.int32) * self.frames_per_token + self.frames_per_token // 2
 
         query, key, value = project["query"](x), project["key"](tokens), project["value"](tokens)
@@ -96,7 +96,7 @@ class CrossAttention(nn.Module):
         y = multi_head(flat, key, value, positions=(frame, token_frame[None]), **kinds).reshape(x.shape)
         if keep is not None:
             # Of a column alone only the distances between its segments matter.
-            of_rows, at = (batch * columns, count, width), (start * config.patch)[None]
+            of_rows, at = (batch * columns, count, width), start[None]
             own = (t.reshape(of_rows) for t in (query, project["key"](x), project["value"](x)))
             own = multi_head(*own, positions=(at, at), **kinds).reshape(x.shape)
             y = jnp.where(keep[:, None, None, None], y, own)

@@ -61,25 +61,29 @@ class AngleEmbedding(nn.Module):
 
 
 class TokenEmbedding(nn.Module):
-    """E_ST = MLP(lookup(tokens)).
+    """E_ST = MLP(lookup(tokens)), where a moment has several tokens (levels of residual codes) of the sum of their rows.
 
     The lookup starts small: the norm inside the MLP makes its scale free, and so the optimiser's steps are large beside it.
 
     Attributes:
-      codes: size of the semantic vocabulary.
+      codes: size of the semantic vocabulary, all levels together.
       features: width of E_ST.
+      levels: R, tokens of a moment.
       dtype: compute dtype.
       param_dtype: dtype of the parameters.
     """
 
     codes: int
     features: int
+    levels: int = 1
     dtype: str = "float32"
     param_dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, tokens: Int[Array, "B N"]) -> Float[Array, "B N H"]:
+    def __call__(self, tokens: Int[Array, "B W"]) -> Float[Array, "B N H"]:
+        """Tokens, those of a moment beside one another (W = N R), to one vector a moment."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         init = nn.initializers.normal(0.05)
         x = Embed(self.codes, self.features, ("codes", "embed"), embedding_init=init, name="lookup", **dtypes)(tokens)
+        x = jnp.sum(x.reshape(x.shape[0], -1, self.levels, self.features), axis=2)
         return MLP(self.features, self.features, self.dtype, self.param_dtype, name="mlp")(x)

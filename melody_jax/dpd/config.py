@@ -18,12 +18,8 @@ class DPDConfig:
       width: H, the hidden width.
       blocks: N, the dual-path blocks.
       segment: K, frames per segment, even; about sqrt(2 L) balances the two paths.
-      patch: P, latent frames that enter and leave the network side by side, as one frame of P D channels (the patches
-        of a diffusion transformer; Peebles & Xie, 2023). 1, the paper's, takes latents as they are. Latents whose
-        neighbours are much alike are denoised better by far fewer steps of training, and a clip costs P times less.
-      precondition: "none", the paper's, or "linear": the network adds to the best linear predictor of a patch
-        given its noisy self and the tokens (`dpd/precondition.py`), measured on training clips before the first step.
-      rank: how many components of a patch a preconditioned network sees and predicts; 0 for all.
+      precondition: "none", the paper's, or "linear": the network adds to the best linear predictor of a frame given its
+        noisy self and the tokens (`dpd/precondition.py`), measured on training clips before the first step.
       heads: attention heads; `width` is a multiple of it.
       coarse_layers: RoFormer layers in the coarse path of a block.
       feed_forward: inner width of the RoFormer's feed-forward.
@@ -53,9 +49,7 @@ class DPDConfig:
     width: int = 768
     blocks: int = 8
     segment: int = 64
-    patch: int = 1
     precondition: str = "none"
-    rank: int = 0
     heads: int = 12
     coarse_layers: int = 2
     feed_forward: int = 3328
@@ -77,10 +71,6 @@ class DPDConfig:
     def __post_init__(self):
         if self.segment % 2 or self.segment < 2:
             raise UserError(f"dpd: segment {self.segment} is not even: segments overlap by half")
-        if self.patch < 1:
-            raise UserError(f"dpd: patch must be at least 1, got {self.patch}")
-        if self.rank < 0 or (self.rank and self.precondition == "none"):
-            raise UserError(f"dpd: rank {self.rank} asks for precondition='linear' and a number of at least 0")
         if self.width % (2 * self.heads):
             raise UserError(f"dpd: width {self.width} is not a multiple of 2 x {self.heads} heads (rotary pairs)")
         for name, value, known in (

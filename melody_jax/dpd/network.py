@@ -36,7 +36,7 @@ class DPD(nn.Module):
         self,
         noisy: Float[Array, "B L D"],
         angles: Float[Array, "B L"],
-        tokens: Int[Array, "B N"],
+        tokens: Int[Array, "B W"],
         keep: Bool[Array, "B"] | None = None,
     ) -> Float[Array, "B L D"]:
         """v of z_delta.
@@ -44,7 +44,8 @@ class DPD(nn.Module):
         Args:
           noisy: z_delta, in units of latents / config.data_std.
           angles: delta of every frame; 0 for frames that are known.
-          tokens: semantic tokens; token n sounds during frames [n, n + 1) * geometry.frames_per_token.
+          tokens: semantic tokens, R for each of N moments (W = N R); those of moment n sound during frames
+            [n, n + 1) * geometry.frames_per_token.
           keep: False where the condition is dropped: cross-attention then falls back to self-attention and the mean of
             E_ST to 0, so that the result does not depend on the tokens. None keeps all, and is cheaper than all True.
 
@@ -53,24 +54,20 @@ class DPD(nn.Module):
         """
         config, geometry = self.config, self.geometry
         dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
-        count, frames = noisy.shape[1], -(-noisy.shape[1] // config.patch)
-        # Frames that share a patch share their mean angle; all but the patches across a chunk's end agree anyway.
-        angles = jnp.mean(_patches(angles[..., None], config.patch, mode="edge"), axis=(2, 3))
         angle_embedding = AngleEmbedding(config.angle_width, config.width, name="angle", **dtypes)(angles)
-        token_embedding = TokenEmbedding(geometry.semantic_codes, config.width, name="tokens", **dtypes)(tokens)
+        token_embedding = TokenEmbedding(
+            geometry.semantic_size, config.width, geometry.semantic_levels, name="tokens", **dtypes
+        )(tokens)
         inside = segments.pad(jnp.ones_like(angle_embedding[:1, :, :1]), config.segment)
         condition = self._condition(angle_embedding, token_embedding, inside, keep)
 
-        x, velocity = _patches(noisy, config.patch).reshape(noisy.shape[0], frames, -1), _identity
-        kernel_init = nn.initializers.lecun_normal()
+        x, velocity, kernel_init = noisy, _identity, nn.initializers.lecun_normal()
         if config.precondition == "linear":
-            codes, rate = geometry.semantic_codes, geometry.frames_per_token
-            predictor = LinearPredictor(codes, rate, config.patch, config.rank, name="linear")
-            x, velocity = predictor(x, angles, tokens, keep)
+            sizes = (geometry.semantic_size, geometry.semantic_levels, geometry.frames_per_token)
+            x, velocity = LinearPredictor(*sizes, name="linear")(noisy, angles, tokens, keep)
             kernel_init = nn.initializers.zeros  # training starts from the linear predictor
-        seen = x.shape[-1]
         x = Dense(config.width, ("input", "embed"), use_bias=False, name="in", **dtypes)(x) + angle_embedding
-        x = segments.cut(x, config.segment)
+        x = segments.cut(RMSNorm(param_dtype=config.param_dtype, name="in_norm")(x), config.segment)
         block_class = DualPathBlock
         if config.remat != "none":
             block_class = nn.remat(DualPathBlock, policy=POLICIES[config.remat])
@@ -78,10 +75,9 @@ class DPD(nn.Module):
             factor = merge_factor(i, config.blocks)
             block = block_class(config, geometry.frames_per_token, factor, name=f"block_{i}")
             x = block(x, token_embedding, condition, inside, keep)
-        x = RMSNorm(param_dtype=config.param_dtype, name="norm")(segments.overlap_add(x, frames))
-        out = Dense(seen, ("embed", "conv_out"), use_bias=False, kernel_init=kernel_init, name="out", **dtypes)(x)
-        out = velocity(out.astype(jnp.float32))
-        return out.reshape(noisy.shape[0], frames * config.patch, -1)[:, :count]
+        x = RMSNorm(param_dtype=config.param_dtype, name="norm")(segments.overlap_add(x, noisy.shape[1]))
+        out = Dense(noisy.shape[2], ("embed", "conv_out"), False, kernel_init=kernel_init, name="out", **dtypes)(x)
+        return velocity(out.astype(jnp.float32))
 
     def _condition(
         self,
@@ -103,10 +99,3 @@ class DPD(nn.Module):
 
 def _identity(out: Array) -> Array:
     return out
-
-
-def _patches(x: Float[Array, "B L C"], patch: int, mode: str = "constant") -> Float[Array, "B F P C"]:
-    """F = ceil(L / P) patches of P frames, the last one filled up with zeros, or with the last frame (mode "edge")."""
-    batch, frames, channels = x.shape
-    padded = jnp.pad(x, ((0, 0), (0, -frames % patch), (0, 0)), mode=mode)
-    return padded.reshape(batch, -1, patch, channels)

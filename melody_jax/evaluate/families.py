@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from melody_jax import dsp
+from melody_jax.evaluate.estimate import Estimate, mean
 from melody_jax.shapes import Array, Float, Int
 
 Labels = Sequence[str] | np.ndarray
+LARGE_SET = 24  # clips whose own mean and deviation are worth more than those of the training clips
 
 
 def timbre(audio: Float[np.ndarray, "n T"], sample_rate: int, batch: int = 32) -> Float[np.ndarray, "n G"]:
@@ -79,3 +81,29 @@ class Classifier:
         """Mean over the classes of the share recognised (balanced accuracy), so that guessing gives 1 / classes."""
         found = np.asarray(self.predict(features)) == np.asarray(labels)
         return float(np.mean([found[np.asarray(labels) == label].mean() for label in sorted(set(labels))]))
+
+
+class FamilyJudge:
+    """Hears the instrument family that leads a clip, fitted on renders whose family is known.
+
+    Args:
+      audio: some hundreds of clips of all families.
+      families: of each of them.
+      sample_rate: Hz.
+    """
+
+    def __init__(self, audio: Float[np.ndarray, "n T"], families: Labels, sample_rate: int):
+        features = timbre(audio, sample_rate)
+        self._sample_rate = sample_rate
+        self._own = features.mean(0), features.std(0) + 1e-6
+        self._classifier = Classifier(relative(features), families, kind="kernel")
+
+    def heard(self, audio: Float[np.ndarray, "n T"]) -> list[str]:
+        """The most probable family of each clip, in the units of its set where that is large enough (`relative`)."""
+        features = timbre(audio, self._sample_rate)
+        many = len(features) >= LARGE_SET
+        return self._classifier.predict(relative(features) if many else (features - self._own[0]) / self._own[1])
+
+    def right(self, audio: Float[np.ndarray, "n T"], families: Labels) -> Estimate:
+        """Share of the clips whose family is heard."""
+        return mean(np.asarray(self.heard(audio)) == np.asarray(families))

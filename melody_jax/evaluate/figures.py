@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from melody_jax.evaluate.tables import Table, aligned
+
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
@@ -40,19 +42,21 @@ def table(figures: Sequence[Figure]) -> str:
         (f.stage, f.name, f"{f.value:.4g}", f.baseline, f"{f.sense} {f.bound:.4g}", "yes" if f.reached else "NO")
         for f in figures
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    return aligned(rows)
 
 
-def write_report(directory: pathlib.Path, figures: Sequence[Figure], facts: dict[str, Any]) -> None:
-    """Writes `report.json` and `report.md`: the table, and what was trained for how long on what (`facts`)."""
+def write_report(
+    directory: pathlib.Path, figures: Sequence[Figure], facts: dict[str, Any], tables: Sequence[Table] = ()
+) -> None:
+    """Writes `report.json` and `report.md`: figures, tables, and what was trained for how long on what (`facts`)."""
     directory.mkdir(parents=True, exist_ok=True)
     rows = [dataclasses.asdict(figure) | {"reached": figure.reached} for figure in figures]
-    (directory / "report.json").write_text(json.dumps({"figures": rows, "facts": facts}, indent=1) + "\n")
-    lines = ["# Held-out figures", "", table(figures), "", "## What was trained, for how long, on what", ""]
+    found = {"figures": rows, "tables": {entry.title: entry.json() for entry in tables}, "facts": facts}
+    (directory / "report.json").write_text(json.dumps(found, indent=1) + "\n")
+    lines = ["# Held-out figures", "", table(figures), ""]
+    for entry in tables:
+        lines += [entry.markdown(), ""]
+    lines += ["## What was trained, for how long, on what", ""]
     lines += [f"- {name}: {_words(fact)}" for name, fact in facts.items()]
     (directory / "report.md").write_text("\n".join(lines) + "\n")
 

@@ -1,6 +1,5 @@
 """The models of a bundle, ready to run: one method per arrow of the system's figure, compiled once per shape."""
 
-import math
 from typing import Any
 
 import jax
@@ -11,12 +10,12 @@ from melody_jax.bundle.bundle import Bundle
 from melody_jax.config import from_dict
 from melody_jax.generate.host import Host
 from melody_jax.generate.programs import Programs
-from melody_jax.generate.windows import Windows
+from melody_jax.generate.settings import Settings
 from melody_jax.lm import decode
 from melody_jax.mulan import minilm
 from melody_jax.mulan.config import PretrainedText
 from melody_jax.mulan.tokenizer import TextTokenizer
-from melody_jax.shapes import Array, Float, Int, UInt32
+from melody_jax.shapes import Array, Bool, Float, Int, UInt32
 
 TEXT_TOKENS = 64  # longest prompt in WordPiece tokens; what is longer is cut
 
@@ -44,17 +43,17 @@ class Models:
             params["mulan"] = {**params["mulan"], "text": text}
         self._host = host
         self.params: dict[str, Any] = {name: self._on_chips(name, tree) for name, tree in params.items()}
-        self._tokenizer = TextTokenizer(bundle.tokenizer)
+        self.tokenizer = TextTokenizer(bundle.tokenizer)
         self._text = host.compiled(self.programs.embed_text)
         self._music = host.compiled(self.programs.embed_music)
         self._quantize = host.compiled(self.programs.mulan_codes)
         self._continue = host.compiled(self.programs.continue_tokens, static_argnames=("length", "sampling"))
         self._diffuse = host.compiled(
-            self.programs.diffuse_window, static_argnames=("steps", "schedule", "scale", "clip", "noise")
+            self.programs.diffuse_window, static_argnames=("steps", "schedule", "scale", "clip", "strength")
         )
         self._decode = host.compiled(self.programs.decode_latents)
-        self._magnitude = host.compiled(self.programs.decode_magnitude)
-        self._retrieve = host.compiled(self.programs.retrieve_phases, static_argnames="iterations")
+        self._magnitudes = host.compiled(self.programs.decode_magnitudes)
+        self._phases = host.compiled(self.programs.find_phases)
 
     def _on_chips(self, name: str, params: Any) -> Any:
         def kept(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
@@ -63,14 +62,18 @@ class Models:
         return self._host.whole(jax.tree_util.tree_map_with_path(kept, params))
 
     @property
-    def has_magnitudes(self) -> bool:
-        """Whether the autoencoder has a magnitude decoder, of which `audio` can retrieve phases."""
-        return self.programs.autoencoder.config.magnitude.layers > 0
+    def knows_controls(self) -> bool:
+        """Whether the language model was trained with controls."""
+        return bool(self.programs.vocabulary.controls)
+
+    @property
+    def text_length(self) -> int:
+        """Longest prompt in WordPiece tokens, first and last token included."""
+        return min(TEXT_TOKENS, self.mulan_config.text.positions)
 
     def embed_text(self, prompts: list[str]) -> Float[Array, "B E"]:
         """MuLan embeddings of sentences, unit norm."""
-        length = min(TEXT_TOKENS, self.mulan_config.text.positions)
-        return self._text(self.params["mulan"], self._host.rows(self._tokenizer.encode(prompts, length)))
+        return self._text(self.params["mulan"], self._host.rows(self.tokenizer.encode(prompts, self.text_length)))
 
     def embed_music(self, audio: Float[Array | np.ndarray, "B T"]) -> Float[Array, "B E"]:
         """MuLan embeddings of music at the geometry's sample rate, T as in its clips; unit norm."""
@@ -80,77 +83,90 @@ class Models:
         """Residual VQ codes of MuLan embeddings."""
         return self._quantize(self.params["codes"], embeddings)
 
-    def tokens(
+    def condition(
+        self, codes: Int[Array, "B Q"], levels: int, controls: Int[np.ndarray, "B K"] | None = None
+    ) -> Int[Array, "B P"]:
+        """What the language model starts from: MuLan codes, of which only the first `levels` count (0 for all), and the codes
+        of the controls."""
+        vocabulary = self.programs.vocabulary
+        condition = vocabulary.condition(codes, controls=None if controls is None else self._host.rows(controls))
+        place = jnp.arange(condition.shape[1])[None, :]
+        unread = (place > (levels or codes.shape[1])) & (place <= codes.shape[1])
+        return jnp.where(unread, vocabulary.unknown, condition)
+
+    def draw(
         self,
-        codes: Int[Array, "B Q"],
+        condition: Int[Array, "B P"],
+        earlier: Int[np.ndarray, "B W"],
         keys: UInt32[Array, "B 2"],
-        windows: Windows,
+        length: int,
         sampling: decode.Sampling,
-        levels: int,
-    ) -> Int[Array, "B N"]:
-        """Semantic codes from MuLan codes, of which only the first `levels` count (0 for all).
+        negative: Int[Array, "B P"] | None = None,
+    ) -> Int[Array, "B length"]:
+        """`length` semantic codes after the earlier ones; guidance leads away from `negative`, a condition as well."""
+        return self._continue(
+            self.params["lm"],
+            condition,
+            self._host.rows(earlier),
+            self._host.rows(keys),
+            negative=negative,
+            length=length,
+            sampling=sampling,
+        )
 
-        Beyond the first window each one continues what the last ones end with.
-        """
-        known = jnp.arange(codes.shape[1])[None, :] < (levels or codes.shape[1])
-        condition = self.programs.vocabulary.condition(codes)
-        condition = condition.at[:, 1:].set(jnp.where(known, condition[:, 1:], self.programs.vocabulary.unknown))
-        tokens = jnp.zeros((codes.shape[0], 0), jnp.int32)
-        for index, start in enumerate(windows.starts):
-            length = start + windows.size - tokens.shape[1]
-            drawn = self._continue(
-                self.params["lm"], condition, tokens[:, start:], fold_in(keys, index), length=length, sampling=sampling
-            )
-            tokens = jnp.concatenate([tokens, drawn], axis=1)
-        return tokens
-
-    def latents(
+    def diffuse(
         self,
-        tokens: Int[Array, "B N"],
+        tokens: Int[np.ndarray, "B W"],
         keys: UInt32[Array, "B 2"],
-        windows: Windows,
-        steps: int,
-        schedule: str,
-        scale: float,
-        clip: float,
-        noise: float = 1.0,
+        known: Float[np.ndarray, "B L D"],
+        mask: Bool[np.ndarray, "1 L"],
+        settings: Settings,
+        strength: float = 1.0,
     ) -> Float[Array, "B L D"]:
-        """Latents of the windows (in tokens).
+        """Latents of tokens; frames that `mask` marks are known.
 
-        Where a window overlaps earlier ones their latents are known: clean frames at delta = 0.
+        Args:
+          tokens: L / frames_per_token moments.
+          known: clean latents at delta = 0 where `mask` is True; with a strength below 1 what diffusion starts from, too.
+          strength: share of the way to pure noise that diffusion starts at.
         """
-        per_token, channels = self.geometry.frames_per_token, self.geometry.latent_channels
-        wanted, whole = windows.size * per_token, math.lcm(self.dpd_config.patch, per_token)
-        size = -(-wanted // whole) * whole  # whole patches and tokens
-        done = jnp.zeros((tokens.shape[0], 0, channels), jnp.float32)
-        for index, start in enumerate(windows.starts):
-            known = done[:, start * per_token :]
-            overlap = known.shape[1]
-            known = jnp.pad(known, ((0, 0), (0, size - overlap), (0, 0)))
-            window = self._diffuse(
-                self.params["dpd"],
-                _lengthened(tokens[:, start : start + windows.size], size // per_token),
-                fold_in(keys, index),
-                known,
-                jnp.arange(size)[None, :] < overlap,
-                steps=steps,
-                schedule=schedule,
-                scale=scale,
-                clip=clip,
-                noise=noise,
-            )
-            done = jnp.concatenate([done, window[:, overlap:wanted]], axis=1)
-        return done
+        return self._diffuse(
+            self.params["dpd"],
+            self._host.rows(tokens),
+            self._host.rows(keys),
+            self._host.rows(known),
+            jnp.asarray(mask),
+            steps=settings.steps,
+            schedule=settings.schedule,
+            scale=settings.guidance,
+            clip=settings.clip_latents,
+            strength=strength,
+        )
 
-    def audio(self, latents: Float[Array, "B L D"], griffin_lim: int = 0) -> Float[Array, "B T"]:
-        """Waveforms, with phases retrieved in so many iterations; 0: the decoder's."""
-        audio = self._in_pieces(self._decode, latents, self.geometry.hop)
-        if not griffin_lim:
-            return audio
-        return self._retrieve(self._in_pieces(self._magnitude, latents, 1), audio, iterations=griffin_lim)
+    def audio(
+        self,
+        latents: Float[Array | np.ndarray, "B L D"],
+        known: Float[np.ndarray, "B T"] | None = None,
+        fixed: Bool[np.ndarray, " T"] | None = None,
+    ) -> Float[Array, "B T"]:
+        """Waveforms; what long music is decoded from goes through the decoder in overlapping pieces of two training clips.
 
-    def _in_pieces(self, decode: Any, latents: Array, hop: int) -> Array:
-        """Long music in overlapping pieces of two training clips, so that memory does not grow; `hop` values a frame."""
+        Args:
+          known: music that stands already, where `fixed` says so. A decoder of magnitudes has no phases of its own: those
+            that are found for it fit the known samples, and phases are found for all of the music at once, so that there
+            are no seams.
+        """
+        latents = self._host.rows(latents)
+        if not self.programs.decodes_magnitudes:
+            return self._in_pieces(self._decode, latents, self.geometry.hop)
+        magnitudes = self._in_pieces(self._magnitudes, latents, self.programs.autoencoder.config.magnitude.frames)
+        shape = latents.shape[0], latents.shape[1] * self.geometry.hop
+        known = np.zeros(shape, np.float32) if known is None else known
+        fixed = np.broadcast_to(np.zeros(shape[1], bool) if fixed is None else fixed, shape)
+        return self._phases(magnitudes, self._host.rows(known), self._host.rows(fixed))
+
+    def _in_pieces(self, decode: Any, latents: Array, each: int) -> Array:
+        """What `decode` makes of latents, `each` values of a frame, in pieces so that memory does not grow."""
         piece, frames = 2 * self.geometry.clip_frames, latents.shape[1]
         if frames <= piece:
             return decode(self.params["autoencoder"], latents)
@@ -160,18 +176,13 @@ class Models:
             end = min(begin + piece - 2 * margin, frames)
             at = min(max(begin - margin, 0), frames - piece)
             decoded = decode(self.params["autoencoder"], latents[:, at : at + piece])
-            parts.append(decoded[:, (begin - at) * hop : (end - at) * hop])
+            parts.append(decoded[:, (begin - at) * each : (end - at) * each])
         return jnp.concatenate(parts, axis=1)
 
 
 def fold_in(keys: UInt32[Array, "B 2"], use: int) -> UInt32[Array, "B 2"]:
     """A key of each row for another use."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, use)
-
-
-def _lengthened(tokens: Array, length: int) -> Array:
-    """Tokens [B, N] with the last one repeated up to `length`."""
-    return jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1])), mode="edge")
 
 
 def _is_float(leaf: np.ndarray) -> bool:

@@ -1,60 +1,47 @@
-"""From sentences, or from music, to music."""
+"""A bundle as an instrument: from sentences, or from music, to music."""
 
 import dataclasses
+import functools
 import math
 import os
-import time
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack, overload
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from melody_jax.bundle.bundle import Bundle
+from melody_jax.codes.control_words import read_sentence
+from melody_jax.codes.controls import Controls, encode, merge, to_json
 from melody_jax.errors import UserError
+from melody_jax.generate import work
+from melody_jax.generate.compose import Composer, Known, Row
+from melody_jax.generate.given import Given, check_audio, check_spans, digest, moments_in, redrawn
 from melody_jax.generate.host import Host
-from melody_jax.generate.models import Models, fold_in
-from melody_jax.generate.settings import Settings
-from melody_jax.generate.windows import Windows, cover
-from melody_jax.shapes import Array, Float, Int, UInt32
+from melody_jax.generate.loudness import brought_to, faded, limited, lufs
+from melody_jax.generate.models import Models
+from melody_jax.generate.options import RUN, TOLD, Options
+from melody_jax.generate.prompts import check_prompts
+from melody_jax.generate.replay import read_call
+from melody_jax.generate.result import Result
+from melody_jax.generate.settings import Settings, seeds_of, with_settings
+from melody_jax.generate.splice import JOINT_SECONDS, matched, spliced
+from melody_jax.generate.stream import Stream
+from melody_jax.geometry import Geometry
+from melody_jax.shapes import Float, Int
 
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """One piece of music.
-
-    Attributes:
-      prompt: the sentence, or "" where music was the prompt.
-      audio: [T] float32 in [-1, 1], T = seconds * sample_rate; scaled down where it would be louder.
-      sample_rate: Hz.
-      mulan: [Q] MuLan codes of the prompt.
-      tokens: [N] semantic codes.
-      latent_frames: L.
-      settings: how it was sampled.
-      seed: of this piece.
-      times: seconds of work by step, for the whole batch that this piece was made in; the first use of a shape includes
-        its compilation.
-      batch: number of pieces in that batch.
-      similarity: cosine of the MuLan embeddings of prompt and music, where it was the best of several candidates.
-    """
-
-    prompt: str
-    audio: Float[np.ndarray, " T"]
-    sample_rate: int
-    mulan: Int[np.ndarray, " Q"]
-    tokens: Int[np.ndarray, " N"]
-    latent_frames: int
-    settings: Settings
-    seed: int
-    times: dict[str, float]
-    batch: int
-    similarity: float | None = None
+Audio = Float[np.ndarray, " _"]  # lengths come and go
 
 
 class Melody:
     """A bundle that makes music, on all accelerators of this host.
+
+    `generate`, `continue_`, `inpaint` and `vary` take one prompt or piece of music and return one `Result`, or a list and
+    return a list. Music is mono float arrays at the bundle's sample rate. Keywords are those of `Options`: the fields of
+    `Settings` and how the call is made.
+
+    What a prompt becomes depends on its seed and the settings, not on what is made beside it: the same tokens, and the same
+    sound up to rounding (products of another batch size may round differently).
 
     Args:
       devices: on these ones.
@@ -67,8 +54,10 @@ class Melody:
     def __init__(self, bundle: Bundle, devices: Sequence[Any] | None = None):
         self.bundle = bundle
         self.defaults = with_settings(Settings(), bundle.sampling)
+        self._devices = devices
         self._host = Host(devices)
         self._models = Models(bundle, self._host)
+        self._composer = Composer(self._models)
 
     @classmethod
     def load(cls, directory: str | os.PathLike, devices: Sequence[Any] | None = None) -> "Melody":
@@ -79,201 +68,435 @@ class Melody:
           devices: see the class.
 
         Raises:
-          UserError: it is missing, damaged, or its parts do not belong together.
+          UserError: it is missing, damaged, edited, or its parts do not belong together.
         """
         return cls(Bundle.load(directory), devices)
 
+    @property
+    def sample_rate(self) -> int:
+        """Hz, of all music that is given and made."""
+        return self.bundle.geometry.sample_rate
+
+    @overload
+    def generate(self, prompts: str, *, negative: str | None = None, **options: Unpack[Options]) -> Result: ...
+
+    @overload
     def generate(
         self,
         prompts: Sequence[str] | None = None,
         *,
         audio: Sequence[np.ndarray] | None = None,
-        seed: int | Sequence[int] = 0,
-        batch_size: int = 16,
-        progress: bool = False,
-        **settings: Any,
-    ) -> list[Result]:
-        """Music for each prompt, in their order.
+        negative: str | Sequence[str] | None = None,
+        **options: Unpack[Options],
+    ) -> list[Result]: ...
 
-        What a prompt becomes depends on its seed and the settings, not on the other prompts (up to rounding: products
-        of another batch size may round differently).
+    def generate(
+        self,
+        prompts: Any = None,
+        *,
+        audio: Any = None,
+        negative: Any = None,
+        **options: Unpack[Options],
+    ) -> Result | list[Result]:
+        """Music for each prompt, in their order; one piece for one sentence.
 
         Args:
           prompts: sentences.
-          audio: instead of sentences, music to resemble: mono float arrays at the bundle's sample rate. The first clip
-            length counts; shorter ones are repeated to that length.
-          seed: one for all prompts, or one per prompt.
-          batch_size: how many prompts are worked on at once; as many on every chip.
-          progress: whether a bar on stderr shows the work done and the time left.
-          **settings: any field of `Settings`: seconds, steps, guidance, temperature, ...
+          audio: instead of sentences, music to resemble. The first clip length counts; shorter ones are repeated to that
+            length.
+          negative: what the music should not be: one sentence for all prompts, or one for each.
+          **options: see `Options`.
 
         Raises:
           UserError: no prompt, an empty one, or a bad setting.
+          Cancelled: `cancel` said so; it holds what was finished.
         """
-        chosen = with_settings(self.defaults, settings)
-        if chosen.griffin_lim and not self._models.has_magnitudes:
-            raise UserError("griffin_lim needs an autoencoder with a magnitude decoder, which this bundle has not")
-        names, source = self._sources(prompts, audio)
-        seeds = [int(seed)] * len(names) if isinstance(seed, (int, np.integer)) else [int(s) for s in seed]
-        if len(seeds) != len(names):
-            raise UserError(f"{len(seeds)} seeds for {len(names)} prompts")
-        if any(not 0 <= s < 2**32 for s in seeds):
-            raise UserError("a seed is a whole number of at least 0 and less than 2^32")
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        results: list[Result] = []
-        size = self._host.filled(min(batch_size, len(names)))
-        starts = range(0, len(names), size)
-        laps = len(starts) * _laps(chosen)
-        with tqdm.tqdm(total=laps, desc="sampling", unit="step", disable=not progress) as bar:
-            for start in starts:
-                rows = list(range(start, min(start + size, len(names))))
-                # filled up for chips without a row, and the last batch of several so that it needs no program of its own
-                filled = rows + rows[-1:] * (size - len(rows))
-                batch = self._batch([source[i] for i in filled], [seeds[i] for i in filled], chosen, bar)
-                for row, i in enumerate(rows):
-                    results.append(self._result(batch, row, names[i], seeds[i], chosen, len(filled)))
-        return results
-
-    def _sources(
-        self, prompts: Sequence[str] | None, audio: Sequence[np.ndarray] | None
-    ) -> tuple[list[str], list[str] | list[np.ndarray]]:
-        """Checked prompts: (names, what the MuLan codes are made from)."""
+        chosen = self._settings(options)
         if (prompts is None) == (audio is None):
             raise UserError("give either sentences (prompts) or music (audio)")
-        if isinstance(prompts, str):
-            raise UserError("prompts is a list of sentences, not one sentence")
+        alone = isinstance(prompts, str) or isinstance(audio, np.ndarray) and audio.ndim == 1
         if prompts is not None:
-            if not prompts:
-                raise UserError("there is no prompt")
-            empty = [i for i, prompt in enumerate(prompts) if not isinstance(prompt, str) or not prompt.strip()]
-            if empty:
-                raise UserError(f"prompt {empty[0] + 1} of {len(prompts)} is empty")
-            return list(prompts), list(prompts)
-        clips = [self._clip(np.asarray(clip), i) for i, clip in enumerate(audio or ())]
-        if not clips:
-            raise UserError("there is no music prompt")
-        return [""] * len(clips), clips
+            given = sources = check_prompts([prompts] if isinstance(prompts, str) else list(prompts))
+            self._warn_of_cuts(sources)
+        else:
+            given = [audio] if alone else list(audio)
+            sources = [self._clip(clip, index) for index, clip in enumerate(given)]
+            if not sources:
+                raise UserError("there is no music prompt")
+        seeds, negatives = (
+            seeds_of(options.get("seed", 0), len(sources)),
+            self._negatives(negative, len(sources), chosen),
+        )
+        samples = max(1, round(chosen.seconds * self.sample_rate))
+        finish = functools.partial(self._whole, samples, chosen)
+        moments = self.bundle.geometry.tokens_in(chosen.seconds)
+        jobs = []
+        for one, source, seed, away in zip(given, sources, seeds, negatives, strict=True):
+            sentence = source if isinstance(source, str) else ""
+            codes, said = self._asked(sentence, options.get("controls"))
+            row = Row(source, seed, moments, away, controls=codes)
+            jobs.append(work.Job(row, sentence, self._call("generate", one, away) | said, finish))
+        return self._made(jobs, chosen, alone, options)
 
-    def _clip(self, clip: np.ndarray, index: int) -> np.ndarray:
-        if clip.ndim != 1 or clip.size == 0 or not np.isfinite(clip).all():
-            raise UserError(f"music prompt {index + 1} is not a non-empty mono array of finite numbers")
-        return np.resize(clip.astype(np.float32), self.bundle.geometry.clip_samples)
+    def continue_(
+        self,
+        audio: np.ndarray | Sequence[np.ndarray],
+        prompt: str | Sequence[str] | None = None,
+        *,
+        negative: str | Sequence[str] | None = None,
+        **options: Unpack[Options],
+    ) -> Any:
+        """Goes on with music for `seconds`; what was given comes back bit for bit but for its last 20 ms.
 
-    def _batch(self, source: list[Any], seeds: list[int], settings: Settings, bar: tqdm.tqdm) -> dict[str, Any]:
-        """Arrays of a whole batch on the host, and the times."""
-        models, clock = self._models, _Clock(bar)
-        keys = jnp.stack([jax.random.PRNGKey(seed) for seed in seeds])
-        prompt = models.embed_text(source) if isinstance(source[0], str) else models.embed_music(np.stack(source))
-        mulan = models.mulan_codes(prompt)
-        clock.lap("prompt", mulan)
-        best = self._pieces(mulan, keys, settings, clock)
-        if settings.candidates > 1:
-            best["similarity"] = self._similarity(prompt, best["audio"], clock)
-        for candidate in range(1, settings.candidates):
-            made = self._pieces(mulan, fold_in(keys, 1 + candidate), settings, clock)
-            made["similarity"] = self._similarity(prompt, made["audio"], clock)
-            nearer = made["similarity"] > best["similarity"]
-            for name, array in best.items():
-                array[nearer] = made[name][nearer]
-        return {"mulan": np.asarray(mulan), **best, "times": clock.times}
+        Args:
+          audio: music, or a list of pieces. Its last clip length is what the models see.
+          prompt: what comes next; None for music like that which was given.
+          negative, **options: as of `generate`.
 
-    def _pieces(
-        self, mulan: Int[Array, "B Q"], keys: UInt32[Array, "B 2"], settings: Settings, clock: "_Clock"
-    ) -> dict[str, np.ndarray]:
-        """One piece per row: its tokens and its audio, scaled down where it is too loud."""
-        geometry, models = self.bundle.geometry, self._models
-        count = geometry.tokens_in(settings.seconds)
-        diffusion, language = self._windows(count, settings)
-        tokens = models.tokens(mulan, fold_in(keys, 0), language, settings.sampling, settings.mulan_levels)
-        clock.lap("language model", tokens)
-        latents = models.latents(
-            tokens[:, : diffusion.total],
-            fold_in(keys, 1),
-            diffusion,
-            settings.steps,
-            settings.schedule,
-            float(settings.guidance),
-            float(settings.clip_latents),
-            float(settings.noise),
-        )[:, : count * geometry.frames_per_token]
-        clock.lap("diffusion", latents)
-        audio = models.audio(latents, settings.griffin_lim)
-        clock.lap("decoder", audio)
-        host = jax.device_get(audio)[:, : max(1, round(settings.seconds * geometry.sample_rate))]
-        peak = np.abs(host).max(axis=1, keepdims=True)
-        return {"tokens": np.array(tokens[:, :count]), "audio": (host / np.maximum(peak, 1.0)).astype(np.float32)}
+        Returns:
+          A `Result`, or a list for a list: the given music and what follows it.
 
-    def _similarity(
-        self, prompt: Float[Array, "B E"], audio: Float[np.ndarray, "B T"], clock: "_Clock"
-    ) -> Float[np.ndarray, " B"]:
-        """Cosine of the MuLan embeddings of prompts and music, the mean over whole clips; shorter music is repeated."""
-        size = self.bundle.geometry.clip_samples
-        if audio.shape[1] < size:
-            audio = np.stack([np.resize(row, size) for row in audio])
-        starts = range(0, audio.shape[1] - size + 1, size)
-        cosines = [jnp.sum(prompt * self._models.embed_music(audio[:, at : at + size]), axis=1) for at in starts]
-        clock.lap("choice", cosines[-1])
-        return np.mean(cosines, axis=0)
+        Raises:
+          UserError, Cancelled: as `generate`.
+        """
+        chosen, g = self._settings(options), self.bundle.geometry
+        pieces, alone = self._pieces(audio)
+        fresh = g.tokens_in(chosen.seconds)
+        added = max(1, round(chosen.seconds * self.sample_rate))
+        joint = round(JOINT_SECONDS * self.sample_rate)
 
-    def _windows(self, count: int, settings: Settings) -> tuple[Windows, Windows]:
-        """(of the diffusion, of the language model), in tokens; the latter reach at least as far as the former."""
-        geometry = self.bundle.geometry
-        size = geometry.tokens_in(settings.window_seconds) or geometry.clip_tokens
-        size, patch = max(size, 2), self._models.dpd_config.patch
-        whole = patch // math.gcd(patch, geometry.frames_per_token)  # tokens after which a patch of frames ends, too
-        diffusion = cover(count, size, size // 2 // whole * whole)
-        sequence = self._models.lm_config.window or geometry.clip_tokens
-        return diffusion, cover(diffusion.total, sequence, sequence // 2)
+        def known(piece: Audio) -> tuple[Known, Any]:
+            context = min(len(piece) // g.token_samples, g.clip_tokens)
+            seen = context * g.token_samples
+            start = len(piece) - seen
+            tokens, latents = self._given.represent(piece[start:])
+            new = np.arange(context + fresh) >= context
+            spans = [(max(0, seen - joint), seen + added)]
 
-    def _result(self, batch: dict[str, Any], row: int, prompt: str, seed: int, settings: Settings, rows: int) -> Result:
-        return Result(
-            prompt=prompt,
-            audio=batch["audio"][row],
-            sample_rate=self.bundle.geometry.sample_rate,
-            mulan=batch["mulan"][row],
-            tokens=batch["tokens"][row],
-            latent_frames=len(batch["tokens"][row]) * self.bundle.geometry.frames_per_token,
-            settings=settings,
-            seed=seed,
-            times=dict(batch["times"]),
-            batch=rows,
-            similarity=float(batch["similarity"][row]) if "similarity" in batch else None,
+            def finish(made: Audio) -> tuple[Audio, None]:
+                whole = self._repainted(piece[start:], made[: seen + added], spans)
+                return faded(np.concatenate([piece[:start], whole]), self.sample_rate, False, True), None
+
+            return _known(tokens, latents, new, new, g, piece[start:]), finish
+
+        return self._edit(
+            "continue_", pieces, alone, prompt, negative, chosen, options, known, lambda p: p[-g.clip_samples :]
         )
 
+    def inpaint(
+        self,
+        audio: np.ndarray | Sequence[np.ndarray],
+        spans: Sequence[tuple[float, float]],
+        prompt: str | Sequence[str] | None = None,
+        *,
+        negative: str | Sequence[str] | None = None,
+        **options: Unpack[Options],
+    ) -> Any:
+        """Makes some spans of music anew; all other samples come back bit for bit.
 
-def with_settings(settings: Settings, changes: dict[str, Any]) -> Settings:
-    """`settings` with some fields changed.
+        Cross-fades of 20 ms lie inside the spans. `seconds` and `loudness` do not count here.
 
-    Raises:
-      UserError: an unknown field, a value of another type, or one out of range.
-    """
-    known: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Settings)}
-    for name, value in changes.items():
-        if name not in known:
-            raise UserError(f"unknown setting {name!r}; settings are {', '.join(known)}")
-        wanted = {float: (int, float), int: (int,), str: (str,)}[known[name]]
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            raise UserError(f"setting {name} must be of type {known[name].__name__}, got {value!r}")
-    return dataclasses.replace(settings, **{name: known[name](value) for name, value in changes.items()})
+        Args:
+          audio: music, or a list of pieces.
+          spans: (begin, end) in seconds, the same ones of every piece.
+          prompt: what the spans should hold; None for music like the rest.
+          negative, **options: as of `generate`.
+
+        Returns:
+          A `Result`, or a list for a list.
+
+        Raises:
+          UserError, Cancelled: as `generate`.
+        """
+        chosen, g = self._settings(options), self.bundle.geometry
+        pieces, alone = self._pieces(audio)
+        spans = spans if isinstance(spans, str) else list(spans)
+        places = [check_spans(spans, len(piece), self.sample_rate) for piece in pieces]
+
+        def known(piece: Audio) -> tuple[Known, Any]:
+            there = check_spans(spans, len(piece), self.sample_rate)
+            tokens, latents = self._given.represent(piece)
+            new = moments_in(there, len(latents) // g.frames_per_token, g.token_samples)
+
+            def finish(made: Audio) -> tuple[Audio, None]:
+                whole = self._repainted(piece, made[: len(piece)], there)
+                cut = there[0][0] == 0, there[-1][1] == len(piece)
+                return faded(whole, self.sample_rate, *cut), None
+
+            return _known(tokens, latents, new, new, g, piece), finish
+
+        middle = {len(piece): sum(there[0]) // 2 for piece, there in zip(pieces, places, strict=True)}
+
+        def around(piece: Audio) -> Audio:
+            return piece[max(0, min(middle[len(piece)] - g.clip_samples // 2, len(piece) - g.clip_samples)) :]
+
+        plain = [[begin, end] for begin, end in sorted((float(b), float(e)) for b, e in spans)]
+        return self._edit("inpaint", pieces, alone, prompt, negative, chosen, options, known, around, spans=plain)
+
+    def vary(
+        self,
+        audio: np.ndarray | Sequence[np.ndarray],
+        strength: float,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        negative: str | Sequence[str] | None = None,
+        **options: Unpack[Options],
+    ) -> Any:
+        """Another version of music, as long as it is.
+
+        Args:
+          audio: music, or a list of pieces.
+          strength: from 0, the given music as the models hear it, to 1, a new piece. It is the share of the music whose
+            tokens are drawn anew, in stretches of a second, and of the way to noise that diffusion starts at.
+          prompt: where it should go; None for music like that which was given.
+          negative, **options: as of `generate`; `seconds` does not count.
+
+        Returns:
+          A `Result`, or a list for a list.
+
+        Raises:
+          UserError, Cancelled: as `generate`.
+        """
+        chosen, g = self._settings(options), self.bundle.geometry
+        try:
+            share = float(strength)
+        except (TypeError, ValueError):
+            share = math.nan
+        if not 0 <= share <= 1:
+            raise UserError(f"strength must be a number from 0 to 1, got {strength!r:.40}")
+        pieces, alone = self._pieces(audio)
+
+        def known(piece: Audio) -> tuple[Known, Any]:
+            tokens, latents = self._given.represent(piece)
+            count = len(latents) // g.frames_per_token
+            drawn = redrawn(count, share, max(1, round(g.token_rate)))
+            made = np.ones(count, bool)
+            finish = functools.partial(self._whole, len(piece), chosen)
+            return _known(tokens, latents, drawn, made, g, strength=share), finish
+
+        return self._edit("vary", pieces, alone, prompt, negative, chosen, options, known, lambda p: p, strength=share)
+
+    def perform(
+        self,
+        tokens: Int[np.ndarray, "n W"],
+        *,
+        seed: int = 0,
+        batch_size: int = 16,
+        progress: bool = False,
+        **settings: Any,
+    ) -> Float[np.ndarray, "n T"]:
+        """Music of given semantic tokens, those of whole training clips: what diffusion and decoder make of them.
+
+        Args:
+          tokens: as `Representations.encode` gives them.
+          seed: of the first row; the others count on.
+          batch_size: how many rows are worked on at once.
+          progress: whether a bar on stderr shows the work done and the time left.
+          **settings: any field of `Settings` but seconds.
+        """
+        chosen, moments = with_settings(self.defaults, settings), self.bundle.geometry.clip_tokens
+
+        def play(rows: Any) -> Any:
+            return self._composer.play(tokens[rows], [seed + int(row) for row in rows], moments, chosen)
+
+        return work.in_batches(play, len(tokens), self._host.filled(min(batch_size, len(tokens))), progress)
+
+    def decode(self, latents: Float[np.ndarray, "n L D"], *, batch_size: int = 16) -> Float[np.ndarray, "n T"]:
+        """Waveforms of latents by the decoder that sampling uses."""
+
+        def play(rows: Any) -> Any:
+            return np.asarray(self._models.audio(latents[rows].astype(np.float32)))
+
+        return work.in_batches(play, len(latents), self._host.filled(min(batch_size, len(latents))), False)
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        negative: str | None = None,
+        seed: int = 0,
+        controls: Controls | None = None,
+        settings: Settings | None = None,
+        **changes: Any,
+    ) -> Stream:
+        """Endless music, an iterator of arrays [T] that follow each other without a seam; see `Stream`.
+
+        Args:
+          prompt: a sentence; `Stream.change` takes another one while the music plays.
+          negative, seed, controls, settings: as of `generate`; seconds and candidates do not count.
+          **changes: other fields of `Settings`.
+
+        Raises:
+          UserError: an empty prompt or a bad setting.
+        """
+        chosen = with_settings(settings or self.defaults, changes)
+        (seed,) = seeds_of(seed, 1)
+        self._warn_of_cuts(check_prompts([prompt]))
+        (away,) = self._negatives(negative, 1, chosen)
+        return Stream(self._composer, chosen, prompt, away, seed, lambda text: self._asked(text, controls)[0])
+
+    def replay(self, call: Mapping[str, Any], audio: np.ndarray | None = None, **options: Unpack[Options]) -> Result:
+        """Makes a piece again, from `Result.call` or the JSON that is written beside a piece.
+
+        Args:
+          call: what it says.
+          audio: the music that was given, where some was.
+          **options: how the call is made (`progress`, `cancel`).
+
+        Raises:
+          UserError: it is no such thing, comes from another bundle, or wants other music.
+        """
+        wanted = read_call(call, self.bundle.ids)
+        chosen = dataclasses.replace(wanted.settings, candidates=1)
+        run: Any = {"progress": options.get("progress", False), "cancel": options.get("cancel")}
+        run |= {
+            "controls": wanted.controls,
+            "settings": chosen,
+            "seed": wanted.seed,
+            "candidate": wanted.candidate,
+            "negative": wanted.negative,
+        }
+        if wanted.sha256 is not None:
+            given = check_audio(audio, self.bundle.geometry) if audio is not None else None
+            if given is None or digest(given) != wanted.sha256:
+                raise UserError("this piece was made from other music; give the same samples")
+            run |= {"audio": given}
+        return getattr(self, wanted.name)(**wanted.arguments, **run)
+
+    @functools.cached_property
+    def _given(self) -> Given:
+        return Given(self.bundle, self._devices)
+
+    def _edit(
+        self,
+        name: str,
+        pieces: list[Audio],
+        alone: bool,
+        prompt: Any,
+        negative: Any,
+        chosen: Settings,
+        options: Options,
+        known: Any,
+        resembled: Any,
+        **arguments: Any,
+    ) -> Any:
+        """The common part of what is done to given music; `resembled` is what stands for a prompt where there is none."""
+        prompts: list[str | None] = [None] * len(pieces)
+        if prompt is not None:
+            given = [prompt] * len(pieces) if isinstance(prompt, str) else list(prompt)
+            prompts = [*check_prompts(given)]
+            self._warn_of_cuts([*dict.fromkeys(given)])
+        if len(prompts) != len(pieces):
+            raise UserError(f"{len(prompts)} prompts for {len(pieces)} pieces of music")
+        seeds, negatives = seeds_of(options.get("seed", 0), len(pieces)), self._negatives(negative, len(pieces), chosen)
+        jobs, seen = [], {}
+        for piece, sentence, seed, away in zip(pieces, prompts, seeds, negatives, strict=True):
+            identity = digest(piece)
+            if identity not in seen:
+                seen[identity] = known(piece)
+            stands, finish = seen[identity]
+            source = (
+                self._clip(resembled(piece)[: self.bundle.geometry.clip_samples], 0) if sentence is None else sentence
+            )
+            codes, said = self._asked(sentence or "", options.get("controls"))
+            row = Row(source, seed, len(stands.made), away, stands, controls=codes)
+            call = self._call(name, sentence, away) | arguments | said | {"source": identity}
+            jobs.append(work.Job(row, sentence or "", call, finish))
+        return self._made(jobs, chosen, alone, options)
+
+    def _made(self, jobs: list[work.Job], chosen: Settings, alone: bool, options: Options) -> Any:
+        candidate = options.get("candidate")
+        if candidate is not None:
+            jobs = [dataclasses.replace(job, row=dataclasses.replace(job.row, candidate=candidate)) for job in jobs]
+        told: Any = {name: value for name, value in options.items() if name in TOLD}
+        results = work.run(jobs, self._composer, self._host, chosen, **told)
+        return results[0] if alone else results
+
+    def _settings(self, options: Options) -> Settings:
+        base = options.get("settings") or self.defaults
+        if not isinstance(base, Settings):
+            raise UserError(f"settings must be Settings, got {base!r:.60}")
+        return with_settings(base, {name: value for name, value in options.items() if name not in RUN})
+
+    def _asked(self, sentence: str, flags: Controls | None) -> tuple[np.ndarray | None, dict[str, Any]]:
+        """(codes of the controls, what they say for `Result.call`): those of the flags, and what the sentence names."""
+        if not self._models.knows_controls:
+            if flags:
+                raise UserError("this bundle's language model knows no controls; say it in the sentence")
+            return None, {}
+        asked, contradictions = merge(flags or Controls(), read_sentence(sentence))
+        for line in contradictions:
+            warnings.warn(line, stacklevel=4)
+        return encode(asked), {"controls": to_json(asked)}
+
+    def _negatives(self, negative: Any, count: int, chosen: Settings) -> list[str | None]:
+        if negative is None:
+            return [None] * count
+        if chosen.lm_guidance == 1:
+            raise UserError("a negative prompt needs lm_guidance above 1: guidance leads away from it")
+        given = check_prompts([negative] * count if isinstance(negative, str) else list(negative))
+        if len(given) != count:
+            raise UserError(f"{len(given)} negative prompts for {count} pieces")
+        self._warn_of_cuts([*dict.fromkeys(given)])
+        return [*given]
+
+    def _pieces(self, audio: Any) -> tuple[list[Audio], bool]:
+        alone = isinstance(audio, np.ndarray) and audio.ndim == 1
+        given = [audio] if alone else list(audio)
+        if not given:
+            raise UserError("there is no music")
+        name = "the music" if alone else "piece {} of the music"
+        return [check_audio(piece, self.bundle.geometry, name.format(i + 1)) for i, piece in enumerate(given)], alone
+
+    def _clip(self, clip: Any, index: int) -> Audio:
+        array = np.asarray(clip)
+        if array.ndim != 1 or array.size == 0 or array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise UserError(f"music prompt {index + 1} is not a non-empty mono array of finite numbers")
+        return np.resize(array.astype(np.float32), self.bundle.geometry.clip_samples)
+
+    def _warn_of_cuts(self, prompts: Sequence[str]) -> None:
+        for prompt in prompts:
+            kept = self._models.tokenizer.kept(prompt, self._models.text_length)
+            if kept is not None:
+                warnings.warn(
+                    f"a prompt is longer than the {self._models.text_length} tokens that the model reads; it reads up to "
+                    f"{'...' + kept[-40:]!r}",
+                    stacklevel=4,
+                )
+
+    def _call(self, name: str, source: Any, negative: str | None) -> dict[str, Any]:
+        call: dict[str, Any] = {"name": name, "bundle": self.bundle.ids}
+        if isinstance(source, str):
+            call["prompt"] = source
+        elif source is not None:
+            call["source"] = digest(source)
+        if negative is not None:
+            call["negative"] = negative
+        return call
+
+    def _whole(self, samples: int, chosen: Settings, made: Audio) -> tuple[Audio, tuple[float, float] | None]:
+        """A piece of new music: its length, its loudness, its ends."""
+        audio = made[:samples].astype(np.float32)
+        if chosen.loudness is None:
+            audio = audio / max(1.0, float(np.abs(audio).max()))
+            return faded(audio, self.sample_rate, True, True), None
+        level = brought_to(audio, self.sample_rate, chosen.loudness)
+        level = faded(level, self.sample_rate, True, True)
+        return level, (lufs(audio, self.sample_rate), lufs(level, self.sample_rate))
+
+    def _repainted(self, old: Audio, made: Audio, spans: list[tuple[int, int]]) -> Audio:
+        """New spans in old music, as loud as it is."""
+        new = limited(matched(made.astype(np.float32), old, spans, self.sample_rate), self.sample_rate)
+        return spliced(old, new, spans, self.sample_rate)
 
 
-def _laps(settings: Settings) -> int:
-    """How often `_Clock.lap` is called for a batch."""
-    return 1 + settings.candidates * (3 if settings.candidates == 1 else 4)
-
-
-class _Clock:
-    """Seconds from lap to lap by step of the work, each lap ending when its array is there."""
-
-    def __init__(self, bar: tqdm.tqdm):
-        self._bar = bar
-        self.times: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str, array: Array) -> None:
-        jax.block_until_ready(array)
-        now = time.perf_counter()
-        self.times[name] = self.times.get(name, 0.0) + now - self._last
-        self._last = now
-        self._bar.update()
+def _known(
+    tokens: Any, latents: Any, drawn: Any, made: Any, g: Geometry, audio: Audio | None = None, strength: float = 1.0
+) -> Known:
+    """With room for what is to come behind it."""
+    count = len(made)
+    tokens = np.pad(tokens, (0, count * g.semantic_levels - len(tokens)))
+    latents = np.pad(latents, ((0, count * g.frames_per_token - len(latents)), (0, 0)))
+    if audio is not None:
+        audio = np.pad(audio, (0, count * g.token_samples - len(audio)))
+    return Known(tokens, latents, drawn, made, audio, strength)

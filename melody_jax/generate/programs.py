@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from melody_jax.autoencoder.config import AutoencoderConfig
-from melody_jax.autoencoder.decoder_magnitude import retrieve_phases
+from melody_jax.autoencoder.decoder_magnitude import waveform
 from melody_jax.autoencoder.network import Autoencoder
 from melody_jax.codes import rvq
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.config import from_dict
 from melody_jax.dpd import angles, sampler
 from melody_jax.dpd.config import DPDConfig
+from melody_jax.dpd.guidance import guide_batched
 from melody_jax.dpd.network import DPD
 from melody_jax.geometry import Geometry
 from melody_jax.lm import decode
@@ -22,7 +23,6 @@ from melody_jax.lm.continuation import continue_codes
 from melody_jax.lm.network import SemanticLM
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.network import MuLan
-from melody_jax.parallel import activations
 from melody_jax.shapes import Array
 
 
@@ -36,9 +36,10 @@ class Programs:
 
     def __init__(self, config: Mapping[str, Any], geometry: Geometry):
         self.geometry = geometry
-        self.vocabulary = Vocabulary.from_geometry(geometry)
         self.mulan = MuLan(_read(MuLanConfig, config["mulan"]), geometry)
-        self.lm = SemanticLM(_read(LMConfig, config["lm"]), self.vocabulary)
+        lm = _read(LMConfig, config["lm"])
+        self.vocabulary = Vocabulary.of(geometry, lm.controls)
+        self.lm = SemanticLM(lm, self.vocabulary)
         self.dpd = DPD(_read(DPDConfig, config["dpd"]), geometry)
         self.autoencoder = Autoencoder(_read(AutoencoderConfig, config["autoencoder"]), geometry)
 
@@ -66,10 +67,17 @@ class Programs:
         return rvq.encode(params["rvq"], embeddings)
 
     def continue_tokens(
-        self, params: Any, condition: Array, earlier: Array, keys: Array, length: int, sampling: decode.Sampling
+        self,
+        params: Any,
+        condition: Array,
+        earlier: Array,
+        keys: Array,
+        length: int,
+        sampling: decode.Sampling,
+        negative: Array | None = None,
     ) -> Array:
-        """`length` semantic codes [B, length] after the condition [B, 1 + Q] and the earlier codes [B, N]."""
-        return continue_codes(self.lm, params, condition, earlier, length, keys, sampling)
+        """`length` semantic codes [B, length] after the condition [B, P] and the earlier codes [B, W]."""
+        return continue_codes(self.lm, params, condition, earlier, length, keys, sampling, negative)
 
     def diffuse_window(
         self,
@@ -82,40 +90,46 @@ class Programs:
         schedule: str,
         scale: float,
         clip: float,
-        noise: float,
+        strength: float = 1.0,
     ) -> Array:
-        """Latents [B, L, D] of tokens [B, N], those that `mask` [B or 1, L] marks being known [B, L, D] already."""
+        """Latents [B, L, D] of tokens [B, N R], those that `mask` [B or 1, L] marks being known [B, L, D] already.
+
+        With a strength below 1 diffusion starts from `known`, at that share of the way to pure noise.
+        """
 
         def network(*arguments: Array) -> Array:
             return self.dpd.apply({"params": params}, *arguments)  # pyright: ignore[reportReturnType]
 
         start = jax.vmap(lambda key: jax.random.normal(key, known.shape[1:], jnp.float32))(keys)
-        sizes, per_token = angles.schedule(schedule, steps), self.geometry.frames_per_token
-        return sampler.sample_tokens(
-            network, self.dpd.config, tokens, per_token, noise * start, sizes, scale, known, mask, clip=clip or None
-        )
+        sizes = strength * angles.schedule(schedule, steps)
+        if strength < 1:
+            begin = jnp.full((1, 1), strength * jnp.pi / 2, jnp.float32)
+            start = angles.diffuse(known / self.dpd.config.data_std, start, begin)
+        denoise = guide_batched(network, tokens, scale)
+        return sampler.sample(denoise, start, sizes, known, mask, clip or None, self.dpd.config.data_std)
 
     def decode_latents(self, params: Any, latents: Array) -> Array:
         """Waveforms [B, T] of latents [B, L, D]."""
 
         return self.autoencoder.apply({"params": params}, latents, method="from_latents")  # pyright: ignore[reportReturnType]
 
-    def decode_magnitude(self, params: Any, latents: Array) -> Array:
-        """Log magnitudes [B, L, bins] of latents [B, L, D]."""
+    @property
+    def decodes_magnitudes(self) -> bool:
+        """Whether the decoder says magnitudes, for which phases must be found."""
+        return self.autoencoder.config.decoder == "magnitude"
 
-        return self.autoencoder.apply({"params": params}, latents, method="log_magnitude_from_latents")  # pyright: ignore[reportReturnType]
+    def decode_magnitudes(self, params: Any, latents: Array) -> Array:
+        """Log magnitudes [B, F, bins] of latents [B, L, D], by a decoder of such."""
 
-    def retrieve_phases(self, log_magnitude: Array, start: Array, iterations: int) -> Array:
-        """Waveforms [B, T] with these magnitudes, iterated from the waveforms `start`."""
+        def decoded(module: Autoencoder, latents: Array) -> Array:
+            return module.decoded(latents / module.latent_scale)
 
-        def row(pair: tuple[Array, Array]) -> Array:
-            return retrieve_phases(pair[0][None], pair[1][None], iterations)[0]
+        return self.autoencoder.apply({"params": params}, latents, method=decoded)  # pyright: ignore[reportReturnType]
 
-        def rows(*arrays: Array) -> Array:
-            return jax.lax.map(row, arrays)  # row by row: a spectrum is eight times its waveform
-
-        split = activations.per_chip(rows, (("batch", None, None), ("batch", None)), ("batch", None))
-        return split(log_magnitude, start)
+    def find_phases(self, magnitudes: Array, known: Array, fixed: Array) -> Array:
+        """Waveforms [B, T] of log magnitudes [B, F, bins]; samples of `known` [B, T] that are `fixed` [B, T] stay."""
+        shape = self.autoencoder.config.magnitude
+        return waveform(magnitudes, shape, self.geometry.hop // shape.frames, known, fixed)
 
 
 def _read(kind: type, config: Any) -> Any:

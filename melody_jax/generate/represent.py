@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from melody_jax.autoencoder.config import AutoencoderConfig
 from melody_jax.autoencoder.network import Autoencoder
 from melody_jax.bundle.lineage import check_lineage
 from melody_jax.bundle.part import Part
-from melody_jax.codes import kmeans, rvq
+from melody_jax.codes import rvq
 from melody_jax.config import from_dict
 from melody_jax.errors import UserError
 from melody_jax.generate.host import Host
@@ -70,7 +71,7 @@ class Representations:
         """Clips and the captions of each as training data of LM and DPD.
 
         Returns:
-          mulan [B, Q] int32, text B times [C, Q] int32 (C captions of that clip, perhaps none), semantic [B, N] int32,
+          mulan [B, Q] int32, text B times [C, Q] int32 (C captions of that clip, perhaps none), semantic [B, N R] int32,
           latents [B, L, D] float16 (scaled to [-1, 1]).
         """
         encoded = jax.device_get(self._encode_jit(self._params, self._host.rows(audio)))
@@ -109,7 +110,9 @@ class Representations:
         features = self._semantic.apply({"params": params["semantic"]}, audio, method="features")
         latents = self._autoencoder.apply({"params": params["autoencoder"]}, audio, method="to_latents")
         mulan: Int[Array, "B Q"] = rvq.encode(params["codes"]["rvq"], self._music(params, audio))
-        semantic = kmeans.assign(params["codes"]["kmeans"], features)  # pyright: ignore[reportArgumentType]
+        codes = rvq.encode(params["codes"]["kmeans"], features)  # pyright: ignore[reportArgumentType]
+        levels = jnp.arange(self.geometry.semantic_levels) * self.geometry.semantic_codes
+        semantic = (codes + levels[None, None]).reshape(audio.shape[0], -1)
         return {"mulan": mulan, "semantic": semantic, "latents": latents}  # pyright: ignore[reportReturnType]
 
     def _reconstruct(self, params: Any, audio: Array) -> Array:

@@ -1,21 +1,50 @@
-"""What a user may choose when sampling, checked before any work is done."""
+"""What a user may choose when sampling, checked before any work is done. Imports no jax: a bad value is said at once."""
 
 import dataclasses
+import hashlib
 import math
+import numbers
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from melody_jax.dpd.angles import SCHEDULES
 from melody_jax.errors import UserError
-from melody_jax.lm.decode import Sampling
+
+if TYPE_CHECKING:
+    from melody_jax.lm.decode import Sampling
 
 LONGEST_SECONDS = 600.0
+LOUDNESS = -16.0
+"""LUFS, what streaming services bring music to."""
+
+Schedule = Literal["linear", "uniform"]
+
+
+class Changes(TypedDict, total=False):
+    """Fields of `Settings` as keywords."""
+
+    seconds: float
+    steps: int
+    guidance: float
+    schedule: Schedule
+    lm_guidance: float
+    temperature: float
+    top_k: int
+    top_p: float
+    mulan_levels: int
+    clip_latents: float
+    window_seconds: float
+    candidates: int
+    loudness: float | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How music is sampled. A bundle may carry other defaults that suit its weights.
+    """How music is sampled. A bundle may carry other defaults that suit its weights. Numbers of NumPy are welcome.
 
     Attributes:
-      seconds: length of the music.
+      seconds: length of the music; of what is added, where music is continued.
       steps: T, diffusion steps.
       guidance: g of classifier-free guidance in the diffusion; 1 for none.
       schedule: step sizes of the diffusion, "linear" (large steps first) or "uniform".
@@ -25,54 +54,131 @@ class Settings:
       top_p: language model draws from the most likely tokens of this total probability.
       mulan_levels: how many of the MuLan tokens, coarse to fine, condition the language model; 0 for all.
       clip_latents: bound of predicted latents at every step, which lie in [-1, 1]; 0 for none.
-      noise: deviation of the noise that diffusion starts from; less than 1 makes music calmer and less varied.
-      griffin_lim: iterations that find phases for the magnitudes that the autoencoder's magnitude decoder predicts, where
-        it has such a decoder; 0 takes the decoder's own waveform. To be chosen while the diffusion model is too young to
-        know phases.
       window_seconds: length that the diffusion makes at once, longer music in overlapping windows; 0 for the training
         clip.
       candidates: pieces made for each prompt; the one that MuLan hears nearest to the prompt is kept.
+      loudness: LUFS that pieces are brought to, peaks staying below -1 dB; None leaves the level alone.
+
+    Raises:
+      UserError: a value of another type or out of range.
     """
 
     seconds: float = 10.0
     steps: int = 20
     guidance: float = 2.5
-    schedule: str = "linear"
+    schedule: Schedule = "linear"
     lm_guidance: float = 1.0
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     mulan_levels: int = 0
     clip_latents: float = 1.0
-    noise: float = 1.0
-    griffin_lim: int = 0
     window_seconds: float = 0.0
     candidates: int = 1
+    loudness: float | None = LOUDNESS
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _typed(field.name, field.type, getattr(self, field.name)))
         if not 0 < self.seconds <= LONGEST_SECONDS:
             raise UserError(f"seconds must be more than 0 and at most {LONGEST_SECONDS:g}, got {self.seconds:g}")
-        if self.steps < 1:
-            raise UserError(f"steps must be at least 1, got {self.steps}")
-        if not math.isfinite(self.guidance) or self.guidance < 0:
-            raise UserError(f"guidance must be a number of at least 0, got {self.guidance:g}")
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
-        if self.mulan_levels < 0:
-            raise UserError(f"mulan_levels must be at least 0, got {self.mulan_levels}")
-        if not self.clip_latents >= 0:
-            raise UserError(f"clip_latents must be at least 0, got {self.clip_latents:g}")
-        if not 0 <= self.noise <= 1:
-            raise UserError(f"noise must be from 0 to 1, got {self.noise:g}")
-        if self.griffin_lim < 0:
-            raise UserError(f"griffin_lim must be at least 0, got {self.griffin_lim}")
-        if not self.window_seconds >= 0:
-            raise UserError(f"window_seconds must be at least 0, got {self.window_seconds:g}")
-        if self.candidates < 1:
-            raise UserError(f"candidates must be at least 1, got {self.candidates}")
-        _ = self.sampling  # checks the rest
+        for name, lowest, highest in _RANGES:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and lowest <= value <= highest):
+                limits = f"at least {lowest:g}" if highest == math.inf else f"from {lowest:g} to {highest:g}"
+                raise UserError(f"{name} must be {limits}, got {value:g}")
+        if self.top_p == 0:
+            raise UserError("top_p must be more than 0")
+        if self.loudness is not None and not -60 <= self.loudness <= -5:
+            raise UserError(f"loudness must be from -60 to -5 LUFS, or none, got {self.loudness:g}")
 
     @property
-    def sampling(self) -> Sampling:
+    def sampling(self) -> "Sampling":
         """The language model's share."""
+        from melody_jax.lm.decode import Sampling
+
         return Sampling(self.temperature, self.top_k, self.top_p, self.lm_guidance)
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("steps", 1, 1000),
+    ("guidance", 0, math.inf),
+    ("lm_guidance", 0, math.inf),
+    ("temperature", 0, math.inf),
+    ("top_k", 0, math.inf),
+    ("top_p", 0, 1),
+    ("mulan_levels", 0, math.inf),
+    ("clip_latents", 0, math.inf),
+    ("window_seconds", 0, LONGEST_SECONDS),
+    ("candidates", 1, 1000),
+)
+
+
+def with_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """`settings` with some fields changed.
+
+    Raises:
+      UserError: an unknown field, a value of another type, or one out of range.
+    """
+    known: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Settings)}
+    for name in changes:
+        if name not in known:
+            raise UserError(f"unknown setting {name!r}; settings are {', '.join(known)}")
+    return dataclasses.replace(settings, **{name: _typed(name, known[name], value) for name, value in changes.items()})
+
+
+def seeds_of(seed: Any, count: int) -> list[int]:
+    """One seed for each of `count` pieces.
+
+    A single seed is that of the first piece; the others' are derived from it, so that copies of one prompt are different
+    pieces. A seed taken from a `Result` makes that piece alone.
+
+    Raises:
+      UserError: not whole numbers from 0 to 2^32 - 1, or not one for each piece.
+    """
+    if (
+        isinstance(seed, Sequence)
+        and not isinstance(seed, str)
+        or hasattr(seed, "__array__")
+        and _dimensions(seed) == 1
+    ):
+        seeds = [_seed(one) for one in seed]
+        if len(seeds) != count:
+            raise UserError(f"{len(seeds)} seeds for {count} prompts")
+        return seeds
+    first = _seed(seed)
+    return [first] + [_derived(first, index) for index in range(1, count)]
+
+
+def _seed(value: Any) -> int:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or not 0 <= int(value) < 2**32:
+        raise UserError(f"a seed is a whole number of at least 0 and less than 2^32, got {value!r:.40}")
+    return int(value)
+
+
+def _derived(seed: int, index: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:4], "big")
+
+
+def _dimensions(value: Any) -> int:
+    return getattr(value, "ndim", 0)
+
+
+def _typed(name: str, kind: Any, value: Any) -> Any:
+    """The value as Python's own type; NumPy's numbers are numbers too."""
+    if isinstance(kind, types.UnionType):
+        if value is None:
+            return None
+        kind = float
+    if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    choices = typing.get_args(kind)
+    if value in choices:
+        return str(value)
+    if choices and isinstance(value, str):
+        raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r:.60}")
+    wanted = "str" if choices else kind.__name__
+    raise UserError(f"setting {name} must be of type {wanted}, got {value!r:.60}")

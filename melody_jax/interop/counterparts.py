@@ -223,7 +223,8 @@ class Llama(Counterpart):
         }
 
     def of_stage(self, part):
-        return LlamaShape(config_lib.from_dict(LMConfig, part.config), Vocabulary.from_geometry(part.geometry).size)
+        lm = config_lib.from_dict(LMConfig, part.config)
+        return LlamaShape(lm, Vocabulary.of(part.geometry, lm.controls).size)
 
     def rules(self, config):
         layers = {

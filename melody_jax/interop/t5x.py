@@ -96,7 +96,7 @@ class LanguageModel(StageModel):
         condition = self.stage.vocabulary.condition(mulan)
         keys = jax.random.split(jax.random.PRNGKey(0) if rng is None else rng, mulan.shape[0])
         nothing = jnp.zeros((mulan.shape[0], 0), jnp.int32)
-        codes = continue_codes(model, params, condition, nothing, self.stage.window, keys, self.sampling)
+        codes = continue_codes(model, params, condition, nothing, self.stage.width, keys, self.sampling)
         return codes, {"scores": self.score_batch(params, {"text": mulan, "semantic": codes})}
 
     def score_batch(
@@ -138,11 +138,11 @@ class DiffusionModel(StageModel):
         """Latents for each clip's semantic tokens, and nothing else."""
         geometry, tokens = self.stage.geometry, batch["semantic"]
         per_token, network = geometry.frames_per_token, self._network(params, flax_mutables)
-        shape = (tokens.shape[0], tokens.shape[1] * per_token, geometry.latent_channels)
+        shape = (tokens.shape[0], tokens.shape[1] // geometry.semantic_levels * per_token, geometry.latent_channels)
         noise = jax.random.normal(jax.random.PRNGKey(0) if rng is None else rng, shape, jnp.float32)
-        config, sizes = self.stage.config, self.step_sizes
-        latents = sampler.sample_tokens(network, config, tokens, per_token, noise, sizes, self.scale, clip=1.0)
-        return latents, {}
+        denoise = guidance.guide_batched(network, tokens, self.scale)
+        data_std = self.stage.config.data_std
+        return sampler.sample(denoise, noise, self.step_sizes, clip=1.0, data_std=data_std), {}
 
     def score_batch(
         self, params: Any, batch: Batch, return_intermediates: bool = False, flax_mutables: Any = None

@@ -17,9 +17,11 @@ class LMConfig:
       width: H, width of the residual stream.
       heads: attention heads; must divide `width`.
       hidden: inner width of the SwiGLU feed-forward.
-      window: semantic tokens in one sequence; 0 for a whole clip, as published. Of clips that are longer, training draws
-        a window each step and sampling goes from window to window: steps are cheaper, and more of what is predicted
-        depends on the MuLan tokens instead of a long history.
+      window: moments with semantic tokens in one sequence; 0 for a whole clip, as published. Of clips that are longer,
+        training draws a window each step and sampling goes from window to window: steps are cheaper, and more of what is
+        predicted depends on the MuLan tokens instead of a long history.
+      controls: tempo, key, metre, drums and instruments stand as tokens between the MuLan and the semantic ones, as far
+        as they are known (codes/controls.py). The publication has none.
       rope: base of the rotary positions.
       norm_eps: epsilon of RMSNorm.
       tie_embeddings: the output layer is the embedding table.
@@ -36,6 +38,7 @@ class LMConfig:
     heads: int = 16
     hidden: int = 4096
     window: int = 0
+    controls: bool = False
     rope: float = 10_000.0
     norm_eps: float = 1e-6
     tie_embeddings: bool = False

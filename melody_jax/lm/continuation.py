@@ -17,21 +17,23 @@ def continue_codes(
     length: int,
     keys: UInt32[Array, "B 2"],
     sampling: decode.Sampling,
+    negative: Int[Array, "B P"] | None = None,
 ) -> Int[Array, "B length"]:
     """`length` semantic codes after the condition (`Vocabulary.condition`) and the earlier codes.
 
     Args:
       model: the network, without weights.
       params: its weights.
-      condition: ids of bos and MuLan tokens.
-      earlier: semantic codes that stand already; [B, 0] for none.
+      condition: `Vocabulary.condition`.
+      earlier: semantic codes that stand already, all levels of whole moments; [B, 0] for none.
       length: how many to draw.
       keys: one per row.
       sampling: how they are drawn; with guidance every step runs twice the rows.
+      negative: the condition that guidance leads away from; no condition if None.
     """
     vocabulary = model.vocabulary
     earlier = vocabulary.semantic_ids(earlier).astype(condition.dtype)
-    nothing = condition.at[:, 1:].set(vocabulary.unknown)
+    nothing = vocabulary.without_condition(condition) if negative is None else negative
     prompt, null_prompt = (jnp.concatenate([start, earlier], axis=1) for start in (condition, nothing))
     rows = prompt.shape[0] * (1 if sampling.guidance == 1 else 2)
 
@@ -44,8 +46,7 @@ def continue_codes(
         prompt,
         length,
         keys,
-        # eos and pad are legal in a sequence too, but here the length is given
-        jnp.arange(vocabulary.size) >= vocabulary.semantic_start,
+        vocabulary.legal(),
         sampling,
         null_prompt,
     )

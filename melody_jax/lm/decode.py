@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from melody_jax.errors import UserError
 from melody_jax.shapes import Array, Bool, Float, Int, UInt32
@@ -90,7 +91,7 @@ def generate(
     prompt: Int[Array, "B W"],
     length: int,
     keys: UInt32[Array, "B 2"],
-    legal: Bool[Array, " V"],
+    legal: Bool[Array | np.ndarray, "R V"],
     sampling: Sampling,
     null_prompt: Int[Array, "B W"] | None = None,
 ) -> Int[Array, "B N"]:
@@ -102,7 +103,7 @@ def generate(
       prompt: ids; a prefix of earlier tokens to be continued may stand at its end.
       length: N, number of tokens to draw.
       keys: one key per row.
-      legal: True for the ids that may be drawn.
+      legal: row n modulo R is True for the ids that may be drawn as the n-th token.
       sampling: temperature, truncation, guidance.
       null_prompt: the prompt without its condition; needed where `sampling.guidance` is not 1.
 
@@ -117,12 +118,13 @@ def generate(
     def both(tokens: Array, unconditional: Array | None) -> Array:
         return jnp.concatenate([tokens, unconditional]) if twice and unconditional is not None else tokens
 
+    allowed = jnp.asarray(legal)
     logits, cache = advance(both(prompt, null_prompt), cache)
 
     def body(carry, index):
         logits, cache = carry
         step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
-        token = draw(step_keys, jnp.where(legal[None, :], logits, -jnp.inf), sampling)
+        token = draw(step_keys, jnp.where(allowed[index % len(allowed)][None], logits, -jnp.inf), sampling)
         following, cache = advance(both(token[:, None], token[:, None]), cache)
         return (following[:, -1], cache), token
 

@@ -8,6 +8,11 @@ from melody_jax.errors import UserError
 from melody_jax.nn.conformer import ConformerConfig
 
 
+def _check_kernel(stem: str, kernel: int, frames: int) -> None:
+    if kernel < frames or (kernel - frames) % 2:
+        raise UserError(f"{stem} stem: kernel {kernel} must exceed the {frames} frames of a token by an even number")
+
+
 @dataclasses.dataclass(frozen=True)
 class WaveStemConfig:
     """wav2vec 2.0's feature encoder: convolutions on the waveform (Baevski et al., 2020, section 2).
@@ -73,10 +78,37 @@ class MelStemConfig:
     std: float = 3.0
 
     def __post_init__(self):
-        if self.kernel < self.frames or (self.kernel - self.frames) % 2:
-            raise UserError(
-                f"mel stem: kernel {self.kernel} must exceed the {self.frames} frames of a token by an even number"
-            )
+        _check_kernel("mel", self.kernel, self.frames)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectrumConfig:
+    """The log-frequency spectrum (`dsp.log_frequency`): a constant-Q picture of which notes sound.
+
+    One stem reads it, and the spectrum head reconstructs it.
+
+    Attributes:
+      channels: output channels of the stem's convolution.
+      bands: F, of the spectrum.
+      lowest_hz: centre of the first band; C2 by default.
+      per_octave: bands to an octave.
+      fft: samples of an analysis window.
+      depth: nats below the frame's loudest band at which the spectrum ends.
+      frames: spectral frames per token that the stem reads; must divide the geometry's token_samples.
+      kernel: taps of the stem's convolution, in spectral frames, `frames` plus an even number.
+    """
+
+    channels: int = 256
+    bands: int = 144
+    lowest_hz: float = 65.406
+    per_octave: int = 24
+    fft: int = 4096
+    depth: float = 6.0
+    frames: int = 2
+    kernel: int = 4
+
+    def __post_init__(self):
+        _check_kernel("spectrum", self.kernel, self.frames)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +148,10 @@ class PretrainConfig:
         from one clip share its instruments and need no timbre to be told apart; these do.
       kappa: temperature of the cosine similarities.
       diversity: weight of the diversity loss.
+      contrastive: weight of the contrastive loss; 1 is the publication.
+      spectrum: weight of the second loss, the mean squared error of the log-frequency spectrum that a linear head
+        reconstructs from the last block, of hidden frames and others alike (MERT, Li et al., 2023, section 3.2). 0 is the
+        publication: there is no such head.
       quantizer_gradient: factor on the gradient from the quantiser into the stem (fairseq's feature_grad_mult is for
         both branches); 0 leaves the stem to the contrastive branch.
       batch_momentum: of batch norm's running statistics.
@@ -127,6 +163,8 @@ class PretrainConfig:
     cross_negatives: int = 0
     kappa: float = 0.1
     diversity: float = 0.1
+    contrastive: float = 1.0
+    spectrum: float = 0.0
     quantizer_gradient: float = 1.0
     batch_momentum: float = 0.9
 
@@ -144,12 +182,15 @@ class SemanticConfig:
     (-0.8 %). 576 x 24 with relative positions would come to 199.1 M; 768 divides by TPU tiles of 128.
 
     Attributes:
-      stem: "wave" (convolutions on the waveform) or "mel" (log-mel spectrogram).
+      stem: "wave" (convolutions on the waveform), "mel" (log-mel spectrogram) or "spectrum" (log-frequency spectrum).
       wave: shape of the wave stem.
       mel: shape of the mel stem.
+      spectrum: shape of the spectrum stem, and of the spectrum that the second head reconstructs.
       width: H, of the Conformer.
       conformer: the stack.
-      feature_layer: the block (counted from 1) whose output is the feature that k-means clusters.
+      features: what k-means clusters: "layer" (the publication), the output of a block; "spectrum", what the spectrum head
+        reconstructs: distances are then differences of notes and timbre, and nothing else.
+      feature_layer: the block (counted from 1) whose output is the feature, for "layer".
       feature_norm: "none"; "layer" (each frame to mean 0, variance 1); "standard" (each channel, by mean and deviation
         measured after training); "whiten" (principal axes, measured after training, to unit variance).
       feature_rank: principal axes kept by "whiten"; 0 keeps all. Features have that width.
@@ -161,11 +202,13 @@ class SemanticConfig:
       param_dtype: of parameters.
     """
 
-    stem: Literal["wave", "mel"] = "wave"
+    stem: Literal["wave", "mel", "spectrum"] = "wave"
     wave: WaveStemConfig = WaveStemConfig()
     mel: MelStemConfig = MelStemConfig()
+    spectrum: SpectrumConfig = SpectrumConfig()
     width: int = 768
     conformer: ConformerConfig = ConformerConfig()
+    features: Literal["layer", "spectrum"] = "layer"
     feature_layer: int = 7
     feature_norm: Literal["none", "layer", "standard", "whiten"] = "standard"
     feature_rank: int = 0
@@ -177,8 +220,12 @@ class SemanticConfig:
     param_dtype: str = "float32"
 
     def __post_init__(self):
-        if self.stem not in ("wave", "mel"):
-            raise UserError(f'semantic: stem "{self.stem}" is neither "wave" nor "mel"')
+        if self.stem not in ("wave", "mel", "spectrum"):
+            raise UserError(f"semantic: stem {self.stem!r} is none of wave, mel, spectrum")
+        if self.features not in ("layer", "spectrum"):
+            raise UserError(f"semantic: features {self.features!r} is neither layer nor spectrum")
+        if self.features == "spectrum" and not (self.pretrain.spectrum and self.feature_norm == "none"):
+            raise UserError('semantic: features "spectrum" need pretrain.spectrum above 0 and feature_norm "none"')
         if self.feature_norm not in ("none", "layer", "standard", "whiten"):
             raise UserError(f"semantic: feature_norm {self.feature_norm!r} is none of none, layer, standard, whiten")
         if not 1 <= self.feature_layer <= self.conformer.layers:
@@ -191,4 +238,6 @@ class SemanticConfig:
     @property
     def feature_width(self) -> int:
         """Width of a feature vector."""
+        if self.features == "spectrum":
+            return self.spectrum.bands
         return self.feature_rank if self.feature_norm == "whiten" and self.feature_rank else self.width

@@ -14,7 +14,7 @@ from melody_jax.semantic.config import SemanticConfig
 from melody_jax.semantic.feature_norm import FeatureNorm
 from melody_jax.semantic.loss import contrastive_loss, diversity_loss, perplexity
 from melody_jax.semantic.quantizer import GumbelQuantizer, Quantized
-from melody_jax.semantic.stem import MelStem, WaveStem, pad_for, whole_frames
+from melody_jax.semantic.stem import MelStem, SpectrumStem, WaveStem, pad_for, spectrum_of, whole_frames
 from melody_jax.shapes import Array, Bool, Float, Shaped
 
 
@@ -26,11 +26,12 @@ class PretrainOutput(flax.struct.PyTreeNode):
       targets: [B, N, P], projected quantised frames.
       quantized: the quantiser's own output.
       mask: [B, N], the frames that were hidden.
-      loss: contrastive + diversity * weight.
+      loss: the three terms under their weights.
       contrastive: mean over masked frames, nats.
       diversity: 0 (all entries used alike) to 1.
       accuracy: how often the right target is the most similar.
       perplexity: effective number of quantiser entries, over all groups.
+      spectrum: mean squared error of the reconstructed log-frequency spectrum, relative to its variance; 0 without head.
     """
 
     context: Float[Array, "B N P"]
@@ -42,6 +43,7 @@ class PretrainOutput(flax.struct.PyTreeNode):
     diversity: Float[Array, ""]
     accuracy: Float[Array, ""]
     perplexity: Float[Array, ""]
+    spectrum: Float[Array, ""]
 
 
 class SemanticEncoder(nn.Module):
@@ -58,8 +60,10 @@ class SemanticEncoder(nn.Module):
         types = {"dtype": cfg.dtype, "param_dtype": cfg.param_dtype}
         if cfg.stem == "wave":
             self.stem = WaveStem(cfg.wave, **types)
-        else:
+        elif cfg.stem == "mel":
             self.stem = MelStem(cfg.mel, self.geometry, **types)
+        else:
+            self.stem = SpectrumStem(cfg.spectrum, self.geometry, **types)
         self.stem_norm = LayerNorm(cfg.norm_eps, param_dtype=cfg.param_dtype)
         self.stem_projection = Dense(cfg.width, ("conv_out", "embed"), **types)
         masked = nn.with_logical_partitioning(nn.initializers.uniform(1.0), ("embed",))
@@ -70,6 +74,8 @@ class SemanticEncoder(nn.Module):
         self.quantizer = GumbelQuantizer(cfg.quantizer, **types)
         self.context_projection = Dense(cfg.projection, ("embed", "joint"), **types)
         self.target_projection = Dense(cfg.projection, ("codes", "joint"), **types)
+        if cfg.pretrain.spectrum:
+            self.spectrum_head = Dense(cfg.spectrum.bands, ("embed", "conv_out"), **types)
         self.feature_norm = FeatureNorm(cfg.feature_norm, cfg.feature_width)
 
     def stem_frames(self, audio: Float[Array, "B T"]) -> Float[Array, "B N I"]:
@@ -92,7 +98,11 @@ class SemanticEncoder(nn.Module):
         return self.conformer(x, mask, depth=layer or self.config.feature_layer).astype(jnp.float32)
 
     def features(self, audio: Float[Array, "B T"], mask: Bool[Array, "B N"] | None = None) -> Float[Array, "B N G"]:
-        """What k-means clusters: `hidden`, normalised as the config says; N = T // token_samples, float32."""
+        """What k-means clusters, N = T // token_samples, float32: `hidden`, normalised as the config says, or the spectrum
+        that the second head reconstructs."""
+        if self.config.features == "spectrum":
+            x = self.stem_projection(self.stem_frames(audio))
+            return self._spectrum(x, self.norm(self.conformer(x, mask)))
         return self.feature_norm(self.hidden(audio, mask=mask))
 
     def pretrain(
@@ -118,7 +128,8 @@ class SemanticEncoder(nn.Module):
         )
         x = self.drop(self.stem_projection(frames), deterministic=not train)
         x = jnp.where(mask[..., None], self.mask_embedding.astype(x.dtype)[None, None], x)
-        context = self.context_projection(self.norm(self.conformer(x, None, train)))
+        last = self.norm(self.conformer(x, None, train))
+        context = self.context_projection(last)
 
         gain = settings.quantizer_gradient
         source = frames if gain == 1.0 else gain * frames + jax.lax.stop_gradient((1.0 - gain) * frames)
@@ -131,14 +142,29 @@ class SemanticEncoder(nn.Module):
             context, targets, quantized.codes, mask, negatives, pool, settings.kappa
         )
         diversity = diversity_loss(quantized.probabilities, mask)
+        spectrum = self._spectrum_error(audio, self._spectrum(x, last)) if settings.spectrum else jnp.zeros(())
+        loss = settings.contrastive * contrastive + settings.diversity * diversity + settings.spectrum * spectrum
         return PretrainOutput(
             context=context,
             targets=targets,
             quantized=quantized,
             mask=mask,
-            loss=contrastive + settings.diversity * diversity,
+            loss=loss,
             contrastive=contrastive,
             diversity=diversity,
             accuracy=accuracy,
             perplexity=perplexity(quantized.probabilities, mask),
+            spectrum=spectrum,
         )
+
+    def _spectrum(self, x: Float[Array, "B N H"], last: Float[Array, "B N H"]) -> Float[Array, "B N F"]:
+        """What the second head says, float32. It also sees what enters the Conformer, where a frame is not hidden: blocks
+        are for what is not plain to hear, and notes are."""
+        return self.spectrum_head(jnp.concatenate([x, last], axis=-1)).astype(jnp.float32)
+
+    def _spectrum_error(self, audio: Float[Array, "B T"], found: Float[Array, "B N F"]) -> Float[Array, ""]:
+        """Squared error of the head's spectrum over the variance of the batch's spectra."""
+        geometry, config = self.geometry, self.config.spectrum
+        target = spectrum_of(whole_frames(audio, geometry), config, geometry.sample_rate, geometry.token_samples)
+        error = jnp.mean(jnp.square(found - target))
+        return error / (jnp.mean(jnp.square(target - jnp.mean(target, axis=(0, 1), keepdims=True))) + 1e-6)

@@ -3,14 +3,14 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from melody_jax.dsp import frame, log_mel
+from melody_jax.dsp import frame, log_frequency, log_mel
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.nn.conv import Conv1d
 from melody_jax.nn.dense import Dense
 from melody_jax.nn.feedforward import ACTIVATIONS
 from melody_jax.nn.norm import LayerNorm
-from melody_jax.semantic.config import MelStemConfig, WaveStemConfig
+from melody_jax.semantic.config import MelStemConfig, SpectrumConfig, WaveStemConfig
 from melody_jax.shapes import Array, Float
 
 
@@ -97,24 +97,55 @@ class MelStem(nn.Module):
     @nn.compact
     def __call__(self, audio: Float[Array, "B T"]) -> Float[Array, "B N H"]:
         cfg = self.config
-        hop, odd = divmod(self.geometry.token_samples, cfg.frames)
-        if odd:
-            raise UserError(
-                f"mel stem: {cfg.frames} frames do not divide a token of {self.geometry.token_samples} samples"
-            )
-        # dsp centres frame j at j * hop; half a hop earlier, a token's frames lie symmetrically about its middle.
+        hop = token_hop(cfg.frames, self.geometry)
+        # dsp.log_mel centres frame j at j * hop; half a hop earlier, a token's frames lie symmetrically about its middle.
         audio = jnp.pad(audio, ((0, 0), (0, hop)))[:, hop // 2 :][:, : audio.shape[1]]
         mel = log_mel(audio, self.geometry.sample_rate, cfg.fft, hop, cfg.mels)
         mel = (mel[:, : audio.shape[1] // hop] - cfg.mean) / cfg.std
-        side = (cfg.kernel - cfg.frames) // 2
-        x = Conv1d(
-            cfg.channels,
-            cfg.kernel,
-            cfg.frames,
-            padding=side,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name="conv",
-        )(mel)
-        x = LayerNorm(param_dtype=self.param_dtype, name="norm")(x)
-        return ACTIVATIONS["gelu"](x)
+        return _of_tokens(mel, cfg, self.dtype, self.param_dtype)
+
+
+class SpectrumStem(nn.Module):
+    """The log-frequency spectrum, then a convolution over the spectral frames of each token, LayerNorm and GELU."""
+
+    config: SpectrumConfig
+    geometry: Geometry
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, audio: Float[Array, "B T"]) -> Float[Array, "B N H"]:
+        cfg = self.config
+        spectrum = spectrum_of(audio, cfg, self.geometry.sample_rate, token_hop(cfg.frames, self.geometry))
+        return _of_tokens(1.0 + spectrum / (0.5 * cfg.depth), cfg, self.dtype, self.param_dtype)
+
+
+def spectrum_of(
+    audio: Float[Array, "B T"], config: SpectrumConfig, sample_rate: int, hop: int
+) -> Float[Array, "B F bands"]:
+    """The log-frequency spectrum of every hop: `dsp.log_frequency` with the config's numbers."""
+    shape = (config.bands, config.lowest_hz, config.per_octave, config.depth)
+    return log_frequency(audio, sample_rate, config.fft, hop, *shape)
+
+
+def token_hop(frames: int, geometry: Geometry) -> int:
+    """Samples from one spectral frame to the next, `frames` to a token.
+
+    Raises:
+      UserError: they do not divide a token.
+    """
+    hop, odd = divmod(geometry.token_samples, frames)
+    if odd:
+        raise UserError(f"semantic stem: {frames} frames do not divide a token of {geometry.token_samples} samples")
+    return hop
+
+
+def _of_tokens(
+    spectra: Float[Array, "B F C"], config: MelStemConfig | SpectrumConfig, dtype: str, param_dtype: str
+) -> Float[Array, "B N H"]:
+    """Inside a compact `__call__`: a strided convolution to one frame a token, LayerNorm, GELU."""
+    side = (config.kernel - config.frames) // 2
+    types = {"dtype": dtype, "param_dtype": param_dtype}
+    x = Conv1d(config.channels, config.kernel, config.frames, padding=side, name="conv", **types)(spectra)
+    x = LayerNorm(param_dtype=param_dtype, name="norm")(x)
+    return ACTIVATIONS["gelu"](x)

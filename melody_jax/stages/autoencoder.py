@@ -13,7 +13,6 @@ from jax.experimental import multihost_utils
 
 from melody_jax.autoencoder import loss
 from melody_jax.autoencoder.config import AutoencoderConfig, DiscriminatorConfig
-from melody_jax.autoencoder.decoder_magnitude import retrieve_phases
 from melody_jax.autoencoder.discriminators import Discriminators, Judgement
 from melody_jax.autoencoder.loss import LossConfig
 from melody_jax.autoencoder.network import Autoencoder, AutoencoderOutput
@@ -27,12 +26,12 @@ from melody_jax.train.state import TrainState
 PyTree = Any
 Crop = Callable[[jax.Array], jax.Array]
 
-EVAL_ITERATIONS = 32  # of Griffin-Lim
-
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderStage(Stage):
     """Reconstruction and KL from the first step; the adversarial game from `adversarial_start` on.
+
+    A decoder "magnitude" is compared with the music's magnitudes and makes no waveform in training: nobody plays against it.
 
     Attributes:
       config: shape of the autoencoder.
@@ -72,6 +71,10 @@ class AutoencoderStage(Stage):
     starts: ClassVar[Mapping[str, str]] = {"autoencoder": "generator", "hifigan": "generator/decoder"}
     measured: ClassVar[tuple[str, ...]] = ("latent_scale",)
     averaged_part: ClassVar[str] = "generator"
+
+    def __post_init__(self):
+        if self.adversarial and self.config.decoder == "magnitude":
+            raise UserError("autoencoder: a decoder of magnitudes has no waveform to judge; set adversarial_start = -1")
 
     @property
     def model(self) -> Autoencoder:
@@ -144,26 +147,25 @@ class AutoencoderStage(Stage):
         output, pull_back = jax.vjp(reconstruct, generator)
         crop = self._crop(jax.random.fold_in(state.step_key, 1))
 
-        # 1. The discriminators learn to tell `audio` from `output.audio`, and say where the latter should move.
-        opt_state, metrics, adversarial_gradient = state.opt_state["discriminator"], {}, jnp.zeros_like(output.audio)
+        # 1. The discriminators learn to tell `audio` from `output.decoded`, and say where the latter should move.
+        opt_state, metrics, adversarial_gradient = state.opt_state["discriminator"], {}, jnp.zeros_like(output.decoded)
         if self.adversarial:
-            value, gradients = jax.value_and_grad(self._discriminator_loss)(discriminator, audio, output.audio, crop)
+            value, gradients = jax.value_and_grad(self._discriminator_loss)(discriminator, audio, output.decoded, crop)
             updates, opt_state = make_optimizer(self.discriminator_optim).update(gradients, opt_state, discriminator)
             discriminator = optax.apply_updates(discriminator, updates)
             adversarial = jax.grad(self._adversarial_loss, has_aux=True)
-            adversarial_gradient, metrics = adversarial(output.audio, discriminator, audio, crop)
+            adversarial_gradient, metrics = adversarial(output.decoded, discriminator, audio, crop)
             metrics |= {"discriminator": value, "discriminator_gradient_norm": optax.tree.norm(gradients)}
 
-        # 2. The generator moves its waveform along all terms' gradients and its posterior along the KL's.
-        reconstruction = jax.value_and_grad(self._reconstruction_loss, argnums=(0, 1), has_aux=True)
-        (total, terms), (gradient, magnitude_gradient) = reconstruction(output.audio, output.log_magnitude, audio)
+        # 2. The generator moves what it says along all terms' gradients and its posterior along the KL's.
+        reconstruction = jax.value_and_grad(self._reconstruction_loss, has_aux=True)
+        (total, terms), gradient = reconstruction(output.decoded, audio)
         balance = loss.gradient_balance(gradient, adversarial_gradient, self.loss)
         kl, kl_gradient = jax.value_and_grad(loss.kl_divergence)(output.posterior)
         cotangent = AutoencoderOutput(
-            audio=gradient + balance * adversarial_gradient,
+            decoded=gradient + balance * adversarial_gradient,
             posterior=jax.tree.map(lambda g: self.loss.kl * g, kl_gradient),
             latents=jnp.zeros_like(output.latents),
-            log_magnitude=magnitude_gradient,
         )
         (gradients,) = pull_back(cotangent)
         metrics |= terms | {"loss": total + self.loss.kl * kl, "kl": kl}
@@ -172,20 +174,14 @@ class AutoencoderStage(Stage):
 
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
         """Of the averaged weights, decoding the posterior mean: SI-SDR (dB), log-mel distance (nats), that of a 2 kHz
-        low-pass and its ratio to the first, that of retrieved phases, reconstruction terms, KL."""
+        low-pass and its ratio to the first, reconstruction terms, KL."""
         audio, params, rate = batch["audio"], self._averaged(state), self.geometry.sample_rate
         posterior = self._apply(params, audio, method="encode")
         decoded = self._apply(params, posterior.mean, method="decode")
         log_mel = jnp.mean(loss.log_mel_distance(audio, decoded, rate))
         low_pass = jnp.mean(loss.log_mel_distance(audio, loss.low_pass(audio, rate), rate))
         kl = loss.kl_divergence(posterior)
-        magnitude = None
-        if self.config.magnitude.layers:
-            magnitude = self._apply(params, posterior.mean, method="log_magnitude")
-        total, terms = self._reconstruction_loss(decoded, magnitude, audio)
-        if magnitude is not None:
-            retrieved = retrieve_phases(magnitude, decoded, EVAL_ITERATIONS)
-            terms["retrieved_log_mel"] = jnp.mean(loss.log_mel_distance(audio, retrieved, rate))
+        total, terms = self._reconstruction_loss(self._apply(params, posterior.mean, method="decoded"), audio)
         return terms | {
             "loss": total + self.loss.kl * kl,
             "kl": kl,
@@ -200,7 +196,7 @@ class AutoencoderStage(Stage):
         return {"audio": jax.ShapeDtypeStruct((self.batch_size, self.segment_samples), jnp.float32)}
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
-        """{encoder, decoder(s), latent_scale} with averaged weights.
+        """{encoder, decoder, latent_scale} with averaged weights.
 
         The scale is one over `latent_bound`, or over the 99.98 % quantile of the absolute latents, so that fewer than
         0.1 % of the values of other music are clipped at [-1, 1]: extremes come in clumps (one loud clip), hence the margin.
@@ -251,12 +247,9 @@ class AutoencoderStage(Stage):
         }
         return loss.weighted(terms, self.loss), terms
 
-    def _reconstruction_loss(
-        self, decoded: jax.Array, log_magnitude: jax.Array | None, audio: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
-        terms = loss.reconstruction_terms(audio, decoded, self.loss, self.geometry.sample_rate)
-        if log_magnitude is not None:
-            terms |= loss.magnitude_terms(audio, log_magnitude, self.loss, self.geometry.sample_rate)
+    def _reconstruction_loss(self, decoded: jax.Array, audio: jax.Array) -> tuple[jax.Array, Metrics]:
+        compare = loss.magnitude_terms if self.config.decoder == "magnitude" else loss.reconstruction_terms
+        terms = compare(audio, decoded, self.loss, self.geometry.sample_rate)
         return loss.weighted(terms, self.loss), terms
 
     def _updated(

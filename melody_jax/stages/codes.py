@@ -1,4 +1,4 @@
-"""The codes stage: k-means centres of semantic features and residual-VQ codebooks of MuLan embeddings."""
+"""The codes stage: residual k-means of semantic features and residual VQ of MuLan embeddings."""
 
 import dataclasses
 import pathlib
@@ -71,10 +71,10 @@ class CodesStage(Stage):
         cfg, geometry = self.config, self.geometry
         features, joint = self.semantic.config.feature_width, self.mulan.config.joint
         shapes = {
-            "kmeans": (geometry.semantic_codes, features),
+            "kmeans": (geometry.semantic_levels, geometry.semantic_codes, features),
             "rvq": (geometry.mulan_tokens, geometry.mulan_codes, joint),
         }
-        axes = {"kmeans": ("codes", "embed"), "rvq": ("layers", "codes", "joint")}
+        axes = {"kmeans": ("layers", "codes", "embed"), "rvq": ("layers", "codes", "joint")}
         zeros = {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
         frames = memory.size(cfg.frame_memory, self._frames_per_step)
         clips = memory.size(cfg.clip_memory, self.batch_size)
@@ -125,22 +125,20 @@ class CodesStage(Stage):
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), measured
 
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
-        """Errors relative to the batch's variance, and how many centres one batch of frames uses."""
+        """Errors after some levels relative to the batch's variance, and the share of the first level's centres in use."""
         features, joint = self._encode(state.frozen, batch["audio"])
         frames = features.reshape(-1, features.shape[-1])
-        codes = kmeans.assign(state.params["kmeans"], frames)
-        hits = jax.ops.segment_sum(jnp.ones_like(codes), codes, self.geometry.semantic_codes)
-        whole = jnp.ones(frames.shape[:1], bool)
-        error = jnp.mean(jnp.sum(jnp.square(frames - state.params["kmeans"][codes]), axis=-1))
-        metrics = {
-            "kmeans_error": error / memory.variance(frames, whole),
-            "kmeans_used": jnp.mean((hits > 0).astype(jnp.float32)),
-        }
-        levels = rvq.encode(state.params["rvq"], joint)
-        spread = memory.variance(joint, jnp.ones(joint.shape[:1], bool))
-        for count in sorted({1, (self.geometry.mulan_tokens + 1) // 2, self.geometry.mulan_tokens}):
-            left = joint - rvq.decode(state.params["rvq"], levels[:, :count])
-            metrics[f"rvq_error_{count}"] = jnp.mean(jnp.sum(jnp.square(left), axis=-1)) / spread
+        metrics = {}
+        for name, points in (("kmeans", frames), ("rvq", joint)):
+            books = state.params[name]
+            codes = rvq.encode(books, points)
+            spread = memory.variance(points, jnp.ones(points.shape[:1], bool))
+            for count in sorted({1, (len(books) + 1) // 2, len(books)}):
+                left = points - rvq.decode(books, codes[:, :count])
+                metrics[f"{name}_error_{count}"] = jnp.mean(jnp.sum(jnp.square(left), axis=-1)) / spread
+            if name == "kmeans":
+                hits = jax.ops.segment_sum(jnp.ones_like(codes[:, 0]), codes[:, 0], books.shape[1])
+                metrics["kmeans_used"] = jnp.mean((hits > 0).astype(jnp.float32))
         return metrics
 
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -148,7 +146,7 @@ class CodesStage(Stage):
         return {"audio": jax.ShapeDtypeStruct((self.batch_size, self.geometry.clip_samples), np.float32)}
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
-        """{"kmeans": [C, G], "rvq": [Q, C, E]}."""
+        """{"kmeans": [R, C, G], "rvq": [Q, C, E]}."""
         return dict(state.params)
 
     def part(self) -> tuple[CodesConfig, Geometry, dict[str, str]]:
@@ -169,39 +167,34 @@ class CodesStage(Stage):
         one, zero = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
         metrics = {}
         for name in books:
-            metrics |= {f"{name}_error": one, f"{name}_used": zero, f"{name}_dead": zero}
-        return books, {**metrics, "rvq_error_1": one}
+            metrics |= {f"{name}_error": one, f"{name}_error_1": one, f"{name}_used": zero, f"{name}_dead": zero}
+        return books, metrics
 
     def _seed(self, books: dict, memories: dict, valid: dict, key: jax.Array) -> tuple[dict, Metrics]:
         """k-means++ for both, then as at every later step."""
-        frame_key, clip_key, learn_key = jax.random.split(key, 3)
-        levels, entries = books["rvq"].centres.shape[:2]
-        centres = {
-            "kmeans": kmeans.seed(frame_key, memories["kmeans"], books["kmeans"].centres.shape[0], valid["kmeans"]),
-            "rvq": rvq.seed(clip_key, memories["rvq"], levels, entries, valid["rvq"]),
-        }
-        points = {name: jnp.sum(valid[name].astype(jnp.float32)) for name in books}
-        books = {name: kmeans.start(centres[name], points[name]) for name in books}
-        return self._learn(books, memories, valid, learn_key)
+        *seed_keys, learn_key = jax.random.split(key, 3)
+        seeded = {}
+        for (name, book), seed_key in zip(books.items(), seed_keys, strict=True):
+            levels, entries = book.centres.shape[:2]
+            centres = rvq.seed(seed_key, memories[name], levels, entries, valid[name])
+            seeded[name] = kmeans.start(centres, jnp.sum(valid[name].astype(jnp.float32)))
+        return self._learn(seeded, memories, valid, learn_key)
 
     def _learn(self, books: dict, memories: dict, valid: dict, key: jax.Array) -> tuple[dict, Metrics]:
-        """`updates` steps of k-means and RVQ over the memories; metrics of the last one."""
+        """`updates` steps of residual k-means over the memories; metrics of the last one."""
         settings = {"decay": self.config.decay, "dead_below": self.config.dead_below}
 
         def step(books: dict, key: jax.Array) -> tuple[dict, Metrics]:
-            frames = kmeans.update(books["kmeans"], memories["kmeans"], key, valid=valid["kmeans"], **settings)
-            clips = rvq.update(books["rvq"], memories["rvq"], key, valid=valid["rvq"], **settings)
-            spread = {name: jnp.maximum(memory.variance(memories[name], valid[name]), 1e-12) for name in memories}
-            metrics = {
-                "kmeans_error": frames.error / spread["kmeans"],
-                "kmeans_used": frames.used,
-                "kmeans_dead": frames.dead,
-                "rvq_error": clips.error[-1] / spread["rvq"],
-                "rvq_error_1": clips.error[0] / spread["rvq"],
-                "rvq_used": jnp.mean(clips.used),
-                "rvq_dead": jnp.mean(clips.dead),
-            }
-            return {"kmeans": frames.state, "rvq": clips.state}, metrics
+            learnt, metrics = {}, {}
+            for name, book in books.items():
+                update = rvq.update(book, memories[name], key, valid=valid[name], **settings)
+                spread = jnp.maximum(memory.variance(memories[name], valid[name]), 1e-12)
+                metrics[f"{name}_error"] = update.error[-1] / spread
+                metrics[f"{name}_error_1"] = update.error[0] / spread
+                metrics[f"{name}_used"] = jnp.mean(update.used)
+                metrics[f"{name}_dead"] = jnp.mean(update.dead)
+                learnt[name] = update.state
+            return learnt, metrics
 
         books, history = jax.lax.scan(step, books, jax.random.split(key, self.config.updates))
         return books, jax.tree.map(lambda values: values[-1], history)

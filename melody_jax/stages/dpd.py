@@ -11,14 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from melody_jax.autoencoder.config import AutoencoderConfig
 from melody_jax.bundle.part import read_info
-from melody_jax.config import from_dict
 from melody_jax.dpd import loss, wiener
 from melody_jax.dpd.config import DPDConfig
 from melody_jax.dpd.network import DPD
 from melody_jax.dpd.precondition import measure
-from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.graph import PARENTS
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
@@ -76,30 +73,26 @@ class DPDStage(Stage):
         init_key, run_key = jax.random.split(key)
         frames = 2 * self.geometry.frames_per_token
         noisy = jnp.zeros((1, frames, self.geometry.latent_channels), jnp.float32)
-        params = dict(self.model.init(init_key, noisy, noisy[..., 0], jnp.zeros((1, 2), jnp.int32))["params"])
+        params = dict(
+            self.model.init(
+                init_key, noisy, noisy[..., 0], jnp.zeros((1, 2 * self.geometry.semantic_levels), jnp.int32)
+            )["params"]
+        )
         extra = {"linear": params.pop("linear")} if self.config.precondition == "linear" else {}
         optimizer = make_optimizer(self.optim)
         return TrainState.create(run_key, params, optimizer, ema=self.optim.ema_decay > 0, extra=extra)
 
     def calibrate(self, state: TrainState, batches: Iterator[HostBatch]) -> TrainState:
-        """What a preconditioned network is trained around, measured on the first batches.
-
-        Raises:
-          UserError: clips shorter than a patch, or the autoencoder's part is missing or damaged.
-        """
+        """What a preconditioned network is trained around, measured on the first batches."""
         if self.config.precondition == "none":
             return state
         taken = list(itertools.islice(batches, self.calibration_batches))
         latents, tokens = (np.concatenate([batch[name] for batch in taken]) for name in ("latents", "semantic"))
         if jax.process_count() > 1:
             latents, tokens = multihost_utils.process_allgather((latents, tokens), tiled=True)
-        if latents.shape[1] < self.config.patch:
-            raise UserError(f"dpd: clips of {latents.shape[1]} frames are shorter than a patch of {self.config.patch}")
-        autoencoder = read_info(pathlib.Path(self.parents_dir) / "autoencoder")["config"]
-        envelopes = from_dict(AutoencoderConfig, autoencoder).envelope_channels
-        scaled = latents.astype(np.float32) / self.config.data_std
-        codes = self.geometry.semantic_codes
-        return state.replace(extra={"linear": measure(scaled, tokens, codes, self.config.patch, envelopes)})
+        scaled, sizes = latents.astype(np.float32) / self.config.data_std, self.geometry
+        found = measure(scaled, tokens, sizes.semantic_size, sizes.semantic_levels)
+        return state.replace(extra={"linear": found})
 
     def loss(self, params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Metrics]:
         """(multi-chunk velocity loss of a training batch, no metrics); `params` with what is measured."""
@@ -151,10 +144,10 @@ class DPDStage(Stage):
         return metrics
 
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """semantic [B, N] int32 and latents [B, L, D] float32 of the same clips."""
+        """semantic [B, N R] int32 and latents [B, L, D] float32 of the same clips."""
         latents = (self.batch_size, self.clip.clip_frames, self.geometry.latent_channels)
         return {
-            "semantic": jax.ShapeDtypeStruct((self.batch_size, self.clip.clip_tokens), jnp.int32),
+            "semantic": jax.ShapeDtypeStruct((self.batch_size, self.clip.clip_semantic), jnp.int32),
             "latents": jax.ShapeDtypeStruct(latents, jnp.float32),
         }
 

@@ -15,7 +15,7 @@ from melody_jax.geometry import Geometry
 from melody_jax.lm.config import LMConfig
 from melody_jax.lm.loss import token_losses, weighted_mean
 from melody_jax.lm.network import SemanticLM
-from melody_jax.shapes import Array, Float, Int
+from melody_jax.shapes import Array, Bool, Float, Int
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
 from melody_jax.train.stage import HostBatch, Metrics, Stage
 from melody_jax.train.state import TrainState
@@ -23,7 +23,9 @@ from melody_jax.train.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class LMStage(Stage):
-    """Next-token prediction on [bos, 12 MuLan tokens, N semantic tokens], or a window of these (`LMConfig.window`).
+    """Next-token prediction on [bos, 12 MuLan tokens, semantic tokens], or a window of these (`LMConfig.window`).
+
+    With `LMConfig.controls` the codes of the clip's controls stand between them, as far as they are known.
 
     Attributes:
       config: shape of the network.
@@ -31,8 +33,10 @@ class LMStage(Stage):
       optim: optimiser.
       batch_size: clips per step, over all hosts.
       prefix_weight: weight of the loss on the MuLan tokens themselves; 0 models semantic tokens only.
-      condition_dropout: probability that a clip's MuLan tokens are all replaced by `unknown`: the unconditional model
-        that classifier-free guidance needs.
+      condition_dropout: probability that a clip's MuLan tokens are all replaced by `unknown`, and its controls by "not
+        known": the unconditional model that classifier-free guidance needs.
+      control_dropout: probability that a control is "not known", drawn for each clip and control; half of this again
+        forgets all controls of a clip, for most sentences name none.
       level_dropout: probability that only the first q MuLan tokens of a clip are kept, q uniform in 1 .. Q-1. Text and
         music agree on the first, coarse levels of the residual VQ more than on the last ones.
       text_share: probability that a clip's MuLan tokens are its caption's, not its music's. The publication has 0, for its
@@ -51,6 +55,7 @@ class LMStage(Stage):
     batch_size: int
     prefix_weight: float = 0.0
     condition_dropout: float = 0.1
+    control_dropout: float = 0.3
     level_dropout: float = 0.0
     text_share: float = 0.0
     opening_weight: float = 0.0
@@ -62,7 +67,7 @@ class LMStage(Stage):
     @property
     def vocabulary(self) -> Vocabulary:
         """Layout of the token ids."""
-        return Vocabulary.from_geometry(self.geometry)
+        return Vocabulary.of(self.geometry, self.config.controls)
 
     @property
     def model(self) -> SemanticLM:
@@ -71,8 +76,13 @@ class LMStage(Stage):
 
     @property
     def window(self) -> int:
-        """Semantic tokens in one sequence."""
+        """Moments with semantic tokens in one sequence."""
         return min(self.config.window or self.geometry.clip_tokens, self.geometry.clip_tokens)
+
+    @property
+    def width(self) -> int:
+        """Semantic tokens in one sequence."""
+        return self.window * self.geometry.semantic_levels
 
     @property
     def row_seconds(self) -> float:
@@ -81,8 +91,8 @@ class LMStage(Stage):
 
     @property
     def row_tokens(self) -> int:
-        """bos, MuLan tokens and the semantic tokens of a window."""
-        return self.vocabulary.prefix + self.window
+        """bos, MuLan tokens, controls and the semantic tokens of a window."""
+        return self.vocabulary.prefix + self.width
 
     def init(self, key: jax.Array) -> TrainState:
         """Random parameters; no file is read."""
@@ -95,11 +105,12 @@ class LMStage(Stage):
         """(weighted cross entropy in nats, {"perplexity"} of the semantic tokens) of a training batch."""
         text_key, condition_key, dropout_key, window_key = jax.random.split(key, 4)
         semantic = self._draw_window(window_key, batch["semantic"])
-        targets = self.vocabulary.sequence(self._choose_condition(text_key, batch), semantic)
+        mulan = self._choose_condition(text_key, batch)
+        targets = self.vocabulary.sequence(mulan, semantic, controls=batch.get("controls"))
         inputs = self._drop_condition(condition_key, targets)
         logits = self.model.apply({"params": params}, inputs[:, :-1], train=True, rngs={"dropout": dropout_key})
         losses = token_losses(logits, targets[:, 1:])
-        semantic = jnp.mean(losses[:, self.geometry.mulan_tokens :])
+        semantic = jnp.mean(losses[:, self.vocabulary.prefix - 1 :])
         return weighted_mean(losses, self._weights()), {"perplexity": jnp.exp(semantic)}
 
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
@@ -110,38 +121,50 @@ class LMStage(Stage):
         return state, {"loss": loss, **metrics, **updates}
 
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
-        """Cross entropy (nats) and perplexity per semantic token: with the clip's own MuLan tokens, with those of its
-        caption (`text_*`), with those of the next clip of the batch (`shuffled_*`), without any (`unconditional_*`)."""
-        mulan, semantic = batch["mulan"], batch["semantic"]
+        """Cross entropy (nats) and perplexity per semantic token: with the clip's own MuLan tokens and controls, with the
+        MuLan tokens of its caption (`text_*`), with the condition of the next clip of the batch (`shuffled_*`), without any
+        (`unconditional_*`)."""
+        mulan, semantic, controls = batch["mulan"], batch["semantic"], batch.get("controls")
+        next_clip = None if controls is None else jnp.roll(controls, 1, axis=0)
         conditions = {
-            "": (mulan, None),
-            "text_": (batch["text"], None),
-            "shuffled_": (jnp.roll(mulan, 1, axis=0), None),
-            "unconditional_": (mulan, jnp.zeros(mulan.shape[0], bool)),
+            "": (mulan, controls, None),
+            "text_": (batch["text"], controls, None),
+            "shuffled_": (jnp.roll(mulan, 1, axis=0), next_clip, None),
+            "unconditional_": (mulan, controls, jnp.zeros(mulan.shape[0], bool)),
         }
         metrics = {}
-        for label, (codes, keep) in conditions.items():
-            loss = jnp.mean(self.clip_losses(state.averaged, codes, semantic, keep))
+        for label, (codes, known, keep) in conditions.items():
+            loss = jnp.mean(self.clip_losses(state.averaged, codes, semantic, keep, known))
             metrics |= {f"{label}loss": loss, f"{label}perplexity": jnp.exp(loss)}
         return metrics
 
     def clip_losses(
-        self, params: Any, mulan: Int[Array, "B Q"], semantic: Int[Array, "B N"], keep: Array | None = None
+        self,
+        params: Any,
+        mulan: Int[Array, "B Q"],
+        semantic: Int[Array, "B N"],
+        keep: Array | None = None,
+        controls: Int[Array, "B K"] | None = None,
     ) -> Float[Array, " B"]:
-        """Cross entropy of each clip (nats per semantic token) given MuLan codes, none where `keep` [B] is False.
+        """Cross entropy of each clip (nats per semantic token) given MuLan codes and controls, none where `keep` [B] is
+        False.
 
         Clips longer than a window are cut into as few windows as cover them, evenly spaced."""
         windows = self._windows(semantic)
         repeats = windows.shape[0] // semantic.shape[0]
         keep = None if keep is None else jnp.repeat(keep, repeats)
-        tokens = self.vocabulary.sequence(jnp.repeat(mulan, repeats, axis=0), windows, keep)
+        controls = None if controls is None else jnp.repeat(controls, repeats, axis=0)
+        tokens = self.vocabulary.sequence(jnp.repeat(mulan, repeats, axis=0), windows, keep, controls)
         losses = token_losses(self.model.apply({"params": params}, tokens[:, :-1]), tokens[:, 1:])
-        return jnp.mean(losses[:, self.geometry.mulan_tokens :].reshape(semantic.shape[0], -1), axis=1)
+        return jnp.mean(losses[:, self.vocabulary.prefix - 1 :].reshape(semantic.shape[0], -1), axis=1)
 
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """mulan [B, Q] of the music, text [B, Q] of one of its captions and semantic [B, N] codes, int32."""
+        """mulan [B, Q] of the music, text [B, Q] of one of its captions, semantic [B, N R] codes and, where the model has
+        them, controls [B, K], int32."""
         levels = self.geometry.mulan_tokens
-        widths = {"mulan": levels, "text": levels, "semantic": self.geometry.clip_tokens}
+        widths = {"mulan": levels, "text": levels, "semantic": self.geometry.clip_semantic}
+        if self.config.controls:
+            widths["controls"] = len(self.vocabulary.controls)
         return {name: jax.ShapeDtypeStruct((self.batch_size, width), jnp.int32) for name, width in widths.items()}
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
@@ -153,18 +176,22 @@ class LMStage(Stage):
         return self.config, self.geometry, {"codes": read_info(pathlib.Path(self.parents_dir) / "codes")["id"]}
 
     def _draw_window(self, key: jax.Array, semantic: Int[Array, "B N"]) -> Int[Array, "B W"]:
-        """A window of each clip, anywhere in it."""
-        if self.window == semantic.shape[1]:
+        """A window of each clip, from any moment of it on."""
+        if self.width == semantic.shape[1]:
             return semantic
-        starts = jax.random.randint(key, (semantic.shape[0],), 0, semantic.shape[1] - self.window + 1)
-        return jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, self.window))(semantic, starts)
+        levels = self.geometry.semantic_levels
+        last = semantic.shape[1] // levels - self.window
+        starts = levels * jax.random.randint(key, (semantic.shape[0],), 0, last + 1)
+        return jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, self.width))(semantic, starts)
 
     def _windows(self, semantic: Int[Array, "B N"]) -> Int[Array, "R W"]:
         """The windows that cover each clip, those of one clip beside one another."""
-        count = -(-semantic.shape[1] // self.window)
-        starts = np.linspace(0, semantic.shape[1] - self.window, count).round().astype(int)
-        windows = jnp.stack([semantic[:, start : start + self.window] for start in starts], axis=1)
-        return windows.reshape(-1, self.window)
+        levels = self.geometry.semantic_levels
+        moments = semantic.shape[1] // levels
+        count = -(-moments // self.window)
+        starts = levels * np.linspace(0, moments - self.window, count).round().astype(int)
+        windows = jnp.stack([semantic[:, start : start + self.width] for start in starts], axis=1)
+        return windows.reshape(-1, self.width)
 
     def _choose_condition(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> Int[Array, "B Q"]:
         """Each clip's MuLan codes: its caption's with probability `text_share`, else its music's."""
@@ -173,19 +200,31 @@ class LMStage(Stage):
         return jnp.where(spoken, batch["text"], mulan)
 
     def _drop_condition(self, key: jax.Array, tokens: Int[Array, "B W"]) -> Int[Array, "B W"]:
-        """Replaces the MuLan ids of some clips, all or from a level on, by `unknown`."""
+        """Replaces the MuLan ids of some clips, all or from a level on, by `unknown`, and some controls by "not known"."""
         rows, levels = tokens.shape[0], self.geometry.mulan_tokens
         all_key, some_key, count_key = jax.random.split(key, 3)
         kept = jax.random.randint(count_key, (rows,), 1, levels) if levels > 1 else jnp.ones((rows,), jnp.int32)
         kept = jnp.where(jax.random.uniform(some_key, (rows,)) < self.level_dropout, kept, levels)
-        kept = jnp.where(jax.random.uniform(all_key, (rows,)) < self.condition_dropout, 0, kept)
+        whole = jax.random.uniform(all_key, (rows,)) >= self.condition_dropout
+        kept = jnp.where(whole, kept, 0)
         places = jnp.arange(tokens.shape[1])[None, :]
         dropped = (places > kept[:, None]) & (places <= levels)
-        return jnp.where(dropped, self.vocabulary.unknown, tokens)
+        tokens = jnp.where(dropped, self.vocabulary.unknown, tokens)
+        return self._drop_controls(jax.random.fold_in(key, 1), tokens, whole) if self.config.controls else tokens
+
+    def _drop_controls(self, key: jax.Array, tokens: Int[Array, "B W"], whole: Bool[Array, " B"]) -> Int[Array, "B W"]:
+        """Forgets controls: all of a clip whose condition is dropped, and more at random (`control_dropout`)."""
+        first, count = 1 + self.geometry.mulan_tokens, len(self.vocabulary.controls)
+        each_key, all_key = jax.random.split(key)
+        known = jax.random.uniform(each_key, (tokens.shape[0], count)) >= self.control_dropout
+        whole &= jax.random.uniform(all_key, (tokens.shape[0],)) >= self.control_dropout / 2
+        nothing = self.vocabulary.control_ids(jnp.zeros((1, count), tokens.dtype))
+        ids = jnp.where(known & whole[:, None], tokens[:, first : first + count], nothing)
+        return tokens.at[:, first : first + count].set(ids)
 
     def _weights(self) -> Array:
-        """Loss weight of each predicted position [1, W-1]: 1 for semantic tokens, or more for the first of them, and
-        `prefix_weight` for MuLan tokens."""
-        levels = self.geometry.mulan_tokens
-        opening = self.opening_weight * np.exp(-np.arange(self.window) / self.opening_tokens)
-        return jnp.asarray(np.concatenate([np.full(levels, self.prefix_weight), 1.0 + opening])[None], jnp.float32)
+        """Loss weight of each predicted position [1, W-1]: 1 for semantic tokens, or more for the first of them,
+        `prefix_weight` for MuLan tokens and controls."""
+        opening = self.opening_weight * np.exp(-np.arange(self.width) / self.opening_tokens)
+        prefix = np.full(self.vocabulary.prefix - 1, self.prefix_weight)
+        return jnp.asarray(np.concatenate([prefix, 1.0 + opening])[None], jnp.float32)

@@ -62,7 +62,7 @@ class SemanticStage(Stage):
         return TrainState.create(run_key, params, make_optimizer(self.optim), ema=self.optim.ema_decay > 0)
 
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        """One update on the contrastive and the diversity loss."""
+        """One update on the contrastive and the diversity loss, and on that of the spectrum head, where there is one."""
         crop_key, pretrain_key, dropout_key = jax.random.split(state.step_key, 3)
         audio = self._crop(crop_key, batch["audio"])
         tau = temperature(self.config.quantizer, state.step)
@@ -128,4 +128,5 @@ def _metrics(output: PretrainOutput) -> Metrics:
         "accuracy": output.accuracy,
         "diversity": output.diversity,
         "perplexity": output.perplexity,
+        "spectrum_error": output.spectrum,
     }

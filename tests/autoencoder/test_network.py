@@ -1,6 +1,5 @@
 """Contracts of the autoencoder's networks: exact lengths, determinism, axes, and the paper's size."""
 
-import dataclasses
 import functools
 
 import flax.linen as nn
@@ -10,9 +9,15 @@ import numpy as np
 import pytest
 
 from melody_jax import dsp
-from melody_jax.autoencoder.config import AutoencoderConfig, ConvolutionalEncoderConfig, HiFiGANConfig, MagnitudeConfig
+from melody_jax.autoencoder.config import (
+    AutoencoderConfig,
+    ConvolutionalEncoderConfig,
+    EnvelopeEncoderConfig,
+    HiFiGANConfig,
+    MagnitudeConfig,
+)
 from melody_jax.autoencoder.decoder_istft import synthesise
-from melody_jax.autoencoder.decoder_magnitude import log_magnitude, retrieve_phases
+from melody_jax.autoencoder.decoder_magnitude import log_magnitude, waveform
 from melody_jax.autoencoder.discriminators import Discriminators
 from melody_jax.autoencoder.network import Autoencoder
 from melody_jax.errors import UserError
@@ -49,55 +54,47 @@ def built(request):
 def test_lengths_are_exact(built):
     for samples in (96, 960):
         output = built.method("__call__")(built.params, tone(samples=samples), jax.random.key(0))
-        assert output.audio.shape == (2, samples)
+        decoded = built.decode(built.params, output.latents)
+        assert decoded.shape == (2, samples) and np.isfinite(decoded).all()
         assert output.latents.shape == output.posterior.mean.shape == output.posterior.logvar.shape
         assert output.latents.shape == (2, samples // 96, 4)
-        assert output.audio.dtype == output.posterior.mean.dtype == jnp.float32
-        assert np.isfinite(output.audio).all()
+        assert decoded.dtype == output.posterior.mean.dtype == jnp.float32
 
 
-def test_envelope_channels_know_no_phases_and_magnitudes_no_other_channels():
-    config = tiny.CONFIGS["envelope-istft"]
-    built, audio = Built(config), tone()
-    count = config.envelope_channels
-    assert count == 1
+def test_latents_of_envelopes_know_no_phases_and_no_other_frames():
+    built, audio = Built(tiny.CONFIGS["envelope-magnitude"]), tone()
     upright, inverted = (built.encode(built.params, x) for x in (audio, -audio))
-    for a, b in ((upright.mean, inverted.mean), (upright.logvar, inverted.logvar)):
-        np.testing.assert_allclose(a[..., :count], b[..., :count], atol=1e-5)
-        assert np.abs(a[..., count:] - b[..., count:]).max() > 1e-3
-    # a frame's envelope is its own: what sounds ten windows away does not move it
+    np.testing.assert_allclose(upright.mean, inverted.mean, atol=1e-5)
     elsewhere = built.encode(built.params, audio.at[:, 600:].multiply(0.1))
-    np.testing.assert_allclose(elsewhere.mean[:, :4, :count], upright.mean[:, :4, :count], atol=1e-5)
-
+    np.testing.assert_allclose(elsewhere.mean[:, :4], upright.mean[:, :4], atol=1e-5)
+    assert np.abs(elsewhere.mean[:, 8:] - upright.mean[:, 8:]).max() > 1e-3
     output = built.method("__call__")(built.params, audio, jax.random.key(3))
-    assert output.log_magnitude.shape == (2, 10, config.magnitude.window // 2 + 1)
-    alone = output.latents.at[..., count:].set(0.0)
-    np.testing.assert_allclose(built.log_magnitude(built.params, alone), output.log_magnitude, atol=1e-5)
-    assert np.abs(built.decode(built.params, alone) - output.audio).max() > 1e-4
-    params = built.params | {"latent_scale": jnp.float32(0.5)}
-    scaled = built.log_magnitude_from_latents(params, 0.5 * output.latents)
-    np.testing.assert_allclose(scaled, output.log_magnitude, atol=1e-5)
+    assert output.decoded.shape == (2, 20, 97)  # two spectra a latent frame
 
 
-def test_phases_are_retrieved_from_true_magnitudes():
+def test_music_has_the_magnitudes_that_the_decoder_asks_for():
     audio = tone(samples=9600)
-    magnitude = log_magnitude(audio, 384, 96)
-    assert magnitude.shape == (2, 100, 193)
+    wanted = log_magnitude(audio, 384, 96)
+    assert wanted.shape == (2, 100, 193)
+    shape = MagnitudeConfig(window=384, iterations=8)
+    found = jax.jit(lambda x: waveform(x, shape, 96))(wanted)
+    assert found.shape == audio.shape
     noise = 0.1 * jax.random.normal(jax.random.key(0), audio.shape, jnp.float32)
-    found = jax.jit(retrieve_phases, static_argnums=2)(magnitude, noise, 32)
-    errors = [jnp.mean(jnp.abs(log_magnitude(x, 384, 96) - magnitude)) for x in (found, noise)]
+    errors = [jnp.mean(jnp.abs(log_magnitude(x, 384, 96) - wanted)) for x in (found, noise)]
     assert float(errors[0]) < 0.2 * float(errors[1])
 
 
-def test_envelopes_leave_channels_to_the_phases():
-    config = AutoencoderConfig("framewise", "istft", framewise=dataclasses.replace(tiny.ENVELOPE, envelope_channels=4))
-    with pytest.raises(UserError, match="envelope_channels 4 leave nothing of 4"):
-        config.check(tiny.GEOMETRY)
-    for window in (0, 96, 500):
-        with pytest.raises(UserError, match=f"window {window} must be an even multiple of hop 96"):
-            AutoencoderConfig("framewise", "istft", magnitude=MagnitudeConfig(layers=1, window=window)).check(
-                Geometry()
-            )
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        (AutoencoderConfig("envelope", envelope=EnvelopeEncoderConfig(frames=5)), "encoder's 5 frames do not divide"),
+        (AutoencoderConfig("envelope", envelope=EnvelopeEncoderConfig(window=97)), "window 97 must be 96 samples"),
+        (AutoencoderConfig(decoder="magnitude", magnitude=MagnitudeConfig(window=288)), "even multiple of 96 samples"),
+    ],
+)
+def test_spectra_must_fit_the_hop(config, words):
+    with pytest.raises(UserError, match=words):
+        config.check(Geometry())
 
 
 def test_a_ragged_length_is_refused(built):
@@ -107,11 +104,11 @@ def test_a_ragged_length_is_refused(built):
 
 def test_the_noise_is_the_only_randomness(built):
     one, same, other = (built.method("__call__")(built.params, tone(), jax.random.key(seed)) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(one.audio, same.audio)
+    np.testing.assert_array_equal(one.decoded, same.decoded)
     np.testing.assert_array_equal(one.posterior.mean, other.posterior.mean)
     noise = (one.latents - one.posterior.mean) / jnp.exp(0.5 * one.posterior.logvar)
     assert 0.7 < float(jnp.std(noise)) < 1.3
-    np.testing.assert_allclose(one.audio, built.decode(built.params, one.latents), atol=1e-2)
+    np.testing.assert_allclose(one.decoded, built.decoded(built.params, one.latents), atol=1e-2)
 
 
 def test_scaled_latents_are_clipped_and_undone(built):

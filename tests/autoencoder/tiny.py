@@ -4,6 +4,7 @@ from melody_jax.autoencoder.config import (
     AutoencoderConfig,
     ConvolutionalEncoderConfig,
     DiscriminatorConfig,
+    EnvelopeEncoderConfig,
     FramewiseEncoderConfig,
     HiFiGANConfig,
     ISTFTConfig,
@@ -13,9 +14,7 @@ from melody_jax.geometry import Geometry
 
 GEOMETRY = Geometry(hop=96, latent_channels=4)
 FRAMEWISE = FramewiseEncoderConfig(channels=16, hidden=32, layers=2, kernel=3, window=192, mels=16)
-ENVELOPE = FramewiseEncoderConfig(
-    channels=16, hidden=32, layers=2, kernel=3, window=192, mels=16, envelope_channels=1, envelope_hidden=8
-)
+ENVELOPE = EnvelopeEncoderConfig(frames=2, window=192, mels=16, hidden=32)
 CONVOLUTIONAL = ConvolutionalEncoderConfig(
     channels=32, strides=(8, 12), downsample_kernels=(9, 24), kernels=(3,), dilations=(1,), trunk_kernels=(3,)
 )
@@ -24,13 +23,13 @@ FINE = ISTFTConfig(channels=16, hidden=32, layers=1, upsample=2, fine_channels=8
 HIFIGAN = HiFiGANConfig(
     channels=32, strides=(12, 8), upsample_kernels=(24, 9), kernels=(3, 5), dilations=(1,), trunk_kernels=(3,)
 )
-MAGNITUDE = MagnitudeConfig(channels=16, hidden=32, layers=1, kernel=3, window=384)
+MAGNITUDE = MagnitudeConfig(channels=16, hidden=32, layers=1, kernel=3, frames=2, window=192, iterations=4)
 CONFIGS = {
     "framewise-istft": AutoencoderConfig("framewise", "istft", framewise=FRAMEWISE, istft=ISTFT),
     "framewise-istft-fine": AutoencoderConfig(
         "framewise", "istft", framewise=FRAMEWISE, istft=FINE, remat="full", dtype="bfloat16"
     ),
-    "envelope-istft": AutoencoderConfig("framewise", "istft", framewise=ENVELOPE, istft=ISTFT, magnitude=MAGNITUDE),
+    "envelope-magnitude": AutoencoderConfig("envelope", "magnitude", envelope=ENVELOPE, magnitude=MAGNITUDE),
     "convolutional-hifigan": AutoencoderConfig(convolutional=CONVOLUTIONAL, hifigan=HIFIGAN),
 }
 DISCRIMINATORS = DiscriminatorConfig(

@@ -8,6 +8,7 @@ import pytest
 
 from melody_jax.bundle import Bundle, Card, check_lineage, export, load_part, save_part
 from melody_jax.bundle.bundle import bundle_bytes
+from melody_jax.bundle.part import seal
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.mulan import minilm
@@ -158,3 +159,74 @@ def test_export_replaces_bundles_only(tmp_path, bundle):
     with pytest.raises(UserError, match="is not a bundle"):
         export(sources, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_export_replaces_what_an_export_wrote_and_nothing_else(tmp_path, bundle):
+    sources, out = [tmp_path / "run" / name for name in ORDER], tmp_path / "bundle"
+    for name in (".git/HEAD", "notes.txt", "lm/notes.txt"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("precious")
+    export([path for path in sources if path.name != "semantic"], out, dtype="bfloat16", max_file_bytes=66_000)
+    loaded = Bundle.load(out)
+    assert loaded.parts["lm"].dtype == "bfloat16" and "semantic" not in loaded.parts
+    assert not (out / "semantic" / "part.json").exists()
+    assert all((out / name).read_text() == "precious" for name in (".git/HEAD", "notes.txt", "lm/notes.txt"))
+    assert not list(out.glob(".export-*"))
+
+
+def test_export_here(tmp_path, monkeypatch):
+    sources = train(tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert set(export(sources, ".").ids) == set(ORDER)
+
+
+def edit(path, change, sealed=False):
+    info = json.loads(path.read_text())
+    change(info)
+    if sealed:
+        info["seal"] = seal(info)
+    path.write_text(json.dumps(info))
+
+
+def test_an_edited_bundle_is_refused(tmp_path, bundle):
+    path = tmp_path / "bundle" / "bundle.json"
+    original = path.read_text()
+    for change in (
+        lambda info: info["geometry"].update(sample_rate=48000),
+        lambda info: info["sampling"].update(steps=3),
+        lambda info: info["parts"].pop("semantic"),
+    ):
+        path.write_text(original)
+        edit(path, change)
+        with pytest.raises(UserError, match="was edited"):
+            Bundle.load(tmp_path / "bundle")
+    path.write_text(original)
+    edit(path, lambda info: info["geometry"].update(sample_rate=48000), sealed=True)
+    with pytest.raises(UserError, match="geometry is not that of its parts"):
+        Bundle.load(tmp_path / "bundle")
+    path.write_text(original)
+    (tmp_path / "bundle" / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="not the tokenizer"):
+        Bundle.load(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("field", ["format", "geometry", "parts", "references", "sampling"])
+def test_every_malformed_field_is_one_line(tmp_path, bundle, field):
+    path = tmp_path / "bundle" / "bundle.json"
+    original = path.read_text()
+    junk = [None, [], 3, "x", [1], {"a": 1}, {"lm": 1}, {"lm": {"id": 3}}, {"hop": "a"}, {"hop": 0}]
+    refused = []
+    for value in junk:
+        path.write_text(original)
+        edit(path, lambda info: info.update({field: value}), sealed=True)  # noqa: B023
+        try:
+            Bundle.load(tmp_path / "bundle")
+        except UserError as error:
+            assert "\n" not in str(error)
+            refused.append(value)
+    assert len(refused) == (len(junk) if field != "sampling" else 5)  # its names are checked by who samples
+    for text in ("[]", "3", "nonsense", "", "\udc80", '{"format": 2}', "[" * 100000):
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+        with pytest.raises(UserError):
+            Bundle.load(tmp_path / "bundle")

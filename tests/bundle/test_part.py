@@ -1,12 +1,13 @@
 """Parts: bit-exact round trips, refusal of whatever is damaged or foreign."""
 
+import hashlib
 import json
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from melody_jax.bundle.part import flatten, load_part, read_info, save_part, unflatten
+from melody_jax.bundle.part import flatten, load_part, read_info, save_part, seal, unflatten
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.lm.config import LMConfig
@@ -138,3 +139,70 @@ def test_overwrites_a_part_but_nothing_else(tmp_path):
     with pytest.raises(UserError, match="other things"):
         save(tmp_path / "lm")
     assert load_part(tmp_path / "lm").id == changed.id
+
+
+def rewrite(path, change, sealed=False):
+    """Edits part.json; with a seal of what it then says, if wanted."""
+    info = json.loads(path.read_text())
+    change(info)
+    if sealed:
+        info["seal"] = seal(info)
+    path.write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize("field, value", [("layers", 3), ("dropout", 0.9), ("width", 512)])
+def test_an_edited_config_is_refused(tmp_path, field, value):
+    """Also where the weights were cast, so that the id cannot be computed from them."""
+    for name, options in (("a", {}), ("b", {"dtype": "float16"})):
+        save(tmp_path / name, **options)
+        rewrite(tmp_path / name / "part.json", lambda info: info["config"].update({field: value}))
+        with pytest.raises(UserError, match="was edited"):
+            load_part(tmp_path / name)
+
+
+def test_a_part_of_before_the_seal_is_verified_by_its_id(tmp_path):
+    saved = save(tmp_path / "lm", params={"w": np.ones(3, np.float32)})
+
+    def older(info):
+        del info["seal"]
+        info["format"] = 1
+
+    rewrite(tmp_path / "lm" / "part.json", older)
+    assert load_part(tmp_path / "lm").id == saved.id
+    rewrite(tmp_path / "lm" / "part.json", lambda info: info["geometry"].update(hop=480))
+    with pytest.raises(UserError, match="was edited"):
+        load_part(tmp_path / "lm")
+
+
+JUNK = [None, [], {}, 3, -1.5, "x", True, [1], {"a": 1}]
+
+
+@pytest.mark.parametrize("field", ["format", "name", "config", "geometry", "id", "parents", "dtype", "files"])
+def test_every_malformed_field_is_one_line(tmp_path, field):
+    """With a seal that fits, so that the field itself is what is found."""
+    save(tmp_path / "lm", params={"w": np.ones(3, np.float32)})
+    path = tmp_path / "lm" / "part.json"
+    original = json.loads(path.read_text())
+    refused = 0
+    for junk in JUNK:
+        path.write_text(json.dumps(original))
+        rewrite(path, lambda info: info.update({field: junk}), sealed=True)  # noqa: B023
+        try:
+            load_part(tmp_path / "lm")
+        except UserError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused >= len(JUNK) - 3  # some are another value of the right type
+
+
+def test_weights_that_are_no_weights(tmp_path):
+    save(tmp_path / "lm")
+    (tmp_path / "lm" / "weights.safetensors").write_bytes(b"junk")
+    digest = hashlib.sha256(b"junk").hexdigest()
+    rewrite(tmp_path / "lm" / "part.json", lambda info: info["files"].update({"weights.safetensors": digest}), True)
+    with pytest.raises(UserError, match="no safetensors file"):
+        load_part(tmp_path / "lm")
+    outside = {"../weights.safetensors": digest}
+    rewrite(tmp_path / "lm" / "part.json", lambda info: info.update(files=outside), True)
+    with pytest.raises(UserError, match="not in its folder"):
+        load_part(tmp_path / "lm")

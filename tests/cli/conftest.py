@@ -34,6 +34,7 @@ def tokenised(tmp_path_factory):
                 text=text[None],
                 semantic=rng.integers(0, geometry.semantic_codes, geometry.clip_tokens).astype(np.int32),
                 latents=np.zeros((geometry.clip_frames, geometry.latent_channels), np.float16),
+                controls=np.zeros(8, np.int32),
             )
 
     splits = {"train": lambda: examples("train", 23), "validation": lambda: examples("validation", 5)}

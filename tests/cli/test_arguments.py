@@ -1,5 +1,11 @@
 """Every bad argument is one line on stderr and exit code 2, before any work is done."""
 
+import importlib
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from melody_jax.cli.main import main
@@ -34,7 +40,14 @@ BAD = {
     "unknown schedule": ["generate", "a waltz", "--schedule", "cosine"],
     "negative seed": ["generate", "a waltz", "--seed", "-1"],
     "no such bundle": ["generate", "a waltz", "--bundle", "{tmp}/none"],
-    "not a wav": ["generate", "a waltz", "--out", "{tmp}/x.mp3"],
+    "no sound file": ["generate", "a waltz", "--out", "{tmp}/x.aiff"],
+    "abbreviated": ["generate", "a waltz", "--second", "5"],
+    "abbreviated below": ["data", "corpus", "--name", "x", "--data_dir", "{tmp}", "--clip", "10"],
+    "no music": ["continue", "{tmp}/none.wav"],
+    "no span": ["inpaint", "{tmp}/none.wav"],
+    "no strength": ["vary", "{tmp}/none.wav", "--strength", "2"],
+    "no length": ["stream", "a waltz", "--seconds", "0"],
+    "no prompt to play": ["play", " "],
     "no such prompt file": ["generate", "--prompts", "{tmp}/none.txt"],
     "prompts twice": ["generate", "a waltz", "--prompts", "{tmp}/none.txt"],
     "unknown stage": ["train", "vocoder", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}"],
@@ -121,6 +134,51 @@ def test_help_lists_the_commands(capsys):
     assert main([]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in ("data", "train", "tokenize", "export", "generate", "evaluate"))
+
+
+@pytest.mark.parametrize("command", ["report", "generate", "export"])
+def test_an_interrupt_is_one_line(command, capsys, monkeypatch):
+    """Whatever the command was doing."""
+    module = importlib.import_module(f"melody_jax.cli.{command}")
+
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run", interrupted)
+    arguments = {"report": ["x"], "generate": ["a"], "export": ["--model_dir", "x", "--out", "y"]}
+    previous = signal.getsignal(signal.SIGINT)
+    try:
+        assert main([command, *arguments[command]]) == 130
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_an_interrupt_ends_worker_processes_without_a_word(tmp_path):
+    """Ctrl-C reaches all processes of a command; only the first one speaks."""
+    script = tmp_path / "melody"
+    script.write_text(
+        """
+import concurrent.futures, multiprocessing, sys, time
+from melody_jax.cli import main, report
+
+def run(args):
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(print, "ready", flush=True).result()
+        pool.submit(time.sleep, 60).result()
+
+if __name__ == "__main__":
+    report.run = run
+    sys.exit(main.main(["report", "x"]))
+"""
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert (process.returncode, errors) == (130, "interrupted\n")
 
 
 @pytest.mark.parametrize("case", ADDRESSES)

@@ -1,6 +1,9 @@
+import concurrent.futures
 import hashlib
 import json
 import pathlib
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import tensorflow_datasets as tfds
 from data_pipelines import build, decode, read
 from data_pipelines.clip import Clip
 from data_pipelines.request import Request
+from melody_jax import lock
 from melody_jax.cli.main import main
 from melody_jax.errors import UserError
 from tests.data_pipelines.tones import RATE, pitch_of, tone, write_music
@@ -33,6 +37,8 @@ def test_clips_come_back_as_they_went_in(small_data):
         assert clip.audio.shape == (RATE,) and pitch_of(clip.audio, RATE) == pytest.approx(200 + 20 * number, abs=1.1)
         assert clip.captions == (f"tone number {number}", f"a sine of {200 + 20 * number} hertz")
         assert clip.source == "folder" and clip.truth is None
+        assert clip.controls.tempo == pytest.approx(60 + 4 * number, rel=0.0205) and clip.controls.metre == "3/4"
+        assert clip.controls.key is None and clip.controls.instruments == ()
 
 
 def test_no_file_stands_in_two_splits(small_data):
@@ -106,9 +112,78 @@ def test_the_same_bytes_whatever_the_number_of_workers(tmp_path, small_data):
     assert read.metadata(again)["id"] == read.metadata(small_data)["id"]
 
 
+def _music(tmp_path):
+    """Six tones, one of them silent in its middle."""
+    music = write_music(tmp_path / "music", 6)
+    partly = tone(700, 3, RATE)
+    partly[RATE : 2 * RATE] = 0
+    soundfile.write(music / "tune05.wav", partly, RATE)
+    return music
+
+
+def test_changed_music_is_made_anew_and_the_rest_is_kept(tmp_path, capsys, monkeypatch):
+    music = _music(tmp_path)
+    read_files = []
+    clips_of = decode.clips_of
+    monkeypatch.setattr(decode, "clips_of", lambda path, *rest: read_files.append(path) or clips_of(path, *rest))
+    arguments = ("mine", _request(music), str(tmp_path / "data"), 1)
+    first = build.build(*arguments)
+    identity, times = read.metadata(first)["id"], {file.name: file.stat().st_mtime_ns for file in first.iterdir()}
+    assert len(read_files) == 6 and not read_files.clear()
+    assert build.build(*arguments) == first and not read_files
+    assert {file.name: file.stat().st_mtime_ns for file in first.iterdir()} == times
+
+    soundfile.write(music / "new.wav", tone(900, 2, RATE), RATE)
+    (music / "new.txt").write_text("another")
+    (music / "tune01.txt").write_text("said otherwise")
+    soundfile.write(music / "tune02.wav", tone(950, 2, RATE), RATE)
+    (music / "tune03.wav").unlink()
+    capsys.readouterr()
+    build.build(*arguments)
+    said = capsys.readouterr().out
+    assert "1 added: new.wav" in said and "1 gone: tune03.wav" in said and "tune01.wav (captions)" in said
+    assert "2 changed" in said and "3 of 6 files have not changed" in said and "Dataset" not in said
+    assert sorted(pathlib.Path(path).name for path in read_files) == ["new.wav", "tune01.wav", "tune02.wav"]
+    assert read.metadata(first)["id"] != identity
+    fresh = build.build("mine", _request(music), str(tmp_path / "fresh"), 1)
+    assert _bytes(first) == _bytes(fresh) and read.metadata(first)["id"] == read.metadata(fresh)["id"]
+    assert (first.parent / "rejected.jsonl").read_text() == (fresh.parent / "rejected.jsonl").read_text() != ""
+
+    for number in range(5):
+        (music / f"bad{number}.wav").write_bytes(b"")
+        (music / f"bad{number}.txt").write_text("bad")
+    with pytest.raises(UserError, match="5 of 11 files were rejected"):
+        build.build(*arguments)
+    assert _bytes(first) == _bytes(fresh)  # the old one stands
+    assert sorted(path.name for path in first.parent.iterdir() if path.name != "staging") == [
+        read.AUDIO_VERSION, "lock", "rejected.jsonl",
+    ]  # fmt: skip
+
+
+def test_a_second_writer_waits(small_data, capsys, monkeypatch):
+    monkeypatch.setattr(lock, "_WAIT_SECONDS", 0.01)
+    held = lock.claim(small_data.parent / "lock")
+    assert held is not None
+    request = Request(**read.metadata(small_data)["request"])
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        second = pool.submit(build.build, "small", request, str(small_data.parents[2]))
+        while "is writing it; waiting" not in capsys.readouterr().err:
+            time.sleep(0.01)
+        assert not second.done()
+        held.close()
+        assert second.result(60) == small_data
+
+
+def test_without_tensorflow_it_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    assert main(["data", "folder", str(tmp_path), "--name", "x", "--data_dir", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "`make install`" in error and "tensorflow_datasets" in error and error.count("\n") == 1
+
+
 def test_another_request_of_the_same_name_is_refused(small_data):
     request = Request(**read.metadata(small_data)["request"] | {"seconds": 0.95})
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match=r"other settings \(seconds\)"):
         build.build("small", request, str(small_data.parents[2]))
 
 

@@ -7,8 +7,12 @@ import json
 import numpy as np
 import pytest
 
+from data_pipelines.clip import Clip
 from data_pipelines.corpus import arrange, caption, index, plan, prompts, render, scores, sources, synth, theory
 from data_pipelines.corpus.instruments import BY_NAME, ENSEMBLES, FAMILIES
+from melody_jax.codes.control_words import read_sentence
+from melody_jax.codes.controls import decode, encode
+from melody_jax.codes.instruments import FAMILY_OF, NAMES
 
 RATE, SECONDS = 24000, 10.0
 
@@ -227,3 +231,53 @@ def test_instruments_of_an_ensemble_exist_and_are_of_its_family():
     for family, options in ENSEMBLES.items():
         for _, _, players in options:
             assert len(players) == 4 and {BY_NAME[player].family for player in players} == {family}
+
+
+def test_every_instrument_has_a_code_and_is_of_its_family():
+    assert set(BY_NAME) - set(NAMES) == {"drums"}
+    assert all(FAMILY_OF[name] == one.family for name, one in BY_NAME.items() if name != "drums")
+
+
+def _controls(arrangement):
+    clip = Clip("", np.zeros(1, np.float32), (), "", "", "", arrangement.truth)
+    return clip.controls
+
+
+def test_controls_are_the_truth(arrangements):
+    tonics = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+    for one in arrangements:
+        truth, controls = one.truth, _controls(one)
+        players = [name for name in truth.instruments if name != "drums"]
+        shift = {"": 0, "flat": -1, "sharp": 1}[truth.key[2:]]
+        third = "minor" if truth.mode in ("minor", "dorian") else "major"
+        assert controls.key == ((tonics[truth.key[0]] + shift) % 12, third)
+        assert (controls.tempo, controls.metre) == (truth.tempo, truth.metre)
+        assert controls.drums == any(part.role == "drums" for part in one.parts)
+        assert controls.instruments == tuple(players) and controls.only
+        back = decode(encode(controls))
+        assert (back.key, back.metre, back.drums) == (controls.key, controls.metre, controls.drums)
+        assert back.instruments == tuple(players[:4])
+    assert {_controls(one).drums for one in arrangements} == {True, False}
+
+
+def test_what_a_caption_names_is_true(arrangements):
+    """A word that may mean two sounds ("acoustic guitar") counts where the family is right; dances have other metres at times."""
+    read, right = collections.Counter(), collections.Counter()
+    for number, one in enumerate(arrangements):
+        truth = _controls(one)
+        families = {FAMILY_OF[name] for name in truth.instruments}
+        for text in caption.captions(one, np.random.default_rng(number), midicap=False):
+            said = read_sentence(text)
+            for name in ("tempo", "key", "drums", "metre"):
+                value = getattr(said, name)
+                read[name] += value is not None
+                right[name] += value is not None and value == getattr(truth, name)
+            read["instruments"] += len(said.instruments)
+            right["instruments"] += sum(FAMILY_OF[name] in families for name in said.instruments)
+            alone = bool(said.instruments) and said.only
+            read["only"] += alone
+            right["only"] += alone and len(truth.instruments) == len(said.instruments)
+    assert all(read[name] >= 20 for name in ("tempo", "key", "drums", "metre", "instruments", "only"))
+    assert all(right[name] == read[name] for name in ("tempo", "key"))
+    assert all(right[name] >= 0.97 * read[name] for name in ("drums", "instruments", "only"))
+    assert right["metre"] >= 0.9 * read["metre"]

@@ -5,7 +5,8 @@ import json
 import pytest
 import soundfile
 
-from data_pipelines import sources, splits
+from data_pipelines import build, decode, sources, splits
+from data_pipelines.clip import Clip
 from data_pipelines.sources import Rejection, SoundFile
 from melody_jax.errors import UserError
 from tests.data_pipelines.tones import tone
@@ -30,6 +31,8 @@ def test_folder_reads_captions_of_every_kind(tmp_path):
     assert listed["b.flac"].captions == ("one", "two") and listed["b.flac"].licence == "CC0"
     assert listed["b.flac"].name == "deep/b.flac"
     assert listed["c.wav"].captions == ("jazz, calm, with piano, 90 bpm",)
+    assert listed["c.wav"].tags == {"genre": "jazz", "moods": ["calm"], "instrument": "piano", "bpm": 90}
+    assert listed["a.wav"].tags == {}
     assert isinstance(listed["d.wav"], Rejection) and "caption file is unreadable" in listed["d.wav"].reason
     assert isinstance(listed["e.wav"], Rejection) and listed["e.wav"].reason == "no caption"
 
@@ -93,7 +96,11 @@ def test_musiccaps(tmp_path):
         + [row | {"ytid": "-0Gj8-vB1q4", "start_s": "soon"}],
     )
     assert listed[0].captions == ("A song.", "low quality, singer's voice")
-    assert [(item.start, item.end) for item in listed[:3]] == [(0.0, None), (0.0, None), (30.0, 40.0)]
+    assert [(item.start, item.end) for item in listed[:3]] == 3 * [(30.0, 40.0)]
+    form = decode.ClipFormat(8_000, 10.0, 9.5)
+    made = [[clip.id for clip in build.make_file_clips(item, form) if isinstance(clip, Clip)] for item in listed[:3]]
+    # The first two are the clip itself, whatever the table says; the third is the recording that it was cut from.
+    assert [len(clips) for clips in made] == [1, 1, 1]
     assert [item.name for item in listed[:2]] == ["-0Gj8-vB1q4", "_0SdAVK79lg"]
     assert listed[3] == Rejection("missing0000", "no sound file of this ytid")
     assert isinstance(listed[4], Rejection) and "line 6" in listed[4].reason
@@ -112,3 +119,20 @@ def test_the_split_depends_on_the_name_alone():
     assert first == {name: splits.split_of(name, 0.1, 0.2) for name in reversed(names)}
     shares = {split: list(first.values()).count(split) / len(names) for split in splits.SPLITS}
     assert shares == pytest.approx({"train": 0.7, "validation": 0.1, "test": 0.2}, abs=0.02)
+
+
+def test_few_tunes_leave_no_split_empty():
+    for count in range(1, 60):
+        names = [f"own song {number}" for number in range(count)]
+        given = splits.splits_of(names, 0.05, 0.05)
+        assert given == splits.splits_of(reversed(names), 0.05, 0.05) and set(given) == set(names)
+        assert set(given.values()) == set(splits.SPLITS[:count])
+    many = [f"tune {number}" for number in range(2_000)]
+    assert splits.splits_of(many) == {name: splits.split_of(name) for name in many}
+
+
+def test_a_split_without_a_share_stays_empty():
+    assert set(splits.splits_of("abcdefgh", 0.0, 0.3).values()) == {"train", "test"}
+    assert set(splits.splits_of("abcdefgh", 0.0, 0.0).values()) == {"train"}
+    # All would be held out: train comes first.
+    assert sorted(splits.splits_of("abc", 0.5, 0.499).values()) == ["test", "train", "validation"]

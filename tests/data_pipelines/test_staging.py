@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from data_pipelines import staging
+from data_pipelines import repeats, splits, staging
 from data_pipelines.clip import Clip
-from data_pipelines.sources import Rejection
+from data_pipelines.sources import Rejection, SoundFile
 from melody_jax.errors import UserError
 
 
@@ -20,7 +20,11 @@ def make_slowly(item):
 
 
 def _works(count):
-    return [staging.Work(str(number), "train", number) for number in range(count)]
+    return [staging.Work(str(number), number, "train") for number in range(count)]
+
+
+def _bytes(chunks):
+    return [chunk.path.read_bytes() for chunk in chunks]
 
 
 def test_a_killed_build_goes_on_with_the_same_bytes(tmp_path):
@@ -30,17 +34,25 @@ def test_a_killed_build_goes_on_with_the_same_bytes(tmp_path):
         f"t.staging.stage(t._works(60), t.make_slowly, pathlib.Path({str(tmp_path / 'cut')!r}), 1, 'clips')"
     )
     child = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
-    while child.poll() is None and not list(tmp_path.glob("cut/chunk-000001*")):
+    while child.poll() is None and len(list(tmp_path.glob("cut/chunk-*"))) < 10:
         time.sleep(0.02)
     child.kill()
     child.wait()
     done = list(tmp_path.glob("cut/chunk-*"))
-    assert 0 < len(done) < len(whole.chunks)
+    assert 0 < len(done) < len(whole)
     times = {path: path.stat().st_mtime_ns for path in done}
     resumed = staging.stage(_works(60), make_slowly, tmp_path / "cut", 1, "clips")
-    assert resumed.content_hash() == whole.content_hash()
-    assert set(done) < set(resumed.chunks)
+    assert _bytes(resumed) == _bytes(whole)
+    assert set(done) < {chunk.path for chunk in resumed}
     assert all(path.stat().st_mtime_ns == times[path] for path in done)  # not made again
+
+
+def test_a_chunk_that_the_disk_lost_the_end_of_is_made_again(tmp_path):
+    chunks = staging.stage(_works(2), make_slowly, tmp_path, 1, "clips")
+    expected = _bytes(chunks)
+    chunks[0].path.write_bytes(expected[0][:-20])
+    chunks[1].path.write_bytes(b"")
+    assert _bytes(staging.stage(_works(2), make_slowly, tmp_path, 1, "clips")) == expected
 
 
 def make_badly(item):
@@ -50,10 +62,17 @@ def make_badly(item):
         raise RuntimeError("the string broke")
 
 
+def make_with_half_a_character(item):
+    yield Clip(f"{item}", np.zeros(100, np.float32), ("great tune \ud83c",), f"{item}", "test", "")
+
+
 def test_a_failing_maker_leaves_a_rejection_and_no_clip(tmp_path):
-    staged = staging.stage(_works(4), make_badly, tmp_path, 1, "clips")
-    assert [example["id"] for example in staged.examples()] == ["0", "2"]
-    assert staged.rejections() == [Rejection(n, "RuntimeError: the string broke") for n in ("1", "3")]
+    chunks = staging.stage(_works(4), make_badly, tmp_path, 1, "clips")
+    assert [clip["id"] for chunk in chunks for clip in chunk.clips()] == ["0", "2"]
+    rejected = [rejection for chunk in chunks for rejection in chunk.rejections()]
+    assert rejected == [Rejection(n, "RuntimeError: the string broke") for n in ("1", "3")]
+    (chunk,) = staging.stage(_works(1), make_with_half_a_character, tmp_path, 1, "clips")
+    assert not list(chunk.clips()) and "surrogates not allowed" in chunk.rejections()[0].reason
 
 
 def make_and_die(item):
@@ -63,6 +82,52 @@ def make_and_die(item):
     yield from ()
 
 
+def make_and_die_once(item):
+    """As a decoder that one file crashes."""
+    yield from make_and_die(item) if item == 3 else make_slowly(item)
+
+
 def test_a_dying_worker_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="a worker process died"):
         staging.stage(_works(40), make_and_die, tmp_path, 2, "clips")
+
+
+def test_a_file_that_kills_the_process_is_one_rejection(tmp_path):
+    chunks = staging.stage(_works(6), make_and_die_once, tmp_path, 2, "clips")
+    assert [clip["id"] for chunk in chunks for clip in chunk.clips()] == ["0", "1", "2", "4", "5"]
+    (rejection,) = chunks[3].rejections()
+    assert rejection.path == "3" and "the process that reads it dies" in rejection.reason
+
+
+def make_in_steps(item):
+    for step in range(1, 5):
+        yield staging.Progress(100 * step)
+        yield Clip(f"{item}#{step}", np.zeros(10, np.float32), ("a",), f"{item}", "test", "")
+
+
+def test_progress_moves_within_one_file(tmp_path):
+    told = []
+    chunk = staging.Chunk(tmp_path / "chunk", staging.Work("a", "a", amount=350))
+    staging.write_chunk(chunk, make_in_steps, told.append)
+    assert told == [100, 100, 100, 50, 0]
+
+
+def make_sounds(item):
+    """Clips of the sounds that a file is said to hold."""
+    for number, level in enumerate(item.captions):
+        yield Clip(f"{item.name}#{number}", np.full(10, float(level) / 100, np.float32), ("a",), item.name, "test", "")
+
+
+def test_the_same_sound_is_used_once_and_never_split(tmp_path):
+    sounds = {"a": "123", "b": "456", "copy of a": "123", "longer b": "4567", "longer still": "78", "other": "9"}
+    files = [SoundFile(f"/{name}", name, tuple(levels), "folder") for name, levels in sounds.items()]
+    chunks = staging.stage([staging.Work(file.path, file) for file in files], make_sounds, tmp_path, 1, "clips")
+    same = repeats.find(chunks)
+    groups = {chunk.work.item.name: same.groups.get(chunk.path) for chunk in chunks}
+    assert groups["copy of a"] is None and groups["b"] == groups["longer b"] == groups["longer still"]
+    assert len(set(groups.values())) == 4  # a, b and what shares its sound, other, none
+    copy, longer, still = same.rejections
+    assert copy == Rejection("/copy of a", "the same sound as /a", same_as="/a") and not copy.is_fault
+    assert (longer.path, longer.start) == ("/longer b", 0.0) and "3 of its clips sound as in /b" in longer.reason
+    assert still.path == "/longer still"
+    assert len(splits.splits_of(set(same.groups.values()))) == 3

@@ -1,4 +1,6 @@
 import collections
+import json
+import shutil
 import zlib
 
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_pipelines import batches, precompute, read, tasks, tokens
+from melody_jax.codes.controls import encode as encode_controls
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from tests.data_pipelines.tones import RATE
@@ -57,6 +60,11 @@ def test_tokens_are_those_of_the_clips(token_set, small_data):
             np.testing.assert_array_equal(example["semantic"], expected["semantic"][0])
             np.testing.assert_array_equal(example["latents"], expected["latents"][0].astype(np.float16))
             assert example["family"] == "" and example["latents"].dtype == np.float16
+            assert (
+                example["controls"].dtype == np.int32
+                and example["controls"].tolist() == encode_controls(clip.controls).tolist()
+            )
+            assert example["controls"][0] > 0  # the tempo that stands beside each tone
 
 
 def test_text_tokens_are_those_of_the_clips_captions(token_set, small_data):
@@ -87,14 +95,25 @@ def test_lineage_is_kept_and_checked(token_set, small_data):
         tokens.open_tokens(small_data)
 
 
-def test_existing_tokens_are_kept_or_refused(token_set, small_data):
+def test_existing_tokens_are_kept_or_made_anew(token_set, small_data, tmp_path, capsys):
     def never(audio, captions):
         raise AssertionError("nothing is left to do")
 
     arguments = (small_data, str(token_set.parents[2]), "small")
     assert precompute.precompute(never, *arguments, LINEAGE, GEOMETRY, BATCH) == token_set
-    with pytest.raises(UserError, match="made with codes"):
-        precompute.precompute(never, *arguments, LINEAGE | {"codes": "d" * 64}, GEOMETRY, BATCH)
+    shutil.copytree(token_set.parents[2], tmp_path, dirs_exist_ok=True)
+    other = precompute.precompute(
+        encode, small_data, str(tmp_path), "small", LINEAGE | {"codes": "d" * 64}, GEOMETRY, BATCH
+    )
+    assert "made with another codes; made anew" in capsys.readouterr().out
+    assert read.metadata(other)["lineage"]["codes"] == "d" * 64 and _records(other) == _records(token_set)
+
+    facts = read.metadata(other)
+    (other / "metadata.json").write_text(json.dumps(facts | {"source": "audio as it was"}))
+    with pytest.raises(AssertionError, match="nothing is left"):
+        precompute.precompute(never, small_data, str(tmp_path), "small", facts["lineage"], GEOMETRY, BATCH)
+    assert "its audio data set has changed; made anew" in capsys.readouterr().out
+    assert _records(other) == _records(token_set)  # stands until its successor is finished
 
 
 def test_other_clips_than_the_geometrys_are_refused(small_data, tmp_path):
@@ -127,7 +146,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bytes(token_set, small_data, t
     directory = precompute.precompute(counted, small_data, str(tmp_path), "small", LINEAGE, GEOMETRY, BATCH)
     assert _records(directory) == _records(token_set)
     assert len(calls) < sum(-(-count // BATCH) for count in read.counts(small_data).values())
-    assert [path.name for path in directory.parent.iterdir()] == ["2.0.0"]
+    assert sorted(path.name for path in directory.parent.iterdir()) == ["2.1.0", "lock"]
 
 
 def test_two_hosts_make_what_one_makes(token_set, small_data, tmp_path):
@@ -147,6 +166,11 @@ def test_two_hosts_make_what_one_makes(token_set, small_data, tmp_path):
     ("stage", "lengths", "shapes"),
     [
         ("lm", {"mulan": 3, "text": 3, "semantic": 25}, {"mulan": (4, 3), "text": (4, 3), "semantic": (4, 25)}),
+        (
+            "lm",
+            {"mulan": 3, "text": 3, "semantic": 9, "controls": 8},
+            {"mulan": (4, 3), "text": (4, 3), "semantic": (4, 9), "controls": (4, 8)},
+        ),
         ("dpd", {"semantic": 10, "latents": 40}, {"semantic": (4, 10), "latents": (4, 40, 2)}),
     ],
 )
@@ -154,8 +178,11 @@ def test_batches_of_tokens(token_set, stage, lengths, shapes):
     task = tasks.make_task(f"small_{stage}", stage, token_set, GEOMETRY)
     batch = next(batches.Batches(task, lengths, 4))
     assert {name: array.shape for name, array in batch.items()} == shapes
-    dtypes = {"mulan": np.int32, "text": np.int32, "semantic": np.int32, "latents": np.float32}
+    dtypes = dict.fromkeys(("mulan", "text", "semantic", "controls"), np.int32) | {"latents": np.float32}
     assert all(array.dtype == dtypes[name] for name, array in batch.items())
+    if "controls" in shapes:
+        stored = {(*row["mulan"], *row["controls"]) for row in tokens.read_tokens(token_set, "train")}
+        assert {(*mulan, *controls) for mulan, controls in zip(batch["mulan"], batch["controls"])} <= stored
     if stage == "dpd":  # the tokens were made from the frames below them
         frames = batch["latents"][..., 0].reshape(4, 10, 4)
         np.testing.assert_array_equal(np.argmax(frames, axis=-1), batch["semantic"] % 4)

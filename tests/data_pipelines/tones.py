@@ -1,5 +1,7 @@
 """Sine tones: sound files whose pitch says which file they came from."""
 
+import json
+
 import numpy as np
 import soundfile
 
@@ -18,9 +20,10 @@ def pitch_of(audio, rate):
 
 
 def write_music(folder, files, seconds=2.0, rate=RATE):
-    """`files` captioned tones of different pitches."""
+    """`files` captioned tones of different pitches, each with a tempo of its own in the JSON beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(files):
         soundfile.write(folder / f"tune{number:02d}.wav", tone(200 + 20 * number, seconds, rate), rate)
         (folder / f"tune{number:02d}.txt").write_text(f"tone number {number}\na sine of {200 + 20 * number} hertz\n")
+        (folder / f"tune{number:02d}.json").write_text(json.dumps({"tempo": 60 + 4 * number, "metre": "3/4"}))
     return folder

@@ -60,15 +60,15 @@ def test_dropped_rows_attend_to_their_own_column_only():
 @pytest.mark.parametrize("nearness", [0.0, 16.0])
 def test_nearness_starts_attention_at_the_tokens_that_sound(nearness):
     """How far the result moves with its own token, and with one 30 tokens away, before any training."""
-    config = DPDConfig(width=128, segment=6, heads=2, patch=2, nearness=nearness)
-    module = blocks.CrossAttention(config, frames_per_token=2, factor=2)
+    config = DPDConfig(width=128, segment=6, heads=2, nearness=nearness)
+    module = blocks.CrossAttention(config, frames_per_token=1, factor=2)
     x, tokens = (
         jax.random.normal(jax.random.key(0), (1, 3, 30, 128)),
         jax.random.normal(jax.random.key(1), (1, 90, 128)),
     )
     variables = jax.jit(module.init)(jax.random.key(2), x, tokens, None)
     before = jax.jit(module.apply)(variables, x, tokens, None)
-    # column 1 of segment 10 has its middle at patch (10 - 1) * 3 + 3 = 30: frames 60 and 61, token 30
+    # column 1 of segment 10 has its middle at frame (10 - 1) * 3 + 3 = 30, that of token 30
     moves = {}
     for token in (30, 60):
         after = jax.jit(module.apply)(variables, x, tokens.at[0, token].add(2.0), None)

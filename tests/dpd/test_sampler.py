@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from melody_jax.dpd import angles as process
-from melody_jax.dpd.sampler import sample, shifted
+from melody_jax.dpd.sampler import sample
 
 MEAN, DEVIATION = 0.4, 0.3
 
@@ -91,49 +91,3 @@ def test_clipping_bounds_the_result_in_the_latents_own_units():
     inside = 0.1 * noise
     loose = sample(_gaussian, inside, sizes, clip=10.0)
     np.testing.assert_allclose(loose, sample(_gaussian, inside, sizes), atol=1e-4)
-
-
-def test_moving_patches_join_what_their_boundaries_part():
-    """A process of correlation 0.95 from frame to frame, denoised by the best linear map of patches of eight frames."""
-    frames, patch, per_token = 32, 8, 2
-    correlation = 0.95 ** np.abs(np.subtract.outer(np.arange(patch), np.arange(patch)))
-    variances, axes = (jnp.asarray(x, jnp.float32) for x in np.linalg.eigh(correlation))
-    variances = variances[None, None]
-
-    def guided(_):
-        def denoise(noisy, angles):
-            cos, sin = jnp.cos(angles)[:, :1, None], jnp.sin(angles)[:, :1, None]
-            patches = noisy.reshape(noisy.shape[0], -1, patch) @ axes
-            clean = cos * variances / (jnp.square(cos) * variances + jnp.square(sin)) * patches
-            clean = (clean @ axes.T).reshape(noisy.shape)
-            return process.velocity_from_clean(noisy, clean, angles)
-
-        return denoise
-
-    noise = jax.random.normal(jax.random.key(6), (2000, frames, 1))
-    tokens = jnp.zeros((2000, frames // per_token), jnp.int32)
-    sizes = process.schedule("uniform", 60)
-    parted = sample(guided(tokens), noise, sizes)
-    joined = sample(shifted(guided, tokens, per_token), noise, sizes, shifts=range(patch // per_token))
-
-    def across(z):
-        return float(np.corrcoef(z[:, patch - 1, 0], z[:, patch, 0])[0, 1])
-
-    assert abs(across(parted)) < 0.1
-    assert across(joined) > 0.8
-    assert 0.7 < float(joined.std()) <= 1.05  # some variance is lost where two expectations are mixed
-
-
-def test_shifted_tokens_stay_with_their_frames():
-    """A denoiser of single frames that knows the music from the tokens gives the same whatever the shift."""
-    tokens = jax.random.randint(jax.random.key(7), (2, 6), 0, 9)
-    noise = jax.random.normal(jax.random.key(8), (2, 12, 1))
-
-    def guided(tokens):
-        clean = 0.1 * jnp.repeat(tokens, 2, axis=1)[..., None].astype(jnp.float32)
-        return lambda noisy, angles: process.velocity_from_clean(noisy, clean, angles)
-
-    expected = np.repeat(tokens, 2, axis=1)[..., None] / 10
-    for shifts in ((0,), (1,), (0, 2, 5)):
-        z = sample(shifted(guided, tokens, 2), noise, process.schedule("linear", 7), shifts=shifts)
-        np.testing.assert_allclose(z, expected, atol=1e-5)

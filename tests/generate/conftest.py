@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from flax import linen as nn
 
-from melody_jax.autoencoder.config import AutoencoderConfig, FramewiseEncoderConfig, ISTFTConfig, MagnitudeConfig
+from melody_jax.autoencoder.config import AutoencoderConfig, EnvelopeEncoderConfig, MagnitudeConfig
 from melody_jax.autoencoder.network import Autoencoder
 from melody_jax.bundle import export, save_part
 from melody_jax.codes.vocabulary import Vocabulary
@@ -21,6 +21,9 @@ from melody_jax.lm.config import LMConfig
 from melody_jax.lm.network import SemanticLM
 from melody_jax.mulan.config import MuLanConfig, MusicTowerConfig, TextTowerConfig
 from melody_jax.mulan.network import MuLan
+from melody_jax.nn.conformer import ConformerConfig
+from melody_jax.semantic.config import MelStemConfig, SemanticConfig
+from melody_jax.semantic.network import SemanticEncoder
 
 GEOMETRY = Geometry(
     sample_rate=4000,
@@ -43,22 +46,28 @@ MULAN = MuLanConfig(
 LM = LMConfig(layers=2, width=16, heads=2, hidden=32)
 DIFFUSION = DPDConfig(
     width=16, blocks=2, segment=8, heads=2, coarse_layers=1, feed_forward=32, recurrent_width=16, recurrent_layers=1,
-    angle_width=8, patch=8,
+    angle_width=8,
 )  # fmt: skip
 AUTOENCODER = AutoencoderConfig(
-    encoder="framewise",
-    decoder="istft",
-    framewise=FramewiseEncoderConfig(
-        channels=16, hidden=32, layers=1, window=160, linear_hz=1000.0, mels=16, envelope_channels=2
-    ),
-    istft=ISTFTConfig(channels=16, hidden=32, layers=1, linear_hz=1000.0),
-    magnitude=MagnitudeConfig(channels=16, hidden=32, layers=1, window=160),
+    encoder="envelope",
+    decoder="magnitude",
+    envelope=EnvelopeEncoderConfig(window=160, mels=16, hidden=32),
+    magnitude=MagnitudeConfig(channels=16, hidden=32, layers=1, window=160, iterations=4),
+)
+SEMANTIC = SemanticConfig(
+    stem="mel",
+    mel=MelStemConfig(channels=8, mels=8, fft=256, frames=2, kernel=2),
+    width=4,
+    conformer=ConformerConfig(layers=1, heads=1, hidden=8, kernel=3, convolution_norm="rms"),
+    feature_layer=1,
+    feature_norm="layer",
 )
 
 
-def random_weights(module: nn.Module, *arguments):
+def random_weights(module: nn.Module, *arguments, **options):
     """Random weights of the module's shapes, none of them zero; drawn by NumPy, so nothing is compiled."""
-    shapes = jax.eval_shape(lambda key: nn.unbox(module.init(key, *arguments)), jax.random.PRNGKey(0))["params"]
+    shapes = jax.eval_shape(lambda key: nn.unbox(module.init(key, *arguments, **options)), jax.random.PRNGKey(0))
+    shapes = shapes["params"]
     rng = np.random.default_rng(1)
 
     def draw(path, leaf):
@@ -71,14 +80,14 @@ def random_weights(module: nn.Module, *arguments):
 
 
 def make_parts(directory):
-    """Writes the five parts that sampling needs; returns their directories."""
+    """Writes the five parts that sampling needs, and the semantic encoder; returns their directories."""
     g = GEOMETRY
     tokens, audio = jnp.zeros((1, 10), jnp.int32), jnp.zeros((1, g.clip_samples))
     noisy = jnp.zeros((1, g.clip_frames, g.latent_channels))
     rng = np.random.default_rng(0)
     codes = {
         "rvq": rng.normal(size=(g.mulan_tokens, g.mulan_codes, MULAN.joint)).astype(np.float32),
-        "kmeans": rng.normal(size=(g.semantic_codes, 4)).astype(np.float32),
+        "kmeans": rng.normal(size=(g.semantic_levels, g.semantic_codes, 4)).astype(np.float32),
     }
     autoencoder = random_weights(Autoencoder(AUTOENCODER, g), audio, jax.random.PRNGKey(0))
     autoencoder["latent_scale"] = np.float32(0.5)
@@ -90,8 +99,9 @@ def make_parts(directory):
     params = {
         "autoencoder": (autoencoder, AUTOENCODER, ()),
         "mulan": (mulan, MULAN, ()),
+        "semantic": (random_weights(SemanticEncoder(SEMANTIC, g), audio, method="features"), SEMANTIC, ()),
         "codes": (codes, {}, ("mulan",)),
-        "lm": (random_weights(SemanticLM(LM, Vocabulary.from_geometry(g)), tokens), LM, ("codes",)),
+        "lm": (random_weights(SemanticLM(LM, Vocabulary.of(g)), tokens), LM, ("codes",)),
         "dpd": (random_weights(DPD(DIFFUSION, g), noisy, noisy[..., 0], tokens), DIFFUSION, ("codes", "autoencoder")),
     }
     ids = {}
@@ -111,6 +121,8 @@ def make_tokenizer(path):
     )
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer()
     tokenizer.save(str(path))
     return path
 
@@ -128,7 +140,7 @@ def model_dir(tmp_path_factory):
 def bundle_dir(model_dir, tmp_path_factory):
     """The bundle exported from it, float16."""
     out = tmp_path_factory.mktemp("bundles") / "toy"
-    names = ("autoencoder", "mulan", "codes", "lm", "dpd")
+    names = ("autoencoder", "mulan", "semantic", "codes", "lm", "dpd")
     export([model_dir / name for name in names], out, tokenizer=model_dir / "tokenizer.json", sampling={"steps": 3})
     return out
 

@@ -1,13 +1,17 @@
 """`melody generate` and `melody export` as a user meets them."""
 
+import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import soundfile
 
 from melody_jax.bundle import Bundle
-from melody_jax.cli import generate as generate_command
+from melody_jax.cli import pieces as pieces_command
 from melody_jax.cli.main import main
 
 
@@ -54,12 +58,23 @@ def test_prompt_file_and_folder(bundle_dir, tmp_path):
         (["a", "--guidance", "-1"], "guidance"),
         (["a", "--schedule", "cubic"], "schedule"),
         (["a", "--temperature", "-1"], "temperature"),
-        (["a", "--noise", "2"], "noise must be"),
-        (["a", "--griffin_lim", "-1"], "griffin_lim must be"),
+        (["a", "--bpm", "9000"], "9000"),
+        (["a", "--key", "H flat"], "H flat"),
         (["a", "--seed", "-1"], "seed"),
         (["a", "--batch_size", "0"], "batch_size"),
         (["a", "--bundle", "/nowhere"], "not a bundle"),
-        (["a", "--out", "x.mp3"], ".wav"),
+        (["a", "--out", "x.aiff"], ".wav"),
+        (["a", "--out", "x.mp3", "--format", "wav"], "--format says wav"),
+        (["a", "--out", "x.flac", "--bits", "32"], "16, 24 bits"),
+        (["a", "--rate", "8000"], "Hz"),
+        (["a", "--seed", "1.5"], "seed"),
+        (["a", "--seed", "1,2"], "2 seeds for 1"),
+        (["a", "--second", "5"], "unknown arguments"),
+        (["a", "--window_seconds", "inf"], "window_seconds"),
+        (["a", "--loudness", "3"], "loudness"),
+        (["a", "--overwrite", "--skip_existing"], "exclude each other"),
+        (["a", "\u200b"], "prompt 2 of 2 is empty"),
+        (["--from", "/nowhere.json"], "cannot read"),
         (["a", "--out", "/proc/nowhere/x.wav"], "cannot write"),
         (["--prompts", "/nowhere.txt"], "cannot read the prompts"),
         (["a", "--prompts", "/nowhere.txt"], "not several"),
@@ -81,8 +96,125 @@ def test_bad_prompt_files(bundle_dir, tmp_path, capsys, content):
 
 
 def test_no_default_bundle(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(generate_command, "REPOSITORY_BUNDLE", tmp_path / "absent")
+    monkeypatch.setattr(pieces_command, "REPOSITORY_BUNDLE", tmp_path / "absent")
     assert "--bundle DIR" in refused(capsys, ["generate", "a", "--out", tmp_path / "x.wav"])
+
+
+def words(*command):
+    return [str(word) for word in command]
+
+
+def test_pieces_are_written_as_soon_as_they_exist(bundle_dir, tmp_path, capsys, monkeypatch):
+    """Ctrl-C after the second of three: two pieces are there, one line, 130; then --skip_existing makes the third."""
+    (tmp_path / "prompts.txt").write_bytes("\ufeffloud $100 drums\nflute\nviolin\n".encode())
+    out = tmp_path / "music"
+    command = words("generate", "--prompts", tmp_path / "prompts.txt", "--bundle", bundle_dir, "--seconds", 0.4)
+    command += words("--out", out, "--batch_size", 1, "--seed", 5, "--html")
+    write = pieces_command.Files.write
+
+    def interrupted(self, melody, index, *rest):
+        write(self, melody, index, *rest)
+        if index == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pieces_command.Files, "write", interrupted)
+        assert main(command) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+    names = ["0-loud-100-drums", "1-flute", "2-violin"]
+    there = lambda: sorted(path.stem for path in out.glob("*.wav"))  # noqa: E731
+    assert there() == names[:2] and len(list(out.glob("*.json"))) == len(list(out.glob("*.png"))) == 2
+    before = (out / "0-loud-100-drums.wav").read_bytes()
+    assert "exists; --overwrite" in refused(capsys, command)
+    assert main([*command, "--skip_existing"]) == 0 and there() == names
+    assert (out / "0-loud-100-drums.wav").read_bytes() == before
+    page = (out / "index.html").read_text()
+    assert all(f'src="{name}.wav"' in page for name in names)
+    last = json.loads((out / "2-violin.json").read_text())
+    capsys.readouterr()
+    assert main([*command, "--skip_existing"]) == 0 and "all 3 pieces are there" in capsys.readouterr().out
+    assert main([*command, "--overwrite"]) == 0
+    again = json.loads((out / "2-violin.json").read_text())
+    assert (again["seed"], again["semantic_codes"]) == (last["seed"], last["semantic_codes"])
+
+
+def test_a_piece_is_changed_and_made_again(bundle_dir, tmp_path, capsys):
+    start = words("generate", "a waltz", "--bundle", bundle_dir, "--seconds", 0.8, "--candidates", 2, "--keep_all")
+    assert main([*start, "--out", str(tmp_path / "x.wav")]) == 0
+    assert len(list(tmp_path.glob("x-candidate-*.wav"))) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and float(said[0].split()[1]) >= float(said[1].split()[1])
+    bundle = words("--bundle", bundle_dir)
+    assert main([*words("generate", "--from", tmp_path / "x.json", "--out", tmp_path / "again.wav"), *bundle]) == 0
+    assert (tmp_path / "again.wav").read_bytes() == (tmp_path / "x.wav").read_bytes()
+    edits = {
+        "continue": ["--prompt", "flute", "--seconds", "0.4"],
+        "inpaint": ["--span", "0.2:0.3", "--span", "0.5:0.6"],
+        "vary": ["--strength", "1"],
+    }
+    for name, options in edits.items():
+        out = tmp_path / f"{name}.flac"
+        assert main([name, str(tmp_path / "x.wav"), *options, *bundle, "--out", str(out)]) == 0
+        assert (
+            main([*words("generate", "--from", out.with_suffix(".json"), "--out", tmp_path / f"{name}2.flac"), *bundle])
+            == 0
+        )
+        original, made, again = (
+            soundfile.read(path)[0] for path in (tmp_path / "x.wav", out, tmp_path / f"{name}2.flac")
+        )
+        assert np.abs(made - again).max() < 3e-3
+        if name != "vary":
+            np.testing.assert_array_equal(made[:700], original[:700])
+    assert main([*words("generate", "--from", tmp_path / "inpaint.json", "--steps", 3), *bundle]) == 2
+
+
+def test_a_stream_ends_after_its_seconds(bundle_dir, tmp_path, capsys):
+    out = tmp_path / "endless.wav"
+    command = words("stream", "a waltz", "--bundle", bundle_dir, "--seconds", 1.5, "--out", out)
+    assert main(command) == 0
+    assert soundfile.info(out).frames == 6_000
+    assert "exists" in refused(capsys, command)
+    assert "more than 0" in refused(capsys, [*command, "--overwrite", "--seconds", "0"])
+    assert "sounddevice" in refused(capsys, words("play", "a waltz")) or importlib.util.find_spec("sounddevice")
+
+
+def test_commands_of_given_music_refuse_in_one_line(bundle_dir, tmp_path, capsys):
+    soundfile.write(tmp_path / "x.wav", np.zeros(4_000), 4_000)
+    where = words("--bundle", bundle_dir, "--out", tmp_path / "y.wav")
+    for command, said in (
+        (["inpaint", tmp_path / "x.wav"], "no span"),
+        (["inpaint", tmp_path / "x.wav", "--span", "1"], "begin and end"),
+        (["inpaint", tmp_path / "x.wav", "--span", "5:6"], "not inside"),
+        (["vary", tmp_path / "x.wav", "--strength", "2"], "strength"),
+        (["continue", tmp_path / "none.wav"], "cannot read the music"),
+        (["continue", tmp_path / "x.wav", "--prompt", " "], "empty"),
+    ):
+        assert said in refused(capsys, [*command, *where])
+    assert not (tmp_path / "y.wav").exists()
+
+
+def test_the_default_is_the_same_in_python_and_on_the_command_line(bundle_dir, tmp_path, melody):
+    assert (
+        main(
+            words(
+                "generate",
+                "a waltz",
+                "--bundle",
+                bundle_dir,
+                "--seconds",
+                0.4,
+                "--seed",
+                1,
+                "--out",
+                tmp_path / "x.wav",
+            )
+        )
+        == 0
+    )
+    piece = melody.generate("a waltz", seconds=0.4, seed=1)
+    info = json.loads((tmp_path / "x.json").read_text())
+    assert info["settings"] == dataclasses.asdict(piece.settings) and info["semantic_codes"] == piece.tokens.tolist()
+    np.testing.assert_allclose(soundfile.read(tmp_path / "x.wav")[0], piece.audio, atol=1e-4)
 
 
 def test_export(model_dir, tmp_path, capsys):
@@ -111,7 +243,7 @@ def test_export_takes_the_defaults_of_a_size(model_dir, tmp_path):
     ]
     assert main([str(word) for word in command]) == 0
     sampling = Bundle.load(tmp_path / "bundle").sampling
-    assert sampling["guidance"] == 3 and sampling["griffin_lim"] == 32
+    assert sampling["guidance"] == 3 and sampling["temperature"] == 1.0
     assert "steps" not in sampling
 
 
@@ -143,7 +275,7 @@ def test_sampling_imports_no_training_framework():
     banned = ["tensorflow", "gin", "optax", "orbax", "tensorflow_datasets", "seqio", "matplotlib", "data_pipelines"]
     code = f"""
 import sys
-import melody_jax.cli.main, melody_jax.cli.generate, melody_jax.generate.writer, melody_jax.generate.reader
+import melody_jax.cli.main, melody_jax.cli.generate, melody_jax.generate.writer, melody_jax.generate.pipeline
 print([name for name in {banned} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

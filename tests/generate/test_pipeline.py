@@ -7,14 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melody_jax.autoencoder.decoder_magnitude import log_magnitude
+from melody_jax.cli.pieces import REPOSITORY_BUNDLE
 from melody_jax.errors import UserError
 from melody_jax.generate import Melody
-from melody_jax.generate.pipeline import with_settings
-from melody_jax.generate.windows import cover
+from melody_jax.generate.settings import with_settings
 from tests.generate.conftest import GEOMETRY
 
 PROMPT = "a slow waltz"
+
+
+def apart(first, second):
+    """RMS of the difference over RMS of the music; 1e-2 are 40 dB."""
+    return float(np.sqrt(np.mean(np.square(first.audio - second.audio)) / np.mean(np.square(first.audio))))
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.4, 1.1])
@@ -38,7 +42,8 @@ def test_same_seed_same_music_other_seed_other_music(melody):
 
 
 def test_prompt_does_not_depend_on_the_batch(melody):
-    """Three prompts in batches of two (the last one filled up) are what each of them is alone."""
+    """Three prompts in batches of two (the last one filled up) are what each of them is alone: the same tokens, and the
+    same sound up to rounding."""
     prompts, seeds = ["loud drums", PROMPT, "flute"], (5, 6, 7)
     together = melody.generate(prompts, seconds=0.4, seed=seeds, batch_size=2)
     assert [result.prompt for result in together] == prompts
@@ -47,7 +52,7 @@ def test_prompt_does_not_depend_on_the_batch(melody):
         (alone,) = melody.generate([prompt], seconds=0.4, seed=seed)
         np.testing.assert_array_equal(alone.mulan, batched.mulan)
         np.testing.assert_array_equal(alone.tokens, batched.tokens)
-        np.testing.assert_allclose(alone.audio, batched.audio, atol=1e-4)
+        assert apart(alone, batched) < 1e-2
 
 
 def test_chips_share_the_rows(melody, bundle_dir):
@@ -57,16 +62,16 @@ def test_chips_share_the_rows(melody, bundle_dir):
     prompts, seeds, settings = (
         ["loud drums", PROMPT, "flute"],
         (5, 6, 7),
-        {"seconds": 0.9, "griffin_lim": 2, "candidates": 2},
+        {"seconds": 0.9, "candidates": 2},
     )
     together = several.generate(prompts, seed=seeds, batch_size=3, **settings)
     for alone, shared in zip(melody.generate(prompts, seed=seeds, **settings), together, strict=True):
         assert (alone.batch, shared.batch) == (3, 4)
         np.testing.assert_array_equal(alone.tokens, shared.tokens)
-        np.testing.assert_allclose(alone.audio, shared.audio, atol=1e-4)
+        assert apart(alone, shared) < 1e-2
     models, made = several._models, {}
     made["mulan"] = models.mulan_codes(models.embed_text([*prompts, PROMPT]))
-    made["audio"] = models.audio(jnp.ones((4, GEOMETRY.clip_frames, GEOMETRY.latent_channels)), 0)
+    made["audio"] = models.audio(jnp.ones((4, GEOMETRY.clip_frames, GEOMETRY.latent_channels)))
     for array in made.values():
         assert {(shard.device, shard.data.shape[0]) for shard in array.addressable_shards} == {(c, 1) for c in chips}
 
@@ -80,8 +85,9 @@ def test_prompts_matter(melody):
 def test_of_several_candidates_the_nearest_is_kept(melody):
     """The more there are to choose from, the nearer; each prompt chooses for itself, whatever its batch."""
     prompts, seeds = [PROMPT, "flute"], (5, 6)
-    chosen = {n: melody.generate(prompts, seconds=0.9, seed=seeds, candidates=n) for n in (2, 3, 4)}
-    first = melody.generate(prompts, seconds=0.9, seed=seeds)
+    settings = {"seconds": 0.9, "loudness": None}  # embeddings hear how loud music is
+    chosen = {n: melody.generate(prompts, seed=seeds, candidates=n, **settings) for n in (2, 3, 4)}
+    first = melody.generate(prompts, seed=seeds, **settings)
     assert [piece.similarity for piece in first] == [None, None]
     models, size = melody._models, GEOMETRY.clip_samples
     cosines = []
@@ -89,19 +95,21 @@ def test_of_several_candidates_the_nearest_is_kept(melody):
         clips = [models.embed_music(piece.audio[None, at : at + size]) for at in (0, size)]
         cosines.append(float(jnp.mean(jnp.stack(clips) @ models.embed_text([prompts[row]])[0])))
     near = np.array([cosines] + [[piece.similarity for piece in chosen[n]] for n in (2, 3, 4)])
-    assert (np.diff(near, axis=0) >= -1e-3).all() and (near[-1] > near[0] + 1e-3).any()
-    (alone,) = melody.generate(["flute"], seconds=0.9, seed=6, candidates=4)
+    # similarity is measured before the ends are faded
+    assert (np.diff(near, axis=0) >= -5e-3).all() and (near[-1] > near[0] + 1e-3).any()
+    (alone,) = melody.generate(["flute"], seed=6, candidates=4, **settings)
     np.testing.assert_array_equal(alone.tokens, chosen[4][1].tokens)
     for row, pieces in enumerate(zip(first, *chosen.values(), strict=True)):  # another piece only where it is nearer
         for i in range(1, 4):
             changed = not np.array_equal(pieces[i].tokens, pieces[i - 1].tokens)
-            assert changed == (near[i, row] > near[i - 1, row] + 1e-3)
+            assert not changed or near[i, row] > near[i - 1, row] - 5e-3
+            assert changed or abs(near[i, row] - near[i - 1, row]) < 5e-3
 
 
 def test_long_music_begins_as_its_first_window(melody):
     """Windows are continued, not mixed: what was made first stays as it is."""
-    (short,) = melody.generate([PROMPT], seconds=0.4)
-    (long,) = melody.generate([PROMPT], seconds=1.1)
+    short = melody.generate(PROMPT, seconds=0.4, loudness=None)
+    long = melody.generate(PROMPT, seconds=1.1, loudness=None)
     np.testing.assert_array_equal(short.tokens, long.tokens[:10])
     keep = int(0.2 * 4000)  # the decoder's last frames see what follows
     loudness = np.abs(short.audio[:keep]).max() / np.abs(long.audio[:keep]).max()  # each is scaled by its own peak
@@ -126,42 +134,31 @@ def test_decoding_in_pieces_equals_whole(melody):
     models = melody._models
     latents = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 190, 4)), jnp.float32)
     whole = np.asarray(models._decode(models.params["autoencoder"], latents))
-    np.testing.assert_allclose(np.asarray(models.audio(latents)), whole, atol=1e-4)
-
-
-def test_retrieved_phases_fit_the_magnitudes_of_long_music_too(melody):
-    """Decoded in pieces, retrieved in one: the whole has the spectrum that the magnitude decoder asks for."""
-    models = melody._models
-    latents = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 190, 4)), jnp.float32)
-    wanted = models._magnitude(models.params["autoencoder"], latents)
-    plain, retrieved = models.audio(latents), models.audio(latents, 16)
-    assert retrieved.shape == plain.shape == (2, 190 * GEOMETRY.hop)
-    misfits = [float(jnp.mean(jnp.abs(log_magnitude(x, 160, GEOMETRY.hop) - wanted))) for x in (retrieved, plain)]
-    assert misfits[0] < 0.5 * misfits[1]
-    (alone,) = models.audio(latents[1:], 16)
-    np.testing.assert_allclose(alone, retrieved[1], atol=1e-3)
-
-
-def test_phases_are_retrieved_on_demand(melody):
-    plain, retrieved = (melody.generate([PROMPT], seconds=0.4, griffin_lim=n)[0] for n in (0, 4))
-    np.testing.assert_array_equal(plain.tokens, retrieved.tokens)
-    assert np.abs(plain.audio - retrieved.audio).max() > 1e-3
+    np.testing.assert_allclose(np.asarray(models.audio(latents)), whole, atol=1e-3)
 
 
 def test_loud_music_is_scaled_down_and_not_cut_off(melody, monkeypatch):
-    (quiet,) = melody.generate([PROMPT], seconds=0.4)
-    factor = 4.0 / np.abs(quiet.audio).max()
-    decode = melody._models.audio
-    monkeypatch.setattr(melody._models, "audio", lambda *args: factor * decode(*args))
-    (loud,) = melody.generate([PROMPT], seconds=0.4)
-    assert np.abs(loud.audio).max() == pytest.approx(1.0, abs=1e-6)
-    np.testing.assert_allclose(loud.audio, quiet.audio / np.abs(quiet.audio).max(), atol=1e-5)
+    quiet = melody.generate(PROMPT, seconds=0.4, loudness=None)
+    inside = slice(40, -40)  # the ends are faded
+    decode, seen = melody._models.audio, []
+
+    def louder(*args):
+        made = 100.0 * decode(*args)
+        seen.append(float(jnp.abs(made).max()))
+        return made
+
+    monkeypatch.setattr(melody._models, "audio", louder)
+    loud = melody.generate(PROMPT, seconds=0.4, loudness=None)
+    assert seen[0] > 1.0 >= np.abs(loud.audio).max()
+    np.testing.assert_allclose(loud.audio[inside], quiet.audio[inside] * 100.0 / seen[0], atol=1e-5)
 
 
-def test_phases_need_magnitudes(melody, monkeypatch):
-    monkeypatch.setattr(type(melody._models), "has_magnitudes", False)
-    with pytest.raises(UserError, match="griffin_lim needs an autoencoder with a magnitude decoder"):
-        melody.generate([PROMPT], seconds=0.4, griffin_lim=4)
+def test_pieces_come_to_the_loudness_that_was_asked_for(melody):
+    for target in (-16.0, -23.0):
+        piece = melody.generate(PROMPT, seconds=1.1, loudness=target)
+        assert piece.lufs is not None and piece.lufs[1] == pytest.approx(target, abs=1.0)
+        assert np.abs(piece.audio).max() < 0.9 and abs(piece.audio[0]) < 0.02
+    assert melody.generate(PROMPT, seconds=1.1, loudness=None).lufs is None
 
 
 def test_music_prompt(melody):
@@ -182,7 +179,6 @@ def test_the_bundles_defaults_hold_where_nothing_is_chosen(melody):
     [
         ({"prompts": []}, "no prompt"),
         ({"prompts": ["a", "  "]}, "prompt 2 of 2 is empty"),
-        ({"prompts": "a waltz"}, "list of sentences"),
         ({}, "either sentences"),
         ({"prompts": ["a"], "audio": [np.zeros(3)]}, "either sentences"),
         ({"audio": [np.full(3, np.nan)]}, "finite"),
@@ -198,6 +194,12 @@ def test_the_bundles_defaults_hold_where_nothing_is_chosen(melody):
         ({"prompts": ["a"], "colour": 1}, "unknown setting"),
         ({"prompts": ["a"], "seed": [1, 2]}, "2 seeds for 1 prompts"),
         ({"prompts": ["a"], "seed": -1}, "seed"),
+        ({"prompts": ["a"], "seed": None}, "seed"),
+        ({"prompts": ["a"], "seed": 1.5}, "seed"),
+        ({"prompts": ["a"], "window_seconds": float("inf")}, "window_seconds"),
+        ({"prompts": ["a", 3]}, "not a text"),
+        ({"prompts": ["a", "\u200b"]}, "prompt 2 of 2 is empty"),
+        ({"prompts": ["a"], "batch_size": 2.5}, "batch_size"),
         ({"prompts": ["a"], "batch_size": 0}, "batch_size"),
     ],
 )
@@ -206,10 +208,19 @@ def test_bad_arguments(melody, arguments, words):
         melody.generate(**arguments)
 
 
-@pytest.mark.parametrize("length, size, overlap", [(1, 10, 5), (10, 10, 5), (11, 10, 5), (37, 10, 4), (50, 10, 1)])
-def test_windows_cover_and_overlap(length, size, overlap):
-    windows = cover(length, size, overlap)
-    assert windows.total >= length
-    assert len(windows.starts) == 1 or windows.starts[-2] + windows.size < length
-    assert all(b - a == size - overlap for a, b in zip(windows.starts, windows.starts[1:], strict=False))
-    assert windows.size == min(length, size)
+@pytest.mark.slow
+def test_the_shipped_bundle_keeps_its_promise_about_batches():
+    """Alone and beside others: the same tokens, and the same sound within 40 dB."""
+    shipped = Melody.load(REPOSITORY_BUNDLE)
+    prompts = ["a slow waltz for solo violin", "a fast reel", "solo piano"]
+    for together in shipped.generate(prompts, seed=(1, 2, 3), seconds=5):
+        alone = shipped.generate(together.prompt, seed=together.seed, seconds=5)
+        np.testing.assert_array_equal(alone.tokens, together.tokens)
+        assert apart(alone, together) < 1e-2
+
+
+@pytest.mark.slow
+def test_pieces_of_the_shipped_bundle_have_the_loudness_of_others():
+    shipped = Melody.load(REPOSITORY_BUNDLE)
+    for piece in shipped.generate(["a slow waltz for solo violin", "a fast reel", "solo piano"], seed=1):
+        assert piece.lufs is not None and piece.lufs[1] == pytest.approx(-16.0, abs=1.0)

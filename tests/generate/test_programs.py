@@ -37,7 +37,7 @@ def test_weights_in_the_compute_dtype_give_the_same_samples(name):
         mask = jnp.zeros((1, GEOMETRY.clip_frames), bool)
 
         def sample(params):
-            return programs.diffuse_window(params, TOKENS, keys, LATENTS, mask, 2, "linear", 2.0, 1.0, 1.0)
+            return programs.diffuse_window(params, TOKENS, keys, LATENTS, mask, 2, "linear", 2.0, 1.0)
 
     kept = jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.astype(programs.kept_dtype(name, path)), params)
     narrow = sum(leaf.size for leaf in jax.tree.leaves(kept) if leaf.dtype == jnp.bfloat16)

@@ -9,19 +9,9 @@ from flax import linen as nn
 from melody_jax.bundle.part import load_part, locate, save_part
 from melody_jax.codes import rvq
 from melody_jax.generate.represent import NEEDED, Representations
-from melody_jax.nn.conformer import ConformerConfig
-from melody_jax.semantic.config import MelStemConfig, SemanticConfig
 from melody_jax.semantic.network import SemanticEncoder
-from tests.generate.conftest import GEOMETRY
+from tests.generate.conftest import GEOMETRY, SEMANTIC
 
-SEMANTIC = SemanticConfig(
-    stem="mel",
-    mel=MelStemConfig(channels=8, mels=8, fft=256, frames=2, kernel=2),
-    width=4,
-    conformer=ConformerConfig(layers=1, heads=1, hidden=8, kernel=3, convolution_norm="rms"),
-    feature_layer=1,
-    feature_norm="layer",
-)
 CAPTIONS = [("a slow waltz", "organ", "reel in d minor"), (), ("jig",), ("fast", "polka for two")]
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from melody_jax.errors import UserError
-from melody_jax.generate.reader import read_music
+from melody_jax.generate.page import write_page
+from melody_jax.generate.picture import LOWEST_HZ, log_spectrogram
 from melody_jax.generate.settings import Settings
-from melody_jax.generate.writer import write_result, write_wav
+from melody_jax.generate.sound_file import SoundFormat, check_music, read_music, write_sound
+from melody_jax.generate.writer import write_result
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def test_wav_is_16_bit_mono_of_the_exact_length(written):
         assert (file.getframerate(), file.getsampwidth(), file.getnchannels()) == (4000, 2, 1)
         assert file.getnframes() == 1600
         samples = np.frombuffer(file.readframes(1600), "<i2")
-    np.testing.assert_allclose(samples / 32767, result.audio, atol=1e-4)
+    np.testing.assert_allclose(samples / 32768, result.audio, atol=1e-4)
 
 
 def test_same_seed_same_bytes(written):
@@ -55,9 +57,85 @@ def test_picture_is_a_png(written):
 
 
 def test_loud_samples_are_clipped_not_wrapped(tmp_path):
-    write_wav(np.array([2.0, -2.0, 0.0], np.float32), 4000, tmp_path / "x.wav")
+    write_sound(np.array([2.0, -2.0, 0.0], np.float32), 4000, tmp_path / "x.wav")
     with wave.open(str(tmp_path / "x.wav")) as file:
-        np.testing.assert_array_equal(np.frombuffer(file.readframes(3), "<i2"), [32767, -32767, 0])
+        np.testing.assert_array_equal(np.frombuffer(file.readframes(3), "<i2"), [32767, -32768, 0])
+
+
+@pytest.mark.parametrize("bits", [16, 24, 32])
+def test_what_is_read_and_written_again_keeps_its_samples(tmp_path, bits):
+    rng = np.random.default_rng(0)
+    write_sound(rng.uniform(-1, 1, 4000).astype(np.float32), 4000, tmp_path / "x.wav", SoundFormat("wav", bits))
+    first = read_music(tmp_path / "x.wav", 4000)
+    write_sound(first, 4000, tmp_path / "y.wav", SoundFormat("wav", bits))
+    np.testing.assert_array_equal(read_music(tmp_path / "y.wav", 4000), first)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.wav", "y.wav"]
+
+
+@pytest.mark.parametrize(
+    "kind, bits, rate",
+    [("wav", 24, 48_000), ("flac", 16, 44_100), ("flac", 24, None), ("ogg", 16, None), ("mp3", 16, 24_000)],
+)
+def test_every_kind_of_file_holds_the_music_and_what_made_it(tmp_path, melody, written, kind, bits, rate):
+    import soundfile
+
+    tone = np.sin(2 * np.pi * 300 * np.arange(12_000) / 24_000).astype(np.float32) / 2
+    piece = dataclasses.replace(written[0], audio=tone, sample_rate=24_000, prompt="ça $x$ & <b>", lufs=None)
+    path = tmp_path / f"x.{kind}"
+    write_result(piece, path, melody.bundle, SoundFormat(kind, bits, rate))
+    title = "ca $x$ & <b>" if kind == "mp3" else "ça $x$ & <b>"
+    with soundfile.SoundFile(path) as file:
+        made = json.loads(file.comment)
+        assert (file.samplerate, file.title, file.format) == (rate or 24_000, title, kind.upper())
+        assert (
+            made["prompt"] == "ça $x$ & <b>"
+            and made["seed"] == 3
+            and made["bundle"] == melody.bundle.ids["lm"][:8] + ("-" + melody.bundle.ids["dpd"][:8])
+        )
+        assert len(file) == pytest.approx(12_000 * (rate or 24_000) / 24_000, abs=2_500 if kind == "mp3" else 1)
+    power = np.abs(np.fft.rfft(read_music(path, 24_000)[1_000:11_000]))
+    assert abs(np.argmax(power) * 2.4 - 300) < 3
+
+
+@pytest.mark.parametrize("arguments", [("aiff",), ("flac", 32), ("wav", 8), ("mp3", 24), ("wav", 16, 8_000)])
+def test_no_such_file(arguments):
+    with pytest.raises(UserError):
+        SoundFormat(*arguments)
+
+
+def test_a_picture_that_fails_costs_a_warning(tmp_path, melody, written):
+    (tmp_path / "x.png").mkdir()
+    with pytest.warns(UserWarning, match="x.png was not written"):
+        paths = write_result(written[0], tmp_path / "x.wav", melody.bundle)
+    assert [path.name for path in paths] == ["x.wav", "x.json"]
+    (tmp_path / "y.json").mkdir()
+    with pytest.warns(UserWarning, match="y.json was not written"):
+        write_result(written[0], tmp_path / "y.wav", melody.bundle)
+    assert (tmp_path / "y.wav").exists() and (tmp_path / "y.png").exists()
+
+
+def test_prompts_are_text_and_no_markup(tmp_path, melody, written):
+    prompt = r"rap about $100 bills & 50% off, $20 \frac <script>"
+    piece = dataclasses.replace(written[0], prompt=prompt)
+    assert len(write_result(piece, tmp_path / "x.wav", melody.bundle)) == 3
+    write_page(tmp_path / "index.html", [(tmp_path / "x.wav", {"prompt": prompt, "seed": 3, "similarity": 0.5})])
+    page = (tmp_path / "index.html").read_text()
+    assert "<script>" not in page and "&lt;script&gt;" in page and 'src="x.wav"' in page and 'src="x.png"' in page
+
+
+def test_notes_are_where_they_sound():
+    rate = 24_000
+    t = np.arange(2 * rate) / rate
+    audio = np.where(t < 1, np.sin(2 * np.pi * 220 * t), np.sin(2 * np.pi * 1760 * t)).astype(np.float32)
+    levels = log_spectrogram(audio, rate)
+    for column, hz in ((len(levels) // 4, 220), (3 * len(levels) // 4, 1760)):
+        loudest = LOWEST_HZ * 2 ** ((np.argmax(levels[column]) + 0.5) / 48)
+        assert abs(np.log2(loudest / hz)) < 1 / 24
+        assert levels[column].max() > -3 and np.median(levels[column]) < -50
+
+
+def test_pictures_are_small(written):
+    assert 5_000 < written[1][1].stat().st_size < 150_000
 
 
 def test_music_prompt_is_read_as_mono_at_the_rate(tmp_path):
@@ -70,5 +148,6 @@ def test_music_prompt_is_read_as_mono_at_the_rate(tmp_path):
     np.testing.assert_allclose(mono[100:-100], 0.5, atol=0.01)
     (tmp_path / "bad.wav").write_text("no sound")
     for name in ("bad.wav", "absent.wav"):
-        with pytest.raises(UserError, match="cannot read the music"):
-            read_music(tmp_path / name, 4000)
+        for read in (lambda path: read_music(path, 4000), check_music):
+            with pytest.raises(UserError, match="cannot read the music"):
+                read(tmp_path / name)

@@ -190,6 +190,7 @@ def token_set(tmp_path_factory):
             yield {"id": f"{seed}-{index}", "family": "", "mulan": mulan, "text": mulan[None]} | {
                 "semantic": semantic,
                 "latents": latents,
+                "controls": np.zeros(8, np.int32),
             }
 
     splits = {"train": lambda: clips(1, 12), "validation": lambda: clips(2, 4), "test": lambda: clips(3, 3)}

@@ -14,7 +14,7 @@ from melody_jax.lm.config import LMConfig
 from melody_jax.lm.decode import Sampling, draw, generate, guided, truncate
 from melody_jax.lm.network import SemanticLM, empty_cache
 
-VOCABULARY = Vocabulary(mulan_tokens=2, mulan_codes=4, semantic_codes=6)
+VOCABULARY = Vocabulary(mulan_tokens=2, mulan_codes=4, semantic_codes=6, semantic_levels=2, controls=(3,))
 CONFIG = LMConfig(layers=2, width=16, heads=2, hidden=24)
 MODEL = SemanticLM(CONFIG, VOCABULARY)
 
@@ -89,9 +89,8 @@ def run(params, prompt, length, sampling, null_prompt=None):
 
     rows = prompt.shape[0] * (1 if sampling.guidance == 1 else 2)
     keys = jax.random.split(jax.random.PRNGKey(0), prompt.shape[0])
-    legal = jnp.arange(VOCABULARY.size) >= VOCABULARY.semantic_start
     cache = empty_cache(CONFIG, rows, prompt.shape[1] + length)
-    return generate(step, cache, prompt, length, keys, legal, sampling, null_prompt)
+    return generate(step, cache, prompt, length, keys, VOCABULARY.legal(), sampling, null_prompt)
 
 
 PROMPT = jnp.array([[1, 4, 9], [1, 7, 8]], jnp.int32)
@@ -103,8 +102,9 @@ def test_greedy_decoding_equals_growing_the_sequence(params):
     forward = jax.jit(lambda tokens: MODEL.apply({"params": params}, tokens))
     for _ in range(6):
         padded = np.pad(sequence, ((0, 0), (0, 9 - sequence.shape[1])))
-        logits = np.asarray(forward(padded))[:, sequence.shape[1] - 1, VOCABULARY.semantic_start :]
-        best = logits.argmax(-1)[:, None] + VOCABULARY.semantic_start
+        first = VOCABULARY.semantic_start + 6 * ((sequence.shape[1] - 3) % 2)
+        logits = np.asarray(forward(padded))[:, sequence.shape[1] - 1, first : first + 6]
+        best = logits.argmax(-1)[:, None] + first
         sequence = np.concatenate([sequence, best], axis=1)
     np.testing.assert_array_equal(tokens, sequence[:, 3:])
 
@@ -117,8 +117,10 @@ def test_continuation_goes_on_where_the_prefix_ends(params):
 
 def test_only_legal_ids_are_drawn(params):
     tokens = np.asarray(run(params, jnp.tile(PROMPT, (8, 1)), 20, Sampling(temperature=5.0)))
-    assert tokens.min() >= VOCABULARY.semantic_start and tokens.max() < VOCABULARY.size
-    assert len(np.unique(tokens)) == VOCABULARY.semantic_codes
+    assert tokens.min() >= VOCABULARY.semantic_start and tokens.max() < VOCABULARY.control_start
+    for level in range(2):  # those of one level and of the next in turn
+        codes = tokens[:, level::2] - VOCABULARY.semantic_start - 6 * level
+        assert codes.min() >= 0 and codes.max() < 6 and len(np.unique(codes)) == 6
 
 
 def test_guidance_of_equal_prompts_changes_nothing(params):

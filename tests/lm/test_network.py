@@ -103,7 +103,7 @@ def test_bfloat16_compute_gives_float32_logits_near_the_float32_ones(network):
 
 def test_published_size():
     """24 layers, width 1024: 429.5 M parameters within 2 %; every parameter has logical axes."""
-    model = SemanticLM(LMConfig(), Vocabulary.from_geometry(Geometry()))
+    model = SemanticLM(LMConfig(), Vocabulary.of(Geometry()))
     boxed = jax.eval_shape(model.init, jax.random.PRNGKey(0), jax.ShapeDtypeStruct((1, 4), jnp.int32))["params"]
     count = sum(leaf.size for leaf in jax.tree.leaves(boxed))
     assert abs(count / 429.5e6 - 1) < 0.02

@@ -7,14 +7,11 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import linen as nn
 
-from melody_jax.autoencoder.config import AutoencoderConfig
 from melody_jax.bundle.part import save_part
 from melody_jax.config import from_dict, to_dict
 from melody_jax.dpd.config import DPDConfig
-from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.stages.dpd import DPDStage
 from melody_jax.train.optim import OptimConfig
@@ -107,19 +104,12 @@ def test_the_part_carries_averages_and_parents(tmp_path):
 
 
 PRECONDITIONED = dataclasses.replace(
-    STAGE, config=dataclasses.replace(STAGE.config, patch=4, precondition="linear", nearness=4.0)
+    STAGE, config=dataclasses.replace(STAGE.config, precondition="linear", nearness=4.0)
 )
 
 
-def save_autoencoder(folder):
-    """A part "autoencoder", of which calibration reads the number of envelope channels."""
-    weights = {"w": np.zeros(2, np.float32)}
-    save_part(folder / "autoencoder", "autoencoder", weights, AutoencoderConfig(), STAGE.geometry, {}, {"steps": 1})
-
-
-def test_what_is_measured_frames_the_network(tmp_path):
-    save_autoencoder(tmp_path)
-    stage = dataclasses.replace(PRECONDITIONED, parents_dir=str(tmp_path), calibration_batches=20)
+def test_what_is_measured_frames_the_network():
+    stage = dataclasses.replace(PRECONDITIONED, calibration_batches=20)
     empty = nn.unbox(jax.jit(stage.init)(jax.random.PRNGKey(0)))
     data = map(batch, itertools.count())
     state = jax.tree.map(jnp.asarray, stage.calibrate(empty, data))
@@ -141,14 +131,3 @@ def test_what_is_measured_frames_the_network(tmp_path):
     whole = {"params": jax.tree.map(jnp.asarray, params)}
     velocity = jax.jit(stage.model.apply)(whole, latents, latents[..., 0], jnp.zeros((1, 10), jnp.int32))
     assert bool(jnp.all(jnp.isfinite(velocity)))
-
-
-def test_calibration_needs_whole_patches_and_the_autoencoder(tmp_path):
-    stage = dataclasses.replace(PRECONDITIONED, parents_dir=str(tmp_path), calibration_batches=2)
-    state = jax.eval_shape(stage.init, jax.random.PRNGKey(0))
-    with pytest.raises(UserError, match="autoencoder"):
-        stage.calibrate(state, map(batch, itertools.count()))
-    save_autoencoder(tmp_path)
-    short = dataclasses.replace(stage, config=dataclasses.replace(stage.config, patch=32))
-    with pytest.raises(UserError, match="20 frames are shorter than a patch of 32"):
-        short.calibrate(state, map(batch, itertools.count()))

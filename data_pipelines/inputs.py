@@ -1,0 +1,149 @@
+"""What a data set was made from, file by file: kept beside it, compared before it is called finished, and reused.
+
+`inputs.jsonl` in the folder of a data set has a line for every file that was found: name, size, time of change and a hash of
+its captions. If the same request finds something else, the data set is made anew: what a file that did not change gave is taken
+out of the old data set, all else is decoded.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_pipelines import read, staging
+from data_pipelines.clip import Clip
+from data_pipelines.sources import Listed, Rejection
+
+FILE = "inputs.jsonl"
+_NAMED = 3
+
+
+def entries_of(listed: Iterable[Listed]) -> list[dict[str, Any]]:
+    """What tells a changed input, of every file found."""
+    entries = []
+    for item in listed:
+        if isinstance(item, Rejection):
+            entries.append({"name": item.path, "unusable": item.reason})
+            continue
+        text = repr((item.captions, item.licence, item.start, item.end)).encode("utf-8", "backslashreplace")
+        about = {"captions": hashlib.sha256(text).hexdigest()[:16], "tags": _hash(repr(item.tags))}
+        entries.append({"name": item.name, "path": item.path, "size": item.size, "modified": item.modified, **about})
+    return entries
+
+
+def hash_of(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The identity of a list of inputs; of the names, not of where they lie."""
+    return _hash(json.dumps([{k: v for k, v in entry.items() if k != "path"} for entry in entries]))
+
+
+def write(directory: pathlib.Path, entries: Sequence[Mapping[str, Any]], chunks: Mapping[str, staging.Chunk]) -> None:
+    """Writes the list into the folder of a data set, with what `reuse` needs.
+
+    Args:
+        chunks: by the name of their entry; only those whose clips all stand in the data set.
+    """
+    with open(directory / FILE, "w", encoding="ascii") as file:
+        for entry in entries:
+            row: dict[str, Any] = dict(entry)
+            chunk = chunks.get(entry["name"])
+            if chunk is not None:
+                made = list(chunk.records(audio=False))
+                row["chunk"] = chunk.path.name
+                row["clips"] = sum("reason" not in record for record in made)
+                row["rejected"] = [[record["reason"], record["start"]] for record in made if "reason" in record]
+            file.write(json.dumps(row) + "\n")
+
+
+def changes(directory: pathlib.Path, entries: Sequence[Mapping[str, Any]]) -> str:
+    """What differs between the inputs of the data set in `directory` and `entries`, in words; "" where nothing does."""
+    known = read.metadata(directory).get("inputs")
+    if known == hash_of(entries) or (known is None and not entries):
+        return ""
+    old = {row["name"]: row for row in _rows(directory)}
+    if not old and known != hash_of([]):
+        return "it does not say what it was made from"
+    new = {entry["name"]: entry for entry in entries}
+    groups = {
+        "added": [name for name in new if name not in old],
+        "gone": [name for name in old if name not in new],
+        "changed": [
+            f"{name} ({_difference(old[name], new[name])})" for name in new if _difference(old.get(name), new[name])
+        ],
+    }
+    parts = []
+    for what, names in groups.items():
+        shown = ", ".join(ascii(name)[1:-1] for name in names[:_NAMED])
+        if names:
+            parts.append(f"{len(names)} {what}: {shown}{', ...' if len(names) > _NAMED else ''}")
+    return "; ".join(parts) or "its files stand in another order"
+
+
+def _difference(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
+    if old is None:
+        return ""
+    names = {
+        "size": "size",
+        "modified": "time of change",
+        "captions": "captions",
+        "tags": "tags",
+        "unusable": "usable or not",
+    }
+    return ", ".join(text for key, text in names.items() if old.get(key) != new.get(key))
+
+
+def reuse(directory: pathlib.Path, chunks: Iterable[staging.Chunk]) -> int:
+    """Stages again, from the data set in `directory`, the chunks that it was made from. Returns how many."""
+    rows = {row["chunk"]: row for row in _rows(directory) if "chunk" in row}
+    wanted = {
+        chunk.path.name: chunk for chunk in chunks if chunk.path.name in rows and not staging.is_whole(chunk.path)
+    }
+    places = _places(directory) if any(rows[name]["clips"] for name in wanted) else {}
+    opened = {split: read.open_split(directory, split) for split in read.counts(directory)}
+    count = 0
+    for name, chunk in wanted.items():
+        row, found = rows[name], sorted(places.get(tune_of(rows[name]["name"]), ()))
+        if len(found) != row["clips"]:
+            continue
+        chunk.path.parent.mkdir(parents=True, exist_ok=True)
+        staging.write_chunk(chunk, lambda item, row=row, found=found: _again(opened, row, found))
+        count += 1
+    return count
+
+
+def tune_of(name: str) -> str:
+    """What a clip's `tune` is called that comes from the file `name`, which may be no UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _again(opened: Mapping[str, Any], row: Mapping[str, Any], found: Sequence[tuple]) -> Iterator[Clip | Rejection]:
+    for _, split, index in found:
+        records, features = opened[split]
+        yield read.clip_of(features.deserialize_example_np(records.read([index])[0]))
+    for reason, start in row["rejected"]:
+        yield Rejection(row["path"], reason, start)
+
+
+def _places(directory: pathlib.Path) -> dict[str, list[tuple[int, str, int]]]:
+    """By tune: (number in the tune, split, number of the record) of its clips."""
+    places: dict[str, list[tuple[int, str, int]]] = {}
+    for split in read.counts(directory):
+        records, features = read.open_split(directory, split)
+        for index in range(len(records)):
+            example = features.deserialize_example_np(records.read(np.array([index]))[0])
+            number = int(example["id"].decode().rpartition("#")[2])
+            places.setdefault(example["tune"].decode(), []).append((number, split, index))
+    return places
+
+
+def _rows(directory: pathlib.Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in (directory / FILE).read_text(encoding="ascii").splitlines()]
+    except (OSError, ValueError):
+        return []
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]

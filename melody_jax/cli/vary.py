@@ -1,0 +1,24 @@
+"""`melody vary`: another version of music."""
+
+import argparse
+
+from melody_jax.cli import edit
+from melody_jax.errors import UserError
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser("vary", help="make another version of music")
+    parser.set_defaults(run=run)
+    edit.add_arguments(parser, ("seconds",))
+    parser.add_argument("--strength", type=float, default=0.5, help="0: as it was, to 1: a new piece (0.5)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes another version.
+
+    Raises:
+      UserError: a bad argument.
+    """
+    if not 0 <= args.strength <= 1:
+        raise UserError(f"--strength must be from 0 to 1, got {args.strength:g}")
+    edit.edit(args, "vary", strength=args.strength)

@@ -1,0 +1,340 @@
+"""What `melody evaluate` measures, in order: representations, models of tokens, notes at every link, text to music.
+
+Clips come from the caller, with `audio`, `captions` and `truth` (data_pipelines.clip.Clip); tokens as columns.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from melody_jax.bundle.bundle import Bundle
+from melody_jax.config import from_dict
+from melody_jax.dpd import loss as dpd_loss
+from melody_jax.dpd import wiener
+from melody_jax.dpd.config import DPDConfig
+from melody_jax.dpd.network import DPD
+from melody_jax.evaluate import distances, links, measures, memorisation, rates, spectra
+from melody_jax.evaluate.estimate import Estimate
+from melody_jax.evaluate.families import FamilyJudge
+from melody_jax.evaluate.figures import Figure
+from melody_jax.evaluate.tables import Cell, Table
+from melody_jax.evaluate.truth import Asked, Truth, choose_prompts
+from melody_jax.geometry import Geometry
+from melody_jax.lm.config import LMConfig
+from melody_jax.stages.lm import LMStage
+from melody_jax.train.optim import OptimConfig
+
+BATCH = 8
+DIFFUSION_CLIPS = 64  # each is denoised at eight angles under three conditions
+DIFFUSION_SEED = 20230515  # the same noise in every evaluation, so that figures compare
+OWN = "diffusion, from the clip's own tokens"
+TARGETS = {
+    "family": ">= 0.65",
+    "key": ">= 0.64",
+    "tempo": ">= 0.61",
+    "notes in the best scale": ">= 0.85",
+    "median note (s)": "0.1 to 0.6",
+    "silent for over 0.7 s": "0",
+    "with a click": "0",
+}
+
+
+@runtime_checkable
+class Player(Protocol):
+    """What makes music; generate.Melody is one."""
+
+    def perform(self, tokens: Any, *, seed: int, progress: bool) -> np.ndarray:
+        """Music [n, T] of semantic tokens [n, W]."""
+        ...
+
+    def decode(self, latents: Any) -> np.ndarray:
+        """Waveforms [n, T] of latents [n, L, D]."""
+        ...
+
+    def generate(self, prompts: Any = None, **options: Any) -> Sequence[Any]:
+        """A piece with `audio` [T] and `tokens` [W] for each sentence, or for each clip given as `audio`."""
+        ...
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """What represents music; generate.Representations is one."""
+
+    def reconstruct(self, audio: Any) -> np.ndarray:
+        """Music [B, T] through the autoencoder and back."""
+        ...
+
+    def embed_music(self, audio: Any) -> np.ndarray:
+        """MuLan embeddings [B, E] of music."""
+        ...
+
+    def embed_text(self, sentences: Any) -> np.ndarray:
+        """MuLan embeddings [B, E] of sentences."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Tokens of the clips of one split, in the order of the clips: mulan and text [n, Q], semantic [n, W]; ids of the
+    clips, their families ("" where unknown); latents [n, L, D] where they are needed; controls
+    [n, K] where they are stored."""
+
+    ids: list[str]
+    families: list[str]
+    mulan: np.ndarray
+    text: np.ndarray
+    semantic: np.ndarray
+    latents: np.ndarray | None = None
+    controls: np.ndarray | None = None
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Columns":
+        """Of some of the clips, in this order."""
+        index = np.asarray(rows, int)
+        some = {
+            name: column[index]
+            for name in ("mulan", "text", "semantic", "latents", "controls")
+            if (column := getattr(self, name)) is not None
+        }
+        return Columns([self.ids[i] for i in index], [self.families[i] for i in index], **some)
+
+    def of(self, ids: Sequence[str]) -> "Columns":
+        """Of the clips with these ids."""
+        place = {name: row for row, name in enumerate(self.ids)}
+        return self.take([place[name] for name in ids])
+
+
+def representations(models: Listener, clips: Sequence[Any], sample_rate: int) -> list[Figure]:
+    """Autoencoder and MuLan."""
+    audio = np.stack([clip.audio for clip in clips])
+    music = batched(models.embed_music, audio)
+    text = models.embed_text([clip.captions[i % len(clip.captions)] for i, clip in enumerate(clips)])
+    return [
+        *measures.reconstruction(audio, batched(models.reconstruct, audio), sample_rate),
+        *measures.text_to_music_retrieval(text, music),
+    ]
+
+
+def token_models(bundle: Bundle, train: Columns, held_out: Columns) -> list[Figure]:
+    """Codes, language model and diffusion."""
+    codes = bundle.geometry.semantic_size
+    figures = []
+    if all(train.families) and all(held_out.families):
+        figures += measures.codes(train.semantic, train.families, held_out.semantic, held_out.families, codes)
+    own, shuffled = (language_loss(bundle, held_out, by) for by in (0, 1))
+    figures += measures.language_model(np.exp(own), np.exp(shuffled), train.semantic, held_out.semantic, codes)
+    some = held_out.take(np.arange(min(DIFFUSION_CLIPS, len(held_out.ids))))
+    return figures + measures.diffusion(*diffusion_errors(bundle, some))
+
+
+def language_loss(bundle: Bundle, clips: Columns, shift: int = 0) -> float:
+    """Nats per semantic token, given MuLan tokens and controls of the clip `shift` places before."""
+    config = from_dict(LMConfig, bundle.parts["lm"].config)
+    stage = LMStage(config, bundle.geometry, OptimConfig(), BATCH)
+    params = _float32(bundle.parts["lm"].params)
+    losses = jax.jit(stage.clip_losses)
+    columns = [np.roll(clips.mulan, shift, axis=0), clips.semantic]
+    if config.controls and clips.controls is not None:
+        columns.append(np.roll(clips.controls, shift, axis=0))
+
+    def loss(mulan: np.ndarray, semantic: np.ndarray, controls: np.ndarray | None = None) -> np.ndarray:
+        return np.asarray(losses(params, mulan, semantic, None, controls))
+
+    return float(np.mean(batched(loss, *columns)))
+
+
+def diffusion_errors(bundle: Bundle, clips: Columns) -> tuple[float, float, float]:
+    """Velocity errors over a grid of angles: with the clips' own tokens, with another clip's, of the Wiener predictor."""
+    config = from_dict(DPDConfig, bundle.parts["dpd"].config)
+    model, grid = DPD(config, bundle.geometry), dpd_loss.angle_grid()
+    variables = {"params": _float32(bundle.parts["dpd"].params)}
+
+    @jax.jit
+    def errors(clean, tokens, others):
+        def error(ids):
+            def denoise(noisy, angles):
+                return jnp.asarray(model.apply(variables, noisy, angles, ids, None))
+
+            return jnp.mean(dpd_loss.grid_errors(denoise, clean, jax.random.key(DIFFUSION_SEED), grid))
+
+        linear = wiener.batch_error(clean, jnp.asarray(grid, jnp.float32))
+        return jnp.stack([error(tokens), error(others), linear])
+
+    if clips.latents is None:
+        raise ValueError("diffusion_errors: the clips have no latents")
+    clean = clips.latents.astype(np.float32) / config.data_std
+    tokens, others = clips.semantic, np.roll(clips.semantic, 1, axis=0)
+    size = min(BATCH, len(clean))
+    rows = [errors(*(x[i : i + size] for x in (clean, tokens, others))) for i in range(0, len(clean) - size + 1, size)]
+    own, shuffled, linear = (float(x) for x in np.mean(np.asarray(rows), axis=0))
+    return own, shuffled, linear
+
+
+@dataclasses.dataclass(frozen=True)
+class Real:
+    """Real renders with truth: what judges are fitted on, and their tokens."""
+
+    audio: np.ndarray
+    truth: Truth
+    tokens: Columns
+
+
+def notes_at_every_link(
+    geometry: Geometry,
+    melody: Player,
+    models: Listener,
+    train: Real,
+    clips: Sequence[Any],
+    tokens: Columns,
+    judges: links.Judges,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[Table, list[Figure]]:
+    """The table of links on held-out clips whose notes are known, and the bound that training must reach.
+
+    Args:
+      geometry: of the tokens.
+      melody, models: the same weights, twice.
+      train: what probes are fitted on.
+      clips: held-out ones, solos and others.
+      tokens: of these clips, with latents.
+      judges: fitted on `train`.
+      seed: of diffusion and language model.
+      progress: whether bars are shown.
+    """
+    audio, truth = np.stack([clip.audio for clip in clips]), Truth.of([clip.truth for clip in clips])
+    if tokens.latents is None:
+        raise ValueError("notes_at_every_link: the clips have no latents")
+    own = melody.perform(tokens.semantic, seed=seed, progress=progress)
+    written = melody.generate(audio=list(audio), seed=seed, seconds=geometry.clip_seconds, progress=progress)
+    levels, codes = geometry.semantic_levels, geometry.semantic_codes
+    seen = links.Probed(links.by_level(train.tokens.semantic, levels, codes), train.truth, codes)
+    unseen = links.Probed(links.by_level(tokens.semantic, levels, codes), truth, codes)
+    bands = spectra.relative(spectra.bands(train.audio, judges.sample_rate))
+    table = links.link_table(
+        audio,
+        {
+            "autoencoder": batched(models.reconstruct, audio),
+            "decoder that sampling uses": melody.decode(tokens.latents),
+            OWN: own,
+        },
+        truth,
+        judges,
+        {"language model's own tokens": np.stack([piece.audio for piece in written])},
+        links.probe_rows(seen, unseen, audio, bands, judges.sample_rate),
+    )
+    return table, [own_notes(table)]
+
+
+def own_notes(table: Table) -> Figure:
+    """The bound on the notes that the diffusion plays from a clip's own tokens."""
+    cells = [table.rows[name].get(links.PITCH) for name in (OWN, "original", "another clip")]
+    value, original, chance = (cell.value if isinstance(cell, Estimate) else float("nan") for cell in cells)
+    beside = f"originals {original:.3f}, another clip {chance:.3f}"
+    return Figure("dpd", "pitch class from own tokens, solos", value, beside, 0.6, ">=")
+
+
+def text_to_music(
+    geometry: Geometry,
+    melody: Player,
+    models: Listener,
+    clips: Sequence[Any],
+    tokens: Columns,
+    train_tokens: Columns,
+    judge: FamilyJudge | None,
+    prompts: int,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[Table, list[Figure]]:
+    """Music for captions of held-out clips, measured beside these clips themselves.
+
+    Args:
+      geometry: of the tokens.
+      melody, models: the same weights, twice.
+      clips: held-out ones, with truth or without.
+      tokens: of these clips.
+      train_tokens: of the training clips, for shared runs.
+      judge: of families, fitted on real renders; None without truth.
+      prompts: how many at most.
+      seed: of the first piece; the others count on.
+      progress: whether a bar is shown.
+    """
+    known = judge is not None and all(clip.truth for clip in clips)
+    if known:
+        chosen = choose_prompts([clip.captions for clip in clips], [clip.truth for clip in clips], prompts)
+    else:
+        chosen = [(i, clip.captions[i % len(clip.captions)]) for i, clip in enumerate(clips[:prompts]) if clip.captions]
+    if not chosen:
+        return Table("Text to music, 0 prompts", "measure", (), {}, "No held-out clip has a caption to ask for."), []
+    rows, sentences = [row for row, _ in chosen], [sentence for _, sentence in chosen]
+    seeds, seconds = [seed + i for i in range(len(chosen))], geometry.clip_seconds
+    pieces = melody.generate(sentences, seed=seeds, seconds=seconds, progress=progress)
+    made, real = np.stack([piece.audio for piece in pieces]), np.stack([clip.audio for clip in clips])
+    levels, codes = geometry.semantic_levels, geometry.semantic_codes
+    written = links.by_level(np.stack([piece.tokens for piece in pieces]), levels, codes)
+    heard, truths = links.by_level(tokens.semantic, levels, codes), [clips[row].truth for row in rows]
+    asked = Asked.by(sentences, truths) if known else None
+    everything = Asked.all_of([clip.truth for clip in clips]) if known else None
+    found: dict[str, Cell] = {**rates.rates(made, geometry.sample_rate, asked, judge, written)}
+    beside: dict[str, Cell] = {**rates.rates(real, geometry.sample_rate, everything, judge, heard)}
+    for cells, runs in ((found, written), (beside, heard)):
+        cells |= _shared_runs(runs, links.by_level(train_tokens.semantic, levels, codes))
+    embedded = batched(models.embed_music, made), batched(models.embed_music, real)
+    spoken = models.embed_text(sentences)
+    found |= _distances(spoken, embedded[0], embedded[1])
+    others = np.setdiff1d(np.arange(len(real)), rows)
+    beside |= _distances(spoken, embedded[1][rows], embedded[1][others])
+    table = rates.table(found, beside, len(chosen), TARGETS if known else None)
+    family = found.get("family")
+    if not isinstance(family, Estimate) or asked is None:
+        return table, []
+    chance = 1 / len({name for name in asked.families if name})
+    ceiling = beside["family"]
+    words = f"chance {chance:.3f}, real renders {ceiling.value if isinstance(ceiling, Estimate) else np.nan:.3f}"
+    name = f"asked family recognised, {len(chosen)} prompts"
+    return table, [Figure("text-to-music", name, family.value, words, 2 * chance, ">=")]
+
+
+def _shared_runs(clips: np.ndarray, train: np.ndarray) -> dict[str, Cell]:
+    """Longest runs of first-level tokens that training clips hold too."""
+    length, _ = memorisation.longest_shared(clips[..., 0], train[..., 0])
+    return {
+        "longest run shared with training, median (tokens)": float(np.median(length)),
+        "longest run shared with training, largest (tokens)": float(length.max()),
+    }
+
+
+def _distances(text: np.ndarray, music: np.ndarray, real: np.ndarray) -> dict[str, Cell]:
+    """By MuLan embeddings: the cosine of text and its music, and how far the music lies from real music."""
+    return {
+        "MuLan cosine of text and music": distances.text_cosine(text, music),
+        "Fréchet distance to unseen music": distances.frechet(music, real),
+        "kernel audio distance to unseen music": distances.kernel_distance(music, real),
+    }
+
+
+def batched(function: Callable[..., np.ndarray], *columns: np.ndarray) -> np.ndarray:
+    """`function` over batches of one shape; the last one is filled up and cut."""
+    count = len(columns[0])
+    index = np.minimum(np.arange(count + -count % BATCH), count - 1)
+    starts = range(0, len(index), BATCH)
+    rows = [function(*(column[index[i : i + BATCH]] for column in columns)) for i in starts]
+    return np.concatenate(rows)[:count]
+
+
+def balanced(truths: Sequence[Any], count: int) -> list[int]:
+    """At most `count` clips whose notes are known, solos and others in turn."""
+    known = [i for i, truth in enumerate(truths) if truth is not None and truth.notes]
+    kinds: Mapping[bool, list[int]] = {
+        solo: [i for i in known if (truths[i].texture == "solo") is solo] for solo in (True, False)
+    }
+    turns = max(len(rows) for rows in kinds.values())
+    rows = [rows[turn] for turn in range(turns) for rows in kinds.values() if turn < len(rows)]
+    return sorted(rows[:count])
+
+
+def _float32(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dict(params))

@@ -1,0 +1,41 @@
+"""The keywords that all calls of `Melody` share."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from melody_jax.codes.controls import Controls
+from melody_jax.generate.result import ProgressCallback, Result
+from melody_jax.generate.settings import Changes, Settings
+
+
+class Options(Changes, total=False):
+    """How a call is made; the other fields are those of `Settings`, which change the bundle's defaults.
+
+    Attributes:
+      settings: instead of the bundle's defaults.
+      seed: of the first piece, from which the others' are derived, or one for each piece; 0 if not given.
+      batch_size: how many pieces are worked on at once, as many on every chip; 16 if not given.
+      progress: True for a bar on stderr, or a function that is told.
+      cancel: asked after every step whether to stop, `threading.Event().is_set` for example.
+      each: gets (index, piece) as soon as a piece is finished.
+      candidate: of several candidates this one alone, which `Result.candidate` names.
+      controls: tempo, key, metre, drums and instruments that are wanted, whatever the sentence says; what is not set here is
+        read from the sentence. For bundles whose language model knows them.
+      keep_all: whether `Result.others` holds the candidates that were not chosen.
+    """
+
+    settings: Settings | None
+    seed: int | Sequence[int]
+    batch_size: int
+    progress: bool | ProgressCallback
+    cancel: Callable[[], bool] | None
+    each: Callable[[int, Result], Any] | None
+    candidate: int | None
+    controls: Controls | None
+    keep_all: bool
+
+
+TOLD = ("batch_size", "progress", "cancel", "each", "keep_all")
+"""Options of the loop over batches."""
+RUN = ("settings", "seed", "candidate", "controls", *TOLD)
+"""Options that are no fields of `Settings`."""
