@@ -14,9 +14,9 @@ from melody_jax import dsp
 from melody_jax.autoencoder.blocks import ConvNeXtStack
 from melody_jax.autoencoder.config import AutoencoderConfig, MagnitudeConfig
 from melody_jax.geometry import Geometry
-from melody_jax.nn import activations
 from melody_jax.nn.dense import Dense
 from melody_jax.nn.norm import LayerNorm
+from melody_jax.parallel import activations
 from melody_jax.shapes import Array, Bool, Float
 
 FLOOR = 1e-2  # of magnitudes, before the logarithm; a full-scale sine is at window / 4
