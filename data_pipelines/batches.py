@@ -31,7 +31,8 @@ from melody_jax.train.stage import Stage
 _AHEAD = 2  # finished batches kept ready
 # What helps where a checkpoint's position in the data means nothing any more.
 _WAYS_ON = {
-    "data": "the data set was made anew: train in a new --model_dir with --init_from this one, or bring the old data back",
+    "data": "the data set was made anew: bring the old one back, or go on with the weights at the beginning of the new one "
+    "(--set loop.Run.restart_data=True, once)",
     "split": "take the old split again, or train in a new --model_dir with --init_from this one",
     "seed": "take the old seed again, or train in a new --model_dir with --init_from this one",
 }

@@ -35,19 +35,12 @@ def from_dict(cls: type[ConfigT], data: Any) -> ConfigT:
     hints = typing.get_type_hints(cls)
     values = {name: _typed(hints[name], value) for name, value in data.items()}
     for name, value in values.items():
-        if hints[name] in _SCALARS and not _fits(hints[name], value):
+        if hints[name] in _SCALARS and not fits(hints[name], value):
             raise UserError(f"{cls.__name__}: {name} must be of type {hints[name].__name__}, got {value!r:.80}")
     return cls(**values)
 
 
 _SCALARS = (int, float, bool, str)
-
-
-def _fits(kind: type, value: Any) -> bool:
-    """JSON writes 1.0 as a whole number now and then; nothing else passes for another type."""
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _plain(value: Any) -> Any:

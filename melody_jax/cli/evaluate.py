@@ -46,12 +46,12 @@ def run(args: argparse.Namespace) -> int:
             f"melody evaluate needs more than the base install ({error}); `make install` installs it"
         ) from None
     from melody_jax.bundle.bundle import Bundle
-    from melody_jax.cli.tokenize import ensure
     from melody_jax.evaluate import links, protocol
     from melody_jax.evaluate.figures import table, write_report
     from melody_jax.evaluate.truth import Truth
     from melody_jax.generate import Melody
     from melody_jax.generate.represent import Representations
+    from melody_jax.operations.tokens import ensure
 
     bundle = Bundle.load(args.bundle)
     audio = read.audio_directory(args.data_dir, args.data)

@@ -262,7 +262,8 @@ def _adopt(directory: Path) -> None:
         if folder.name.isdigit() and not (folder / atomicity.COMMIT_SUCCESS_FILE).exists():
             with suppress(OSError, ValueError):  # it is not whole
                 _check_sizes(folder)
-                (folder / atomicity.COMMIT_SUCCESS_FILE).write_text(f"complete: {SIZES} agrees\n")
+                for item in (*(path for path in folder.iterdir() if path.is_dir()), folder):
+                    (item / atomicity.COMMIT_SUCCESS_FILE).write_text(f"complete: {SIZES} agrees\n")
 
 
 def _arrays(state: TrainState) -> dict[str, jax.Array]:

@@ -36,7 +36,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_tokens_that_are_there_are_known_without_reading_a_weight(folder):
-    assert tokens.of_model_dir(folder, "music", folder) == read.tokens_directory(folder, "music")
+    assert tokens.of_model_dir(str(folder), "music", str(folder)) == read.tokens_directory(folder, "music")
 
 
 @pytest.mark.parametrize("change", ["a part", "the audio"])
@@ -46,4 +46,4 @@ def test_tokens_of_other_parts_or_other_audio_are_not_those(folder, change):
     else:
         (read.audio_directory(folder, "music") / "metadata.json").write_text('{"id": "b"}')
     with pytest.raises(WeightsAreReadError):
-        tokens.of_model_dir(folder, "music", folder)
+        tokens.of_model_dir(str(folder), "music", str(folder))
