@@ -8,8 +8,7 @@ from melody_jax.cli import edit
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "continue",
-        help="go on with music",
-        description="--seconds is how much is added; what was there stays as it was.",
+        epilog="--seconds is how much is added; what was there stays as it was.",
     )
     parser.set_defaults(run=run)
     edit.add_arguments(parser, ("loudness",))

@@ -7,9 +7,7 @@ from melody_jax.errors import UserError
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser(
-        "inpaint", help="make spans of music anew", description="What lies outside the spans stays as it was."
-    )
+    parser = subparsers.add_parser("inpaint", epilog="What lies outside the spans stays as it was.")
     parser.set_defaults(run=run)
     edit.add_arguments(parser, ("seconds", "loudness"))
     parser.add_argument(

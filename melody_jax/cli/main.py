@@ -42,7 +42,7 @@ COMMANDS = {
 GIN_ARGUMENTS = ("train", "doctor", "config")
 """Commands that take --gin.NAME=value."""
 
-TEXTS = ("prompts", "title", "licence", "storage")
+TEXTS = ("prompts", "prompt", "negative", "title", "licence", "storage")
 """Arguments in which an address is as good as any word: text for people, and the URL of a database."""
 
 NO_BACKEND = "nable to initialize backend"

@@ -8,7 +8,7 @@ import re
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import tqdm
@@ -51,8 +51,8 @@ def add_sampling(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -
     for field in dataclasses.fields(Settings):
         if field.name in without:
             continue
-        kind: Callable[[str], Any] = field.type if field.type in (int, float) else str  # pyright: ignore
-        options = {"type": _loudness, "metavar": "LUFS"} if field.name == "loudness" else {"type": kind}
+        kind: Any = field.type if field.type in (int, float) else str
+        options: dict[str, Any] = {"type": _loudness, "metavar": "LUFS"} if field.name == "loudness" else {"type": kind}
         if field.name == "schedule":
             options["metavar"] = "|".join(typing.get_args(Schedule))
         # of its own, so that "none" is a choice and no option is none

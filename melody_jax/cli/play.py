@@ -9,7 +9,7 @@ from melody_jax.errors import UserError
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("play", help="endless music from the loudspeaker (extra `play`)")
+    parser = subparsers.add_parser("play", epilog="Needs the extra `play` and a loudspeaker.")
     parser.set_defaults(run=run)
     stream.add_arguments(parser)
 

@@ -20,8 +20,7 @@ from melody_jax.generate.sound_file import SUBTYPES, SoundFormat, open_sound, sa
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "stream",
-        help="endless music into a file or a pipe",
-        description="Ends after --seconds or with Ctrl-C; what was made until then is in the file.",
+        epilog="Ends after --seconds or with Ctrl-C; what was made until then is in the file.",
     )
     parser.set_defaults(run=run)
     add_arguments(parser)

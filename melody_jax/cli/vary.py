@@ -7,7 +7,7 @@ from melody_jax.errors import UserError
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("vary", help="make another version of music")
+    parser = subparsers.add_parser("vary")
     parser.set_defaults(run=run)
     edit.add_arguments(parser, ("seconds",))
     parser.add_argument("--strength", type=float, default=0.5, help="0: as it was, to 1: a new piece (0.5)")

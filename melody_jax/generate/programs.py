@@ -121,7 +121,7 @@ class Programs:
     def decode_magnitudes(self, params: Any, latents: Array) -> Array:
         """Log magnitudes [B, F, bins] of latents [B, L, D], by a decoder of such."""
 
-        def decoded(module: Autoencoder, latents: Array) -> Array:
+        def decoded(module: Any, latents: Array) -> Array:
             return module.decoded(latents / module.latent_scale)
 
         return self.autoencoder.apply({"params": params}, latents, method=decoded)  # pyright: ignore[reportReturnType]

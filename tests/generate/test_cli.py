@@ -49,7 +49,7 @@ def test_prompt_file_and_folder(bundle_dir, tmp_path):
     [
         ([], "no prompt"),
         (["  "], "prompt is empty"),
-        (["a", "--steps", "0"], "steps must be at least 1"),
+        (["a", "--steps", "0"], "steps must be from 1 to 1000"),
         (["a", "--steps", "many"], "steps"),
         (["a", "--seconds", "0"], "seconds must be more than 0"),
         (["a", "--seconds", "-3"], "seconds must be more than 0"),
