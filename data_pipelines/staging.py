@@ -161,20 +161,20 @@ def _run_pool(make: Make, chunks: Sequence[Chunk], processes: int, progress: tqd
     """Has chunks made. Returns those that were being made when a process died."""
     # spawn: a fork of a process that holds TensorFlow or JAX threads can hang
     context = multiprocessing.get_context("spawn")
-    done, before = context.Value("q", 0), progress.n
+    done, before = context.RawArray("q", len(chunks)), progress.n
     processes = min(processes, len(chunks))
     pool = concurrent.futures.ProcessPoolExecutor(processes, context, _begin, (done,))
     running: dict[concurrent.futures.Future, Chunk] = {}
-    coming = iter(chunks)
+    coming = iter(enumerate(chunks))
     try:
         while True:
-            while len(running) < processes * _AHEAD and (chunk := next(coming, None)) is not None:
-                running[pool.submit(_make_in_pool, make, chunk)] = chunk
+            while len(running) < processes * _AHEAD and (job := next(coming, None)) is not None:
+                running[pool.submit(_make_in_pool, make, *job)] = job[1]
             if not running:
                 return []
             finished = concurrent.futures.wait(running, _TICK_SECONDS, concurrent.futures.FIRST_COMPLETED).done
-            if done.value > progress.n - before:
-                progress.update(before + done.value - progress.n)
+            if (so_far := sum(done)) > progress.n - before:
+                progress.update(before + so_far - progress.n)
             for future in finished:
                 future.result()
                 del running[future]
@@ -188,15 +188,14 @@ _done: Any = None
 
 
 def _begin(done: Any) -> None:
-    """In a new process: keeps the counter of the work done that all processes share."""
+    """In a new process: keeps the counters that all processes share, one for each chunk and no lock to die with."""
     global _done
     _done = done
 
 
-def _make_in_pool(make: Make, chunk: Chunk) -> None:
+def _make_in_pool(make: Make, number: int, chunk: Chunk) -> None:
     def report(amount: int) -> None:
-        with _done.get_lock():
-            _done.value += amount
+        _done[number] += amount
 
     write_chunk(chunk, make, report)
 
