@@ -64,7 +64,7 @@ def random_tokens(geometry, count):
             family="",
             mulan=rng.integers(codes[0], size=codes[1], dtype=np.int32),
             text=rng.integers(codes[0], size=(4, codes[1]), dtype=np.int32),
-            semantic=rng.integers(geometry.semantic_codes, size=geometry.clip_tokens, dtype=np.int32),
+            semantic=rng.integers(geometry.semantic_size, size=geometry.clip_semantic, dtype=np.int32),
             latents=latents.astype(np.float16),
             controls=np.zeros(8, np.int32),
         )

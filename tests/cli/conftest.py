@@ -32,7 +32,7 @@ def tokenised(tmp_path_factory):
                 family="",
                 mulan=mulan,
                 text=text[None],
-                semantic=rng.integers(0, geometry.semantic_codes, geometry.clip_tokens).astype(np.int32),
+                semantic=rng.integers(0, geometry.semantic_size, geometry.clip_semantic).astype(np.int32),
                 latents=np.zeros((geometry.clip_frames, geometry.latent_channels), np.float16),
                 controls=np.zeros(8, np.int32),
             )

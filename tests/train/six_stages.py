@@ -29,11 +29,11 @@ SEED_STEP = 12  # of the codes: between two checkpoints
 
 
 def save_parents(folder: Path) -> None:
-    """The parts that codes, lm and dpd are trained with. Of "codes" they only read the id."""
+    """The parts that codes, lm and dpd are trained with. Of "codes" and "autoencoder" they only read the id."""
     test_codes.save_parents(folder)
-    test_dpd.save_autoencoder(folder)
     weights = {"w": np.zeros(2, np.float32)}
-    save_part(folder / "codes", "codes", weights, test_codes.CONFIG, test_codes.GEOMETRY, {}, {})
+    for name in ("codes", "autoencoder"):
+        save_part(folder / name, name, weights, test_codes.CONFIG, test_codes.GEOMETRY, {}, {})
 
 
 def make_stage(name: str, parents_dir: Path):

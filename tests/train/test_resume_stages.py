@@ -48,7 +48,7 @@ def kill(number, name, model_dir, parents, step):
     """Ends a run after `step`, when the last checkpoint before has been written."""
     folder, process = model_dir / name, start(name, model_dir, parents, hold=step)
     saved = folder / "checkpoints" / str(step - step % SAVE_EVERY)
-    wait_until(process, lambda: logged(folder, step) and saved.is_dir())
+    wait_until(process, lambda: logged(folder, step) and processes.complete(saved))
     process.send_signal(number)
     return finish(process)[0]
 
