@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import av
+import av.error
 import numpy as np
 import soundfile
 import soxr
@@ -278,7 +279,7 @@ class _FFmpeg:
     def frames(self) -> Iterator[tuple[np.ndarray, int]]:
         try:
             container = av.open(self._file, metadata_errors="replace", options=self._options)
-        except (av.FFmpegError, ValueError) as error:
+        except (av.error.FFmpegError, ValueError) as error:
             if self._cut_page:
                 raise UnusableError(f"truncated: {self._cut_page}") from None
             raise UnusableError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
@@ -314,13 +315,13 @@ class _FFmpeg:
             final = packet if packet is not None and packet.size else final
             try:
                 packet = next(packets, None)
-            except av.FFmpegError as error:
+            except av.error.FFmpegError as error:
                 raise UnusableError(f"damaged after {self._time:.2f} s: {error.strerror}") from None
             if packet is None:
                 break
             try:
                 frames = packet.decode()
-            except av.FFmpegError:
+            except av.error.FFmpegError:
                 if packet.size and not _is_tag(packet):
                     last.append(self._time)
                 continue

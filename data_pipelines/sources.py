@@ -193,7 +193,7 @@ def _sounds_below(root: pathlib.Path) -> tuple[list[pathlib.Path], list[Rejectio
     """
     sounds: list[pathlib.Path] = []
     rejected: list[Rejection] = []
-    waiting = [(root, (os.path.realpath(root),))]
+    waiting: list[tuple[pathlib.Path, tuple[str, ...]]] = [(root, (os.path.realpath(root),))]
     while waiting:
         folder, above = waiting.pop()
         try:

@@ -62,27 +62,23 @@ def waveform(
 
     Samples of `known` that are `fixed` stay what they are, and the music goes on from them.
     """
+
+    def alone(predicted: Array) -> Array:
+        wanted = magnitude(predicted)
+        return dsp.griffin_lim(wanted, dsp.running_phases(wanted, hop), hop, shape.iterations)
+
+    def joined(inputs: tuple[Array, Array, Array]) -> Array:
+        predicted, known, fixed = inputs
+        wanted = magnitude(predicted)
+        phases = jnp.angle(dsp.centred_stft(jnp.where(fixed, known, 0.0), shape.window, hop))
+        pad = (shape.window - hop) // 2
+        whole = dsp.frame(jnp.pad(fixed.astype(jnp.float32), pad, constant_values=1.0), shape.window, hop)
+        running = dsp.running_phases(wanted, hop, phases, jnp.min(whole, axis=-1) > 0)
+        return dsp.griffin_lim(wanted, running, hop, shape.iterations, known=known, fixed=fixed)
+
+    # row by row: a spectrum is eight waveforms
+    split = (("batch", None, None), ("batch", None), ("batch", None))
     if known is None or fixed is None:
-
-        def row(predicted: Array) -> Array:
-            wanted = magnitude(predicted)
-            return dsp.griffin_lim(wanted, dsp.running_phases(wanted, hop), hop, shape.iterations)
-
-        inputs, split = (predicted,), (("batch", None, None),)
-    else:
-
-        def row(inputs: tuple[Array, Array, Array]) -> Array:
-            predicted, known, fixed = inputs
-            wanted = magnitude(predicted)
-            phases = jnp.angle(dsp.centred_stft(jnp.where(fixed, known, 0.0), shape.window, hop))
-            pad = (shape.window - hop) // 2
-            whole = dsp.frame(jnp.pad(fixed.astype(jnp.float32), pad, constant_values=1.0), shape.window, hop)
-            running = dsp.running_phases(wanted, hop, phases, jnp.min(whole, axis=-1) > 0)
-            return dsp.griffin_lim(wanted, running, hop, shape.iterations, known=known, fixed=fixed)
-
-        inputs, split = (predicted, known, fixed), (("batch", None, None), ("batch", None), ("batch", None))
-
-    def rows(*inputs: Array) -> Array:
-        return jax.lax.map(row, inputs if len(inputs) > 1 else inputs[0])  # row by row: a spectrum is eight waveforms
-
-    return activations.per_chip(rows, split, ("batch", None))(*inputs)
+        return activations.per_chip(lambda rows: jax.lax.map(alone, rows), split[:1], ("batch", None))(predicted)
+    rows = activations.per_chip(lambda *rows: jax.lax.map(joined, rows), split, ("batch", None))
+    return rows(predicted, known, fixed)
