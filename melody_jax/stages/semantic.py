@@ -82,12 +82,12 @@ class SemanticStage(Stage):
             # already averages over time: the EMA takes them as they are
             ema = after.ema if after.ema is None else running_statistics(after.ema, state.ema, statistics, momentum)
             after = after.replace(params=params, ema=ema)
-        return after, {**_metrics(output), "temperature": tau, **metrics}
+        return after, {**self._metrics(output), "temperature": tau, **metrics}
 
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
         """The losses with the likeliest entries, without noise, under a mask that is the same at every evaluation."""
         output = self.model.apply({"params": state.averaged}, batch["audio"], state.key, method="pretrain")
-        return _metrics(output)
+        return self._metrics(output)
 
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Whole clips."""
@@ -120,13 +120,12 @@ class SemanticStage(Stage):
         start = jax.random.randint(key, (), 0, audio.shape[1] - length + 1)
         return jax.lax.dynamic_slice_in_dim(audio, start, length, axis=1)
 
-
-def _metrics(output: PretrainOutput) -> Metrics:
-    return {
-        "loss": output.loss,
-        "contrastive": output.contrastive,
-        "accuracy": output.accuracy,
-        "diversity": output.diversity,
-        "perplexity": output.perplexity,
-        "spectrum_error": output.spectrum,
-    }
+    def _metrics(self, output: PretrainOutput) -> Metrics:
+        metrics = {
+            "loss": output.loss,
+            "contrastive": output.contrastive,
+            "accuracy": output.accuracy,
+            "diversity": output.diversity,
+            "perplexity": output.perplexity,
+        }
+        return metrics | {"spectrum_error": output.spectrum} if self.config.pretrain.spectrum else metrics
