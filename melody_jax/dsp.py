@@ -143,13 +143,13 @@ def running_phases(
     below, above = (jnp.pad(level[:, side], ((0, 0), pad), constant_values=1e9) for side, pad in _NEIGHBOURS)
     peak = (level > below) & (level >= above)
     bend = jnp.minimum(below - 2 * level + above, -1e-6)
-    frequency = number + jnp.clip(0.5 * (below - above) / bend, -0.5, 0.5)
+    frequency = number.astype(jnp.float32) + jnp.clip(0.5 * (below - above) / bend, -0.5, 0.5)
     left = jax.lax.cummax(jnp.where(peak, number, -bins), axis=1)
     right = jax.lax.cummin(jnp.where(peak, number, 2 * bins), axis=1, reverse=True)
     owner = jnp.where(number - left <= right - number, left, right)
     owner = jnp.where((owner >= 0) & (owner < bins), owner, number)
     frequency = jnp.take_along_axis(frequency, owner, axis=1)
-    signs = jnp.pi * (number - owner)
+    signs = jnp.pi * (number - owner).astype(jnp.float32)
 
     def step(phase: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
         owner, frequency, signs, given, stays = inputs
@@ -157,12 +157,11 @@ def running_phases(
         phase = jnp.where(stays, given, jnp.remainder(advanced, 2 * jnp.pi))
         return phase, phase
 
-    start = jnp.remainder(
-        number * (2 * jnp.pi * 0.618034), 2 * jnp.pi
-    )  # spread, so that partials do not begin as a click
+    # spread, so that partials do not begin as a click
+    start = jnp.remainder(number.astype(jnp.float32) * (2 * jnp.pi * 0.618034), 2 * jnp.pi)
     given = jnp.zeros_like(magnitude) if known is None else known
     stays = jnp.zeros(magnitude.shape[:1], bool) if fixed is None else fixed
-    _, phases = jax.lax.scan(step, start.astype(jnp.float32), (owner, frequency, signs, given, stays))
+    _, phases = jax.lax.scan(step, start, (owner, frequency, signs, given, stays))
     return phases
 
 

@@ -51,8 +51,12 @@ NO_BACKEND = "nable to initialize backend"
 MODULES = {"import": "import_weights", "continue": "continue_"}  # the others are called like their command
 
 
-if "multiprocessing.process" in sys.modules and sys.modules["multiprocessing.process"].parent_process() is not None:
-    # a worker process, which imports the command's script: Ctrl-C reaches it too, and its caller speaks for all
+if (
+    "multiprocessing.process" in sys.modules
+    and sys.modules["multiprocessing.process"].current_process().name != "MainProcess"
+):
+    # a worker process, which imports the command's script: Ctrl-C reaches it too, and its caller speaks for all. It has its
+    # name already, but not yet its parent.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -151,7 +151,7 @@ def test_devices_that_are_not_here_and_interrupts_are_one_line(tmp_path, capsys,
     monkeypatch.setattr(train.hosts, "join", join)
     assert melody(tmp_path) == code
     error = capsys.readouterr().err.strip()
-    assert error.startswith("error: ") and "\n" not in error and said in error
+    assert "\n" not in error and said in error
 
 
 def test_config_prints_what_a_run_would_be(chain, tmp_path, capsys):

@@ -31,7 +31,7 @@ STAGE = DPDStage(
         chunks=2,
         data_std=0.3,
     ),
-    geometry=Geometry(hop=480, latent_channels=3, clip_seconds=1.2, semantic_codes=6),
+    geometry=Geometry(hop=480, latent_channels=4, clip_seconds=1.2, semantic_codes=6),
     optim=OptimConfig(learning_rate=1e-2, warmup_steps=1, total_steps=100, schedule="constant", ema_decay=0.9),
     batch_size=8,
     clip_seconds=0.4,
@@ -42,9 +42,9 @@ STAGE = DPDStage(
 def batch(seed=0):
     """Latents that are a function of the token: what the condition is worth."""
     rng = np.random.default_rng(seed)
-    table = np.random.default_rng(9).choice([-0.3, 0.3], (6, 3)).astype(np.float32)
+    table = np.random.default_rng(9).choice([-0.3, 0.3], (6, 4)).astype(np.float32)
     tokens = np.repeat(rng.integers(0, 6, (8, 1)), 10, axis=1).astype(np.int32)
-    latents = np.repeat(table[tokens], 2, axis=1) + 0.02 * rng.standard_normal((8, 20, 3)).astype(np.float32)
+    latents = np.repeat(table[tokens], 2, axis=1) + 0.02 * rng.standard_normal((8, 20, 4)).astype(np.float32)
     return {"semantic": tokens, "latents": latents}
 
 
@@ -66,9 +66,9 @@ def _train(state, first, last):
 
 def test_batch_shapes_are_those_of_a_training_clip():
     shapes = STAGE.batch_shapes()
-    assert {name: shape.shape for name, shape in shapes.items()} == {"semantic": (8, 10), "latents": (8, 20, 3)}
+    assert {name: shape.shape for name, shape in shapes.items()} == {"semantic": (8, 10), "latents": (8, 20, 4)}
     whole = dataclasses.replace(STAGE, clip_seconds=0.0).batch_shapes()
-    assert whole["latents"].shape == (8, 60, 3)
+    assert whole["latents"].shape == (8, 60, 4)
     for name, array in batch().items():
         assert shapes[name].shape == array.shape and shapes[name].dtype == array.dtype
 
@@ -127,7 +127,7 @@ def test_what_is_measured_frames_the_network():
     assert bool(jnp.isfinite(metrics["loss"]))
     params = jax.device_get(stage.finish(state, data))
     np.testing.assert_array_equal(params["linear"]["axes"], state.extra["linear"]["axes"])
-    latents = jnp.zeros((1, 20, 3))
+    latents = jnp.zeros((1, 20, 4))
     whole = {"params": jax.tree.map(jnp.asarray, params)}
     velocity = jax.jit(stage.model.apply)(whole, latents, latents[..., 0], jnp.zeros((1, 10), jnp.int32))
     assert bool(jnp.all(jnp.isfinite(velocity)))

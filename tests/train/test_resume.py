@@ -115,7 +115,7 @@ def test_a_checkpoint_cut_short_gives_way_to_the_one_before(finished, tmp_path, 
     assert re.search(r"has \d+ of \d+ bytes", caplog.text)
     assert not (folder / "8").exists()
     damage(next((folder / "4").glob(pattern)))
-    with pytest.raises(regression.loop.UserError, match="none of the checkpoints .* can be read"):
+    with pytest.raises(UserError, match="none of the checkpoints .* can be read"):
         restore(folder)
 
 
