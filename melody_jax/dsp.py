@@ -138,7 +138,7 @@ def running_phases(
     that are `fixed` have the `known` phases, and partials run on from these.
     """
     bins = magnitude.shape[-1]
-    number = jnp.arange(bins)
+    number = jnp.arange(bins)[None]
     level = jnp.log(magnitude + 1e-6)
     below, above = (jnp.pad(level[:, side], ((0, 0), pad), constant_values=1e9) for side, pad in _NEIGHBOURS)
     peak = (level > below) & (level >= above)
@@ -149,19 +149,18 @@ def running_phases(
     owner = jnp.where(number - left <= right - number, left, right)
     owner = jnp.where((owner >= 0) & (owner < bins), owner, number)
     frequency = jnp.take_along_axis(frequency, owner, axis=1)
-    signs = jnp.pi * (number - owner).astype(jnp.float32)
+    turn = 2 * jnp.pi * frequency * (hop / (2 * (bins - 1))) + jnp.pi * (number - owner).astype(jnp.float32)
 
     def step(phase: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
-        owner, frequency, signs, given, stays = inputs
-        advanced = phase[owner] + 2 * jnp.pi * frequency * (hop / (2 * (bins - 1))) + signs
-        phase = jnp.where(stays, given, jnp.remainder(advanced, 2 * jnp.pi))
+        owner, turn, given, stays = inputs
+        phase = jnp.where(stays, given, jnp.remainder(phase[owner] + turn, 2 * jnp.pi))
         return phase, phase
 
     # spread, so that partials do not begin as a click
-    start = jnp.remainder(number.astype(jnp.float32) * (2 * jnp.pi * 0.618034), 2 * jnp.pi)
+    start = jnp.remainder(number[0].astype(jnp.float32) * (2 * jnp.pi * 0.618034), 2 * jnp.pi)
     given = jnp.zeros_like(magnitude) if known is None else known
     stays = jnp.zeros(magnitude.shape[:1], bool) if fixed is None else fixed
-    _, phases = jax.lax.scan(step, start, (owner, frequency, signs, given, stays))
+    _, phases = jax.lax.scan(step, start, (owner, turn, given, stays))
     return phases
 
 

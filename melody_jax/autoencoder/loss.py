@@ -170,7 +170,7 @@ def feature_matching(real: Sequence[Sequence[Array]], fake: Sequence[Sequence[Ar
 
 
 def gradient_balance(
-    reconstruction: Float[Array, "B T"], adversarial: Float[Array, "B T"], config: LossConfig
+    reconstruction: Float[Array, "B ..."], adversarial: Float[Array, "B ..."], config: LossConfig
 ) -> Float[Array, ""]:
     """The factor on the adversarial terms, from both sides' gradients at the waveform (see `LossConfig.balance`)."""
     if config.balance == "fixed":

@@ -54,8 +54,9 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """V, number of ids."""
-        return self.control_start + sum(self.controls)
+        """V, number of ids; with controls filled up to a multiple of 8, which meshes can split."""
+        ids = self.control_start + sum(self.controls)
+        return ids + -ids % 8 if self.controls else ids
 
     @property
     def semantic_start(self) -> int:

@@ -86,7 +86,7 @@ def test_the_ablation_recipe_is_the_published_one():
     composed = configuration.compose(files, [str(ROOT / "runs" / "paper_ablation_dpd.gin")])
     stage = composed.stage
     assert (composed.run.total_steps, stage.batch_size, stage.optim.learning_rate) == (100_000, 96, 5e-4)
-    assert stage.config.chunks == 4 and stage.config.precondition == "none" and stage.config.patch == 1
+    assert stage.config.chunks == 4 and stage.config.precondition == "none"
 
 
 @pytest.mark.parametrize("hardware", sorted(path.stem for path in (ROOT / "hardware").glob("*.gin")))

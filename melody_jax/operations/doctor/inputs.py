@@ -87,7 +87,7 @@ def check_contents(taken: Sequence[HostBatch], stage: Stage) -> list[Finding]:
     arrays = {name: np.concatenate([batch[name] for batch in taken]) for name in taken[0]}
     findings = check_audio(arrays["audio"]) if "audio" in arrays else []
     geometry = stage.geometry
-    sizes = {"mulan": geometry.mulan_codes, "text": geometry.mulan_codes, "semantic": geometry.semantic_codes}
+    sizes = {"mulan": geometry.mulan_codes, "text": geometry.mulan_codes, "semantic": geometry.semantic_size}
     findings += [check_codes(name, arrays[name], size) for name, size in sizes.items() if name in arrays]
     if "latents" in arrays:
         findings += check_latents(arrays["latents"], stage.config.data_std)
