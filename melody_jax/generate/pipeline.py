@@ -186,7 +186,7 @@ class Melody:
     def inpaint(
         self,
         audio: np.ndarray | Sequence[np.ndarray],
-        spans: Sequence[tuple[float, float]],
+        spans: Any,
         prompt: str | Sequence[str] | None = None,
         *,
         negative: str | Sequence[str] | None = None,
@@ -236,7 +236,7 @@ class Melody:
     def vary(
         self,
         audio: np.ndarray | Sequence[np.ndarray],
-        strength: float,
+        strength: Any,
         prompt: str | Sequence[str] | None = None,
         *,
         negative: str | Sequence[str] | None = None,

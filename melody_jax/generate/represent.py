@@ -60,7 +60,7 @@ class Representations:
         if not self.mulan_config.train_text_tower:
             params["mulan"]["text"] = minilm.load(self.mulan_config.pretrained_text, self.mulan_config.text)
         self._host = host = Host(devices)
-        self._params = host.whole(params)
+        self._params = host.whole(jax.tree.map(_float32, params))  # a bundle keeps its weights in float16
         self._tokenizer = TextTokenizer(tokenizer)
         self._encode_jit = host.compiled(self._encode)
         self._reconstruct_jit = host.compiled(self._reconstruct)
@@ -128,3 +128,7 @@ class Representations:
 
     def _text_codes(self, params: Any, tokens: Array) -> Array:
         return rvq.encode(params["codes"]["rvq"], self._text(params, tokens))
+
+
+def _float32(leaf: np.ndarray) -> np.ndarray:
+    return leaf.astype(np.float32) if np.issubdtype(leaf.dtype, np.floating) else leaf
