@@ -52,7 +52,7 @@ def _for_one_clip(stage: Any) -> Any:
 def _forward(name: str, stage: Any) -> tuple[str, Any, tuple[Any, ...]]:
     """(what one pass is, the pass, its inputs after the parameters)."""
     geometry = stage.geometry
-    ids = jax.ShapeDtypeStruct((1, geometry.clip_tokens), jnp.int32)
+    ids = jax.ShapeDtypeStruct((1, geometry.clip_semantic), jnp.int32)
     audio = jax.ShapeDtypeStruct((1, geometry.clip_samples), jnp.float32)
 
     def apply(params: Any, *inputs: Any, **options: Any) -> Any:
@@ -66,7 +66,7 @@ def _forward(name: str, stage: Any) -> tuple[str, Any, tuple[Any, ...]]:
     if name == "semantic":
         return "audio to features", lambda params, x: apply(params, x, method="hidden"), (audio,)
     if name == "lm":
-        sequence = jax.ShapeDtypeStruct((1, stage.vocabulary.prefix + geometry.clip_tokens), jnp.int32)
+        sequence = jax.ShapeDtypeStruct((1, stage.vocabulary.prefix + geometry.clip_semantic), jnp.int32)
         return "all tokens in parallel", apply, (sequence,)
     if name == "dpd":
         latents = jax.ShapeDtypeStruct((1, geometry.clip_frames, geometry.latent_channels), jnp.float32)

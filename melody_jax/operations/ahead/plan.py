@@ -103,7 +103,7 @@ def _sampling_program(
 ) -> tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]]:
     """(program, its inputs after the weights, where the rows are in each of their arrays)."""
     geometry, twice = programs.geometry, rows * (1 if guidance == 1 else 2)
-    tokens = jax.ShapeDtypeStruct((rows, geometry.clip_tokens), jnp.int32)
+    tokens = jax.ShapeDtypeStruct((rows, geometry.clip_semantic), jnp.int32)
     latents = jax.ShapeDtypeStruct((rows, geometry.clip_frames, geometry.latent_channels), jnp.float32)
     if name == "decoder":
         return programs.decode_latents, (latents,), (0,)
