@@ -441,7 +441,7 @@ class Melody:
         return [*given]
 
     def _pieces(self, audio: Any) -> tuple[list[Audio], bool]:
-        alone = isinstance(audio, np.ndarray) and audio.ndim == 1
+        alone = isinstance(audio, np.ndarray)  # of another shape than [T] it is refused, not taken for several pieces
         given = [audio] if alone else list(audio)
         if not given:
             raise UserError("there is no music")

@@ -48,7 +48,7 @@ def write_result(
         with whole_file(settings) as scratch:
             scratch.write_text(text)
 
-    for file, write in ((settings, describe_it), (picture, draw)):
+    for file, write in ((picture, draw), (settings, describe_it)):
         try:
             write()
         except Exception as error:  # whatever it is, the music is worth more

@@ -38,11 +38,13 @@ GEOMETRY = Geometry(
 STEPS = 6
 # Of both stages, as gin bindings on top of the tiny size; the tokens that come first are the geometry's.
 COMMON = {
+    "geometry.Geometry.hop": 480,
     "geometry.Geometry.clip_seconds": 0.64,
     "geometry.Geometry.latent_channels": 4,
     "geometry.Geometry.mulan_tokens": 3,
     "geometry.Geometry.mulan_codes": 8,
     "geometry.Geometry.semantic_codes": 16,
+    "geometry.Geometry.semantic_levels": 1,
     "TOTAL_STEPS": STEPS,
     "BATCH_SIZE": 4,
     "optim.OptimConfig.warmup_steps": 1,
@@ -61,7 +63,6 @@ BINDINGS = {
         "dpd.DPDConfig.width": 16,
         "dpd.DPDConfig.blocks": 1,
         "dpd.DPDConfig.segment": 4,
-        "dpd.DPDConfig.rank": 8,
         "dpd.DPDConfig.heads": 2,
         "dpd.DPDConfig.feed_forward": 16,
         "dpd.DPDConfig.recurrent_width": 8,

@@ -13,7 +13,7 @@ from tests.launch.test_job import CONFIGS
 
 KINDS = {
     "tpu-vm": ["create", "describe", "scp", "setup", "run", "delete"],
-    "gke": ["apply", "logs", "get"],
+    "gke": ["look", "apply", "logs", "get"],
     "slurm": ["sbatch"],
 }
 QUEUED = {"capacity": "spot", "tpu_vm": {"project": "p", "zone": "z", "runtime_version": "v", "queued": True}}
@@ -41,7 +41,7 @@ def test_dry_run_is_the_run(target, changes, cloud, capsys):
 def test_examples_in_a_dry_run(path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")  # git is needed, the clouds' tools are not
     monkeypatch.chdir(path.parents[2])
-    targets = ["slurm"] if "slurm" in path.stem else ["tpu-vm", "gke"]
+    targets = next(([name] for name in ("slurm", "gke") if name in path.stem), ["tpu-vm", "gke"])
     for target in targets:
         assert main(["launch", target, "--config", str(path), "--dry_run"]) == 0
         assert f"melody launch {target} --config configs/launch/{path.name} --dry_run" in path.read_text()
