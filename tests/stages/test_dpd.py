@@ -114,13 +114,14 @@ def test_what_is_measured_frames_the_network():
     data = map(batch, itertools.count())
     state = jax.tree.map(jnp.asarray, stage.calibrate(empty, data))
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, empty)
-    assert "linear" not in state.params and float(state.extra["linear"]["variance"].max()) > 2.0
+    assert "linear" not in state.params and float(state.extra["linear"]["variance"].max()) > 1.5
     assert float(state.extra["linear"]["told_variance"].max()) < 0.5  # the tokens say all but the noise
     evaluate = jax.jit(stage.eval_step)
     figures = {name: float(value) for name, value in evaluate(state, batch(1000)).items()}
     assert figures["velocity_error"] < 0.3 * figures["wiener_error"]  # before the first step
     assert figures["velocity_error"] < 0.3 * figures["unconditional_velocity_error"]
-    assert figures["unconditional_velocity_error"] < 0.9 * figures["wiener_error"]
+    # without tokens it is the Wiener predictor, of all channels together and not fitted to this very batch
+    assert figures["unconditional_velocity_error"] < 1.1 * figures["wiener_error"]
     step = jax.jit(stage.train_step)
     for _ in range(20):
         state, metrics = step(state, next(data))
