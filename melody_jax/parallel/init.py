@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, Sharding
 
 from melody_jax.parallel import rules
 
@@ -34,7 +34,7 @@ def sharded_init(init: Callable[[jax.Array], PyTree], key: jax.Array, mesh: Mesh
     return jax.jit(lambda key: nn.unbox(init(key)), out_shardings=layout)(key)
 
 
-def place(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
+def place(array: np.ndarray | jax.Array, sharding: Sharding) -> jax.Array:
     """A host array that every process holds whole, placed as `sharding` says; a jax.Array already there is kept."""
     if isinstance(array, jax.Array) and array.sharding.is_equivalent_to(sharding, array.ndim):
         return array
