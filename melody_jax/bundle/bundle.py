@@ -17,6 +17,7 @@ from typing import Any
 
 from melody_jax import config as config_lib
 from melody_jax import graph
+from melody_jax.bundle.adapter import with_adapters
 from melody_jax.bundle.card import Card, render
 from melody_jax.bundle.lineage import check_lineage, short
 from melody_jax.bundle.part import (
@@ -80,11 +81,15 @@ class Bundle:
         return path if path.is_file() else None
 
     @classmethod
-    def load(cls, directory: str | os.PathLike) -> "Bundle":
+    def load(cls, directory: str | os.PathLike, adapters: Mapping[str, float] | None = None) -> "Bundle":
         """Reads a bundle and verifies every file's sha256 and the parts' lineage.
 
+        Args:
+          adapters: folder -> weight of adapters that are added to its parts (`adapter.with_adapters`).
+
         Raises:
-          UserError: no bundle there, a damaged or missing file, or parts that were not trained together.
+          UserError: no bundle there, a damaged or missing file, parts that were not trained together, or an adapter of other
+            parts.
         """
         directory = pathlib.Path(directory)
         info = _read_info(directory)
@@ -104,7 +109,7 @@ class Bundle:
             config_lib.from_dict(PretrainedText, reference)
         if not parts["mulan"].config.get("train_text_tower", True) and TEXT_REFERENCE not in info["references"]:
             raise UserError(f"{directory / BUNDLE_FILE} does not say where the weights of the text tower are")
-        return cls(directory, parts, geometry, info["references"], info["sampling"])
+        return cls(directory, with_adapters(parts, adapters or {}), geometry, info["references"], info["sampling"])
 
 
 def export(
@@ -115,6 +120,7 @@ def export(
     sampling: Mapping[str, Any] | None = None,
     max_file_bytes: int | None = None,
     tokenizer: str | os.PathLike | None = None,
+    adapters: Mapping[str, float] | None = None,
 ) -> Bundle:
     """Collects parts into a bundle.
 
@@ -127,6 +133,7 @@ def export(
       sampling: defaults for sampling.
       max_file_bytes: split weights into files of at most this size.
       tokenizer: a tokenizer.json to carry along.
+      adapters: folder -> weight of adapters that become one with the parts (`adapter.with_adapters`).
 
     Raises:
       UserError: a part is missing, given twice, damaged or was not trained together with another, or `out` is taken.
@@ -140,6 +147,7 @@ def export(
         raise UserError(f"cannot export to {out}: {taken[0].name} there is not a folder")
     parts = _collect(sources)
     check_lineage(parts)
+    parts = with_adapters(parts, adapters or {})
     # inside, where a rename is one step and the folder above need not be writable
     scratch = out / f".export-{os.getpid()}"
     fresh = not out.exists()

@@ -38,7 +38,7 @@ def edit(args: argparse.Namespace, method: str, **arguments: Any) -> None:
 
     from melody_jax.generate import Melody
 
-    melody = Melody.load(bundle)
+    melody = Melody.load(bundle, adapters=pieces.adapters_of(args.adapter))
     music = [read_music(args.music[index], melody.sample_rate) for index in wanted]
     run["seed"] = [run["seed"][index] for index in wanted]
 

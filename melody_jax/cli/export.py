@@ -37,6 +37,9 @@ def add_parser(subparsers) -> None:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="default for sampling, as in --set steps=10"
     )
     parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json, where the text tower has one of its own")
+    parser.add_argument(
+        "--adapter", action="append", default=[], metavar="DIR[=WEIGHT]", help="make an adapter one with the parts"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from melody_jax.bundle.bundle import OPTIONAL, REQUIRED, bundle_bytes, export
     from melody_jax.bundle.card import Card
+    from melody_jax.cli.pieces import adapters_of
 
     model_dir = pathlib.Path(args.model_dir)
     if not model_dir.is_dir():
@@ -71,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
         sampling=_sampling(args.size, args.set),
         max_file_bytes=int(args.max_file_mib * 2**20) or None,
         tokenizer=args.tokenizer,
+        adapters=adapters_of(args.adapter),
     )
     sizes = bundle_bytes(bundle.directory)
     for name, size in sizes.items():
@@ -121,7 +126,7 @@ def _folders(model_dir: pathlib.Path, args: argparse.Namespace, names: tuple[str
     """The parts of a model folder, or the one part that it is; refuses options of bundles."""
     from melody_jax.bundle.part import INFO_FILE, locate
 
-    bundles = ("title", "data", "licence", "section", "size", "set", "tokenizer")
+    bundles = ("title", "data", "licence", "section", "size", "set", "tokenizer", "adapter")
     given = [f"--{name}" for name in bundles if getattr(args, name)]
     if given or args.max_file_mib:
         raise UserError(f"{(given or ['--max_file_mib'])[0]} is not for --format {args.format}")

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
 
     from melody_jax.generate import Melody
 
-    melody = Melody.load(bundle)
+    melody = Melody.load(bundle, adapters=pieces.adapters_of(args.adapter))
     run["seed"] = [run["seed"][i] for i in wanted]
     source: dict[str, Any] = {"prompts": [sources[i] for i in wanted]}
     if args.music:
@@ -79,7 +79,7 @@ def _again(args: argparse.Namespace) -> None:
 
     from melody_jax.generate import Melody
 
-    melody = Melody.load(bundle)
+    melody = Melody.load(bundle, adapters=pieces.adapters_of(args.adapter))
     audio = read_music(sound, melody.sample_rate) if call.sha256 is not None and sound is not None else None
     with pieces.plain_warnings():
         files.write(melody, 0, melody.replay(info, audio, progress=True), sound if call.sha256 is not None else None)

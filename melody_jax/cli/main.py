@@ -22,6 +22,7 @@ COMMANDS = {
     "config": "print the composed configuration of a stage",
     "doctor": "check data, one step and the disk before a long training",
     "train": "train one stage, or all of them in order",
+    "finetune": "train a bundle's language and diffusion models further on your own music",
     "sweep": "train with many settings and compare what they reach",
     "tokenize": "turn a data set into tokens and latents with the trained representation models",
     "report": "how the training of every stage goes: losses, speed, where the time went",

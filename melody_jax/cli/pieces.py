@@ -45,6 +45,13 @@ HELP = {
 def add_sampling(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
     """Bundle, seed, and one option for each setting."""
     parser.add_argument("--bundle", metavar="DIR", help="exported models (default: bundles/tiny of this repository)")
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="DIR[=WEIGHT]",
+        help="add what melody finetune --lora left in DIR, this strongly (1); may be given several times",
+    )
     parser.add_argument("--negative", metavar="TEXT", help="what the music should not be (with --lm_guidance above 1)")
     controls.add_arguments(parser)
     group = parser.add_argument_group("sampling (defaults: the bundle's, else as given)")
@@ -138,6 +145,22 @@ def bundle_of(directory: str | None) -> pathlib.Path:
     if not REPOSITORY_BUNDLE.is_dir():
         raise UserError(f"there is no bundle at {REPOSITORY_BUNDLE}; name one with --bundle DIR")
     return REPOSITORY_BUNDLE
+
+
+def adapters_of(items: Sequence[str]) -> dict[str, float]:
+    """Folder -> weight of every DIR or DIR=WEIGHT.
+
+    Raises:
+      UserError: a weight that is no number.
+    """
+    weights = {}
+    for item in items:
+        directory, separator, weight = item.rpartition("=")
+        try:
+            weights[directory if separator else item] = float(weight) if separator else 1.0
+        except ValueError:
+            raise UserError(f"--adapter {item}: the weight must be a number") from None
+    return weights
 
 
 class Files:

@@ -92,7 +92,7 @@ def play(args: argparse.Namespace, sink: Callable[[int], Sink]) -> None:
 
     from melody_jax.generate import Melody
 
-    melody = Melody.load(bundle)
+    melody = Melody.load(bundle, adapters=pieces.adapters_of(args.adapter))
     with pieces.plain_warnings():
         asked = controls.from_arguments(args)
         stream = melody.stream(args.prompt, negative=args.negative, seed=args.seed, controls=asked, **chosen)

@@ -60,17 +60,23 @@ class Melody:
         self._composer = Composer(self._models)
 
     @classmethod
-    def load(cls, directory: str | os.PathLike, devices: Sequence[Any] | None = None) -> "Melody":
+    def load(
+        cls,
+        directory: str | os.PathLike,
+        devices: Sequence[Any] | None = None,
+        adapters: Mapping[str, float] | None = None,
+    ) -> "Melody":
         """Loads a bundle.
 
         Args:
           directory: its folder.
           devices: see the class.
+          adapters: folder -> weight, of adapters that `melody finetune --lora` trained on this bundle.
 
         Raises:
-          UserError: it is missing, damaged, edited, or its parts do not belong together.
+          UserError: it is missing, damaged, edited, its parts do not belong together, or an adapter is of other parts.
         """
-        return cls(Bundle.load(directory), devices)
+        return cls(Bundle.load(directory, adapters), devices)
 
     @property
     def sample_rate(self) -> int:

@@ -103,4 +103,4 @@ def write_part(
     if jax.process_index() != 0:
         return None
     config, geometry, parents = stage.part()
-    return save_part(directory / PART, stage.name, params, config, geometry, parents, training)
+    return save_part(directory / PART, stage.part_name or stage.name, params, config, geometry, parents, training)

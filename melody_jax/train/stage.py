@@ -71,6 +71,8 @@ class Stage(ABC):
     """One trainable thing. Methods are pure unless said otherwise; shapes are global."""
 
     name: ClassVar[str]
+    part_name: ClassVar[str] = ""
+    """Name of the part that it makes, where it is not the stage's."""
     starts: ClassVar[Mapping[str, str]] = {}
     """Name of a part -> where its weights go in `TrainState.params` ("/" between names) when training starts from it."""
     measured: ClassVar[tuple[str, ...]] = ()
