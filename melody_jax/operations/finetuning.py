@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,12 +69,12 @@ def finetune(asked: Finetuning) -> Bundle:
     unknown = [name for name in asked.stages if name not in READ_TOKENS]
     if unknown or not asked.stages:
         raise UserError(f"--stages: {', '.join(READ_TOKENS)} can be finetuned, not {', '.join(unknown) or 'nothing'}")
-    out = Path(asked.out)
-    for name in READ_AUDIO:
-        _copy(bundle, name, out)
     requests = {name: _request(asked, bundle, name) for name in asked.stages}
     configs = {name: _compose(asked, bundle, name, several=len(requests) > 1) for name in asked.stages}
     configuration.refuse_ignored(frozenset.intersection(*(config.ignored for config in configs.values())))
+    out = Path(asked.out)
+    for name in READ_AUDIO:
+        _copy(bundle, name, out)
     prepare_jax()
     began = time.time()
     for name, config in configs.items():
@@ -94,11 +95,12 @@ def _request(asked: Finetuning, bundle: Bundle, name: str) -> Request:
 def _compose(asked: Finetuning, bundle: Bundle, name: str, several: bool) -> RunConfig:
     """The stage's configuration: the shape of the bundle's part, the steps and rates of configs/finetune."""
     part, root = bundle.parts[name], configuration.configs_directory()
-    shape = write_whole(Path(asked.out) / name / "shape.gin", _shape(name, part))
     hardware = configuration.detect_hardware() if asked.hardware == "auto" else asked.hardware
-    files = [root / "stages" / f"{name}.gin", shape, root / "hardware" / f"{hardware}.gin"]
-    files += [root / "finetune" / f"{kind}.gin" for kind in (name, "lora" if asked.rank else "full")]
-    config = configuration.compose(files, asked.gin_files, asked.bindings, partial=several)
+    with tempfile.TemporaryDirectory() as scratch:
+        shape = write_whole(Path(scratch) / "shape.gin", _shape(name, part))
+        files = [root / "stages" / f"{name}.gin", shape, root / "hardware" / f"{hardware}.gin"]
+        files += [root / "finetune" / f"{kind}.gin" for kind in (name, "lora" if asked.rank else "full")]
+        config = configuration.compose(files, asked.gin_files, asked.bindings, partial=several)
     source = str(bundle.directory / name)
     run = dataclasses.replace(config.run, model_dir=asked.out, data=asked.data)
     if not asked.rank:

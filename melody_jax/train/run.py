@@ -23,6 +23,8 @@ class Run:
       restart_data: go on from the newest checkpoint at the beginning of the data, which may be another data set.
       init_from: directories of parts to start from instead of random weights (`Stage.starts`); a run that goes on from
         a checkpoint does not read them again.
+      measure: measure on the run's own data what the stage measures before its first step (`Stage.calibrate`); otherwise
+        the values stay that the part it starts from has.
       precompiled_dir: folder of executables (`melody precompile --save`); a step is compiled where it is not there.
       profile: "FIRST:LAST", steps of which every host writes a trace into the run's folder; "" for none.
       model_dir: everything goes into its folder of the stage's name.
@@ -44,6 +46,7 @@ class Run:
     seed: int = 0
     restart_data: bool = False
     init_from: tuple[str, ...] | list[str] = ()
+    measure: bool = True
     precompiled_dir: str = ""
     profile: str = ""
     model_dir: str = ""

@@ -38,7 +38,8 @@ def begin(stage: Stage, batches: Batches, run: Run, mesh: Mesh, checkpoints: Che
         _check_same_run(restored.record["part"], own, run.folder(stage.name))
         return restored.state, restored.record | {"part": own}
     state, started = start_from(stage, state, run.init_from)
-    state = calibrated(stage, state, endless(batches))
+    if run.measure:
+        state = calibrated(stage, state, endless(batches))
     return state, {"seconds": 0.0, "evaluation": {}, "part": own, "init_from": started}
 
 
