@@ -25,6 +25,7 @@ from melody_jax.evaluate.tables import Cell, Table
 from melody_jax.evaluate.truth import Asked, Truth, choose_prompts
 from melody_jax.geometry import Geometry
 from melody_jax.lm.config import LMConfig
+from melody_jax.nn.measured import variables
 from melody_jax.stages.lm import LMStage
 from melody_jax.train.optim import OptimConfig
 
@@ -150,13 +151,13 @@ def diffusion_errors(bundle: Bundle, clips: Columns) -> tuple[float, float, floa
     """Velocity errors over a grid of angles: with the clips' own tokens, with another clip's, of the Wiener predictor."""
     config = from_dict(DPDConfig, bundle.parts["dpd"].config)
     model, grid = DPD(config, bundle.geometry), dpd_loss.angle_grid()
-    variables = {"params": _float32(bundle.parts["dpd"].params)}
+    weights = variables(_float32(bundle.parts["dpd"].params))
 
     @jax.jit
     def errors(clean, tokens, others):
         def error(ids):
             def denoise(noisy, angles):
-                return jnp.asarray(model.apply(variables, noisy, angles, ids, None))
+                return jnp.asarray(model.apply(weights, noisy, angles, ids, None))
 
             return jnp.mean(dpd_loss.grid_errors(denoise, clean, jax.random.key(DIFFUSION_SEED), grid))
 

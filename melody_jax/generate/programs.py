@@ -23,6 +23,7 @@ from melody_jax.lm.continuation import continue_codes
 from melody_jax.lm.network import SemanticLM
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.network import MuLan
+from melody_jax.nn.measured import variables
 from melody_jax.shapes import Array
 
 
@@ -56,11 +57,11 @@ class Programs:
 
     def embed_text(self, params: Any, text_tokens: Array) -> Array:
         """MuLan embeddings [B, E] of WordPiece ids [B, W]."""
-        return self.mulan.apply({"params": params}, text_tokens, method="embed_text")  # pyright: ignore[reportReturnType]
+        return self.mulan.apply(variables(params), text_tokens, method="embed_text")  # pyright: ignore[reportReturnType]
 
     def embed_music(self, params: Any, audio: Array) -> Array:
         """MuLan embeddings [B, E] of clips [B, T]."""
-        return self.mulan.apply({"params": params}, audio, method="embed_music")  # pyright: ignore[reportReturnType]
+        return self.mulan.apply(variables(params), audio, method="embed_music")  # pyright: ignore[reportReturnType]
 
     def mulan_codes(self, params: Any, embeddings: Array) -> Array:
         """Codes [B, Q] of MuLan embeddings."""
@@ -98,7 +99,7 @@ class Programs:
         """
 
         def network(*arguments: Array) -> Array:
-            return self.dpd.apply({"params": params}, *arguments)  # pyright: ignore[reportReturnType]
+            return self.dpd.apply(variables(params), *arguments)  # pyright: ignore[reportReturnType]
 
         start = jax.vmap(lambda key: jax.random.normal(key, known.shape[1:], jnp.float32))(keys)
         sizes = strength * angles.schedule(schedule, steps)
@@ -111,7 +112,7 @@ class Programs:
     def decode_latents(self, params: Any, latents: Array) -> Array:
         """Waveforms [B, T] of latents [B, L, D]."""
 
-        return self.autoencoder.apply({"params": params}, latents, method="from_latents")  # pyright: ignore[reportReturnType]
+        return self.autoencoder.apply(variables(params), latents, method="from_latents")  # pyright: ignore[reportReturnType]
 
     @property
     def decodes_magnitudes(self) -> bool:
@@ -124,7 +125,7 @@ class Programs:
         def decoded(module: Any, latents: Array) -> Array:
             return module.decoded(latents / module.latent_scale)
 
-        return self.autoencoder.apply({"params": params}, latents, method=decoded)  # pyright: ignore[reportReturnType]
+        return self.autoencoder.apply(variables(params), latents, method=decoded)  # pyright: ignore[reportReturnType]
 
     def find_phases(self, magnitudes: Array, known: Array, fixed: Array) -> Array:
         """Waveforms [B, T] of log magnitudes [B, F, bins]; samples of `known` [B, T] that are `fixed` [B, T] stay."""

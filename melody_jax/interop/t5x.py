@@ -3,7 +3,7 @@
 Needs T5X, which imports TensorFlow and gin: only configs/t5x/*.gin import this file.
 
 The parameters are those of our own training, by name and shape. Their logical axes are T5X's `params_axes`; what a stage
-measures and does not learn (`Stage.measured`) is T5X's `flax_mutables`.
+measures and does not learn (`nn/measured.py`) is T5X's `flax_mutables`.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,6 +20,7 @@ from melody_jax.dpd import angles, guidance, loss, sampler
 from melody_jax.interop.t5x_layout import initial_variables
 from melody_jax.lm import decode
 from melody_jax.lm.continuation import continue_codes
+from melody_jax.nn.measured import MEASURED, joined, variables
 from melody_jax.shapes import Array, Float, Int
 from melody_jax.stages.dpd import EVAL_SEED, DPDStage
 from melody_jax.stages.lm import LMStage
@@ -56,9 +57,9 @@ class StageModel(models.BaseModel):  # pyright: ignore[reportAttributeAccessIssu
 
     def eval_fn(self, params: Any, batch: Batch, flax_mutables: Any = None) -> tuple[Any, Metrics]:
         """The metrics of `stage.eval_step`; the first of them is the loss."""
-        measured = {} if flax_mutables is None else dict(flax_mutables["measured"])
+        measured = {} if flax_mutables is None else dict(flax_mutables[MEASURED])
         zero = jnp.zeros((), jnp.int32)
-        state = TrainState(zero, dict(params), opt_state=(), ema=None, key=zero, extra=measured, frozen={})
+        state = TrainState(zero, dict(params), opt_state=(), ema=None, key=zero, extra={}, frozen={}, measured=measured)
         metrics = self.stage.eval_step(state, batch)
         return next(iter(metrics.values())), _averages(metrics)
 
@@ -161,13 +162,13 @@ class DiffusionModel(StageModel):
         return -jax.lax.map(clip_error, (self.stage.normalised(batch), batch["semantic"]))
 
     def _network(self, params: Any, flax_mutables: Any) -> guidance.ConditionalDenoiser:
-        variables = {"params": _with_measured(params, flax_mutables)}
-        return lambda *arguments: self.stage.model.apply(variables, *arguments)  # pyright: ignore[reportReturnType]
+        weights = variables(_with_measured(params, flax_mutables))
+        return lambda *arguments: self.stage.model.apply(weights, *arguments)  # pyright: ignore[reportReturnType]
 
 
 def _with_measured(params: Any, flax_mutables: Any) -> dict[str, Any]:
     """All parameters of the network: the learnt and the measured ones."""
-    return {**params, **(flax_mutables["measured"] if flax_mutables else {})}
+    return joined(params, flax_mutables[MEASURED] if flax_mutables else {})
 
 
 def _averages(metrics: Mapping[str, jax.Array]) -> Metrics:

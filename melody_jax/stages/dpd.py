@@ -18,6 +18,7 @@ from melody_jax.dpd.network import DPD
 from melody_jax.dpd.precondition import measure
 from melody_jax.geometry import Geometry
 from melody_jax.graph import PARENTS
+from melody_jax.nn.measured import MEASURED, joined, variables
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
 from melody_jax.train.stage import HostBatch, Metrics, Stage
 from melody_jax.train.state import TrainState
@@ -51,7 +52,6 @@ class DPDStage(Stage):
     parents_dir: str = ""
     name: ClassVar[str] = "dpd"
     starts: ClassVar[Mapping[str, str]] = {"dpd": ""}
-    measured: ClassVar[tuple[str, ...]] = ("linear",)
 
     @property
     def clip(self) -> Geometry:
@@ -73,14 +73,10 @@ class DPDStage(Stage):
         init_key, run_key = jax.random.split(key)
         frames = 2 * self.geometry.frames_per_token
         noisy = jnp.zeros((1, frames, self.geometry.latent_channels), jnp.float32)
-        params = dict(
-            self.model.init(
-                init_key, noisy, noisy[..., 0], jnp.zeros((1, 2 * self.geometry.semantic_levels), jnp.int32)
-            )["params"]
-        )
-        extra = {"linear": params.pop("linear")} if self.config.precondition == "linear" else {}
-        optimizer = make_optimizer(self.optim)
-        return TrainState.create(run_key, params, optimizer, ema=self.optim.ema_decay > 0, extra=extra)
+        tokens = jnp.zeros((1, 2 * self.geometry.semantic_levels), jnp.int32)
+        made = self.model.init(init_key, noisy, noisy[..., 0], tokens)
+        optimizer, measured = make_optimizer(self.optim), made.get(MEASURED, {})
+        return TrainState.create(run_key, made["params"], optimizer, ema=self.optim.ema_decay > 0, measured=measured)
 
     def calibrate(self, state: TrainState, batches: Iterator[HostBatch]) -> TrainState:
         """What a preconditioned network is trained around, measured on the first batches."""
@@ -92,13 +88,13 @@ class DPDStage(Stage):
             latents, tokens = multihost_utils.process_allgather((latents, tokens), tiled=True)
         scaled, sizes = latents.astype(np.float32) / self.config.data_std, self.geometry
         found = measure(scaled, tokens, sizes.semantic_size, sizes.semantic_levels)
-        return state.replace(extra={"linear": found})
+        return state.replace(measured={"linear": found})
 
-    def loss(self, params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Metrics]:
-        """(multi-chunk velocity loss of a training batch, no metrics); `params` with what is measured."""
+    def loss(self, weights: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Metrics]:
+        """(multi-chunk velocity loss of a training batch, no metrics); `weights` are a part's."""
 
         def denoise(noisy, angles, keep):
-            return self.model.apply({"params": params}, noisy, angles, batch["semantic"], keep)
+            return self.model.apply(variables(weights), noisy, angles, batch["semantic"], keep)
 
         chunks, dropout = self.config.chunks, self.config.condition_dropout
         return loss.velocity_loss(denoise, self.normalised(batch), key, chunks, dropout), {}
@@ -107,7 +103,7 @@ class DPDStage(Stage):
         """One update on the multi-chunk velocity loss."""
 
         def loss_of(params):
-            return self.loss({**params, **state.extra}, batch, state.step_key)[0]
+            return self.loss(joined(params, state.measured), batch, state.step_key)[0]
 
         value, gradients = jax.value_and_grad(loss_of)(state.params)
         state, metrics = apply_gradients(self.optim, state, gradients)
@@ -126,8 +122,7 @@ class DPDStage(Stage):
         """
         clean, tokens = self.normalised(batch), batch["semantic"]
         grid = loss.angle_grid(self.grid_points)
-        variables = {"params": {**state.averaged, **state.extra}}
-        drop = jnp.zeros(tokens.shape[0], bool)
+        weights, drop = variables(state.weights), jnp.zeros(tokens.shape[0], bool)
         conditions = {
             "velocity_error": (tokens, None),
             "shuffled_velocity_error": (jnp.roll(tokens, 1, axis=0), None),
@@ -137,7 +132,7 @@ class DPDStage(Stage):
         for label, (ids, keep) in conditions.items():
 
             def denoise(noisy, angles, ids=ids, keep=keep):
-                return self.model.apply(variables, noisy, angles, ids, keep)
+                return self.model.apply(weights, noisy, angles, ids, keep)
 
             metrics[label] = jnp.mean(loss.grid_errors(denoise, clean, jax.random.key(EVAL_SEED), grid))
         metrics["wiener_error"] = wiener.batch_error(clean, jnp.asarray(grid, jnp.float32))
@@ -153,7 +148,7 @@ class DPDStage(Stage):
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
         """The averaged parameters and what they were trained around."""
-        return {**state.averaged, **state.extra}
+        return state.weights
 
     def part(self) -> tuple[DPDConfig, Geometry, dict[str, str]]:
         """Config, geometry and the ids of the parts that made tokens and latents."""
