@@ -30,11 +30,47 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from melody_jax.dpd.config import DPDConfig
+from melody_jax.dpd.network import DPD
+from melody_jax.geometry import Geometry
 from melody_jax.nn.measured import identity, measured
 from melody_jax.shapes import Array, Bool, Float, Int
 
 FLOOR = 1e-6  # of variances, relative to the largest: what latents hardly use is not blown up
 SHRINKAGE = 20.0  # of the ridge regression: tokens at which half of what they say is believed
+
+
+class Preconditioned(nn.Module):
+    """The DPD with the linear predictor around it; called as the DPD is, whose parameters have the same names here.
+
+    Attributes:
+      config, geometry: see `DPD`.
+    """
+
+    config: DPDConfig
+    geometry: Geometry
+
+    def setup(self):
+        sizes = self.geometry
+        self.network = DPD(self.config, sizes, silent=True)  # training starts from the linear predictor
+        nn.share_scope(self, self.network)
+        self.linear = LinearPredictor(sizes.semantic_size, sizes.semantic_levels, sizes.frames_per_token)
+
+    def __call__(
+        self,
+        noisy: Float[Array, "B L D"],
+        angles: Float[Array, "B L"],
+        tokens: Int[Array, "B W"],
+        keep: Bool[Array, "B"] | None = None,
+    ) -> Float[Array, "B L D"]:
+        """v of z_delta."""
+        x, velocity = self.linear(noisy, angles, tokens, keep)
+        return velocity(self.network(x, angles, tokens, keep))
+
+
+def model_of(config: DPDConfig, geometry: Geometry) -> DPD | Preconditioned:
+    """The network that a configuration names."""
+    return (Preconditioned if config.precondition == "linear" else DPD)(config, geometry)
 
 
 class LinearPredictor(nn.Module):

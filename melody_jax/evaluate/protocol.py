@@ -4,6 +4,7 @@ Clips come from the caller, with `audio`, `captions` and `truth` (data_pipelines
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,9 +15,9 @@ import numpy as np
 from melody_jax.bundle.bundle import Bundle
 from melody_jax.config import from_dict
 from melody_jax.dpd import loss as dpd_loss
-from melody_jax.dpd import wiener
+from melody_jax.dpd import model_of, wiener
 from melody_jax.dpd.config import DPDConfig
-from melody_jax.dpd.network import DPD
+from melody_jax.dpd.denoiser import bind
 from melody_jax.evaluate import distances, links, measures, memorisation, rates, spectra
 from melody_jax.evaluate.estimate import Estimate
 from melody_jax.evaluate.families import FamilyJudge
@@ -150,15 +151,13 @@ def language_loss(bundle: Bundle, clips: Columns, shift: int = 0) -> float:
 def diffusion_errors(bundle: Bundle, clips: Columns) -> tuple[float, float, float]:
     """Velocity errors over a grid of angles: with the clips' own tokens, with another clip's, of the Wiener predictor."""
     config = from_dict(DPDConfig, bundle.parts["dpd"].config)
-    model, grid = DPD(config, bundle.geometry), dpd_loss.angle_grid()
+    model, grid = model_of(config, bundle.geometry), dpd_loss.angle_grid()
     weights = variables(_float32(bundle.parts["dpd"].params))
 
     @jax.jit
     def errors(clean, tokens, others):
         def error(ids):
-            def denoise(noisy, angles):
-                return jnp.asarray(model.apply(weights, noisy, angles, ids, None))
-
+            denoise = bind(functools.partial(model.apply, weights), ids)
             return jnp.mean(dpd_loss.grid_errors(denoise, clean, jax.random.key(DIFFUSION_SEED), grid))
 
         linear = wiener.batch_error(clean, jnp.asarray(grid, jnp.float32))

@@ -16,7 +16,6 @@ from melody_jax.codes import rvq
 from melody_jax.config import from_dict
 from melody_jax.errors import UserError
 from melody_jax.generate.host import Host
-from melody_jax.generate.models import TEXT_TOKENS
 from melody_jax.graph import READ_AUDIO
 from melody_jax.mulan import minilm
 from melody_jax.mulan.config import MuLanConfig
@@ -83,7 +82,7 @@ class Representations:
     def text_codes(self, sentences: Sequence[str], rows: int) -> Int[np.ndarray, "B Q"]:
         """MuLan codes of sentences, computed `rows` at a time: one compiled shape for any number of them."""
         filled = [*sentences, *[""] * (-len(sentences) % rows)]
-        tokens = self._tokenized(filled).reshape(-1, rows, self._text_length)
+        tokens = self._tokenized(filled).reshape(-1, rows, self.mulan_config.text_length)
         codes = [np.asarray(self._text_codes_jit(self._params, self._host.rows(group))) for group in tokens]
         nothing = np.zeros((0, self.geometry.mulan_tokens), np.int32)
         return np.concatenate([nothing, *codes])[: len(sentences)]
@@ -100,12 +99,8 @@ class Representations:
         """MuLan embeddings of sentences, unit norm."""
         return np.asarray(self._text_jit(self._params, self._host.rows(self._tokenized(sentences))))
 
-    @property
-    def _text_length(self) -> int:
-        return min(TEXT_TOKENS, self.mulan_config.text.positions)
-
     def _tokenized(self, sentences: list[str]) -> Int[np.ndarray, "B W"]:
-        return self._tokenizer.encode(sentences, self._text_length)
+        return self._tokenizer.encode(sentences, self.mulan_config.text_length)
 
     def _encode(self, params: Any, audio: Array) -> dict[str, Array]:
         features = self._semantic.apply(variables(params["semantic"]), audio, method="features")

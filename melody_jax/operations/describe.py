@@ -59,7 +59,7 @@ def _forward(name: str, stage: Any) -> tuple[str, Any, tuple[Any, ...]]:
         return stage.model.apply(variables(params), *inputs, **options)
 
     if name == "mulan":
-        text = jax.ShapeDtypeStruct((1, stage.text_length), jnp.int32)
+        text = jax.ShapeDtypeStruct((1, stage.config.text_length), jnp.int32)
         return "music and caption to embeddings", apply, (audio, text)
     if name == "semantic":
         return "audio to features", lambda params, x: apply(params, x, method="hidden"), (audio,)

@@ -1,6 +1,7 @@
 """Training the dual-path diffusion model: latents of the autoencoder from noise, given semantic tokens."""
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -12,9 +13,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from melody_jax.bundle.part import read_info
-from melody_jax.dpd import loss, wiener
+from melody_jax.dpd import DPD, Preconditioned, loss, model_of, wiener
 from melody_jax.dpd.config import DPDConfig
-from melody_jax.dpd.network import DPD
+from melody_jax.dpd.denoiser import Denoiser, bind, unconditional
 from melody_jax.dpd.precondition import measure
 from melody_jax.geometry import Geometry
 from melody_jax.graph import PARENTS
@@ -59,9 +60,9 @@ class DPDStage(Stage):
         return dataclasses.replace(self.geometry, clip_seconds=self.clip_seconds or self.geometry.clip_seconds)
 
     @property
-    def model(self) -> DPD:
+    def model(self) -> DPD | Preconditioned:
         """The network."""
-        return DPD(self.config, self.geometry)
+        return model_of(self.config, self.geometry)
 
     @property
     def row_seconds(self) -> float:
@@ -92,12 +93,10 @@ class DPDStage(Stage):
 
     def loss(self, weights: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Metrics]:
         """(multi-chunk velocity loss of a training batch, no metrics); `weights` are a part's."""
-
-        def denoise(noisy, angles, keep):
-            return self.model.apply(variables(weights), noisy, angles, batch["semantic"], keep)
-
         chunks, dropout = self.config.chunks, self.config.condition_dropout
-        return loss.velocity_loss(denoise, self.normalised(batch), key, chunks, dropout), {}
+        return loss.velocity_loss(
+            self.denoiser(weights, batch["semantic"]), self.normalised(batch), key, chunks, dropout
+        ), {}
 
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         """One update on the multi-chunk velocity loss."""
@@ -108,6 +107,10 @@ class DPDStage(Stage):
         value, gradients = jax.value_and_grad(loss_of)(state.params)
         state, metrics = apply_gradients(self.optim, state, gradients)
         return state, {"loss": value, **metrics}
+
+    def denoiser(self, weights: Any, tokens: jax.Array) -> Denoiser:
+        """The network with a part's weights, under tokens [B, N R]."""
+        return bind(functools.partial(self.model.apply, variables(weights)), tokens)
 
     def normalised(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """z [B, L, D] of the batch: latents in units of their deviation."""
@@ -122,18 +125,14 @@ class DPDStage(Stage):
         """
         clean, tokens = self.normalised(batch), batch["semantic"]
         grid = loss.angle_grid(self.grid_points)
-        weights, drop = variables(state.weights), jnp.zeros(tokens.shape[0], bool)
+        own = self.denoiser(state.weights, tokens)
         conditions = {
-            "velocity_error": (tokens, None),
-            "shuffled_velocity_error": (jnp.roll(tokens, 1, axis=0), None),
-            "unconditional_velocity_error": (tokens, drop),
+            "velocity_error": own,
+            "shuffled_velocity_error": self.denoiser(state.weights, jnp.roll(tokens, 1, axis=0)),
+            "unconditional_velocity_error": unconditional(own),
         }
         metrics = {}
-        for label, (ids, keep) in conditions.items():
-
-            def denoise(noisy, angles, ids=ids, keep=keep):
-                return self.model.apply(weights, noisy, angles, ids, keep)
-
+        for label, denoise in conditions.items():
             metrics[label] = jnp.mean(loss.grid_errors(denoise, clean, jax.random.key(EVAL_SEED), grid))
         metrics["wiener_error"] = wiener.batch_error(clean, jnp.asarray(grid, jnp.float32))
         return metrics

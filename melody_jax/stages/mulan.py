@@ -36,7 +36,6 @@ class MuLanStage(Stage):
       geometry: sample rate and clip length.
       optim: the optimizer.
       batch_size: B, global; every other pair of the batch is a negative.
-      text_length: W, tokens of a caption.
       augment: what is done to the music in training.
       calibration_batches: batches over which `finish` measures the modalities' means where `config.center`.
     """
@@ -45,7 +44,6 @@ class MuLanStage(Stage):
     geometry: Geometry
     optim: OptimConfig
     batch_size: int
-    text_length: int = 64
     augment: AugmentConfig = AugmentConfig()
     calibration_batches: int = 16
     name: ClassVar[str] = "mulan"
@@ -62,7 +60,7 @@ class MuLanStage(Stage):
         init_key, run_key = jax.random.split(key)
         shapes = self.batch_shapes()
         audio = jnp.zeros((1, *shapes["audio"].shape[1:]), jnp.float32)
-        tokens = jnp.ones((1, self.text_length), jnp.int32)
+        tokens = jnp.ones((1, self.config.text_length), jnp.int32)
         variables = self.model.init(init_key, audio, tokens)
         params = dict(variables["params"])
         frozen = {} if self.config.train_text_tower else {"text": params.pop("text")}
@@ -122,7 +120,7 @@ class MuLanStage(Stage):
         """Clips and captions."""
         return {
             "audio": jax.ShapeDtypeStruct((self.batch_size, self.geometry.clip_samples), np.float32),
-            "text_tokens": jax.ShapeDtypeStruct((self.batch_size, self.text_length), np.int32),
+            "text_tokens": jax.ShapeDtypeStruct((self.batch_size, self.config.text_length), np.int32),
         }
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:

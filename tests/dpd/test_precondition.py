@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from melody_jax.dpd import DPD, angles, wiener
+from melody_jax.dpd import DPD, angles, model_of, wiener
 from melody_jax.dpd.precondition import LinearPredictor, measure
 from melody_jax.errors import UserError
 from melody_jax.nn.measured import MEASURED
@@ -116,11 +116,11 @@ def test_an_idle_network_is_the_least_squares_predictor(measured, delta):
 def test_unit_moments_change_nothing():
     plain = dataclasses.replace(CONFIG, precondition="none")
     inputs = _inputs(frames=24)
-    variables = nn.unbox(jax.jit(DPD(CONFIG, GEOMETRY).init)(jax.random.key(1), *inputs))
+    variables = nn.unbox(jax.jit(model_of(CONFIG, GEOMETRY).init)(jax.random.key(1), *inputs))
     kernel = jax.random.normal(jax.random.key(2), variables["params"]["out"]["kernel"].shape)
     variables = {**variables, "params": {**variables["params"], "out": {"kernel": kernel}}}
     without = {"params": variables["params"]}
-    ours = jax.jit(DPD(CONFIG, GEOMETRY).apply)(variables, *inputs)
+    ours = jax.jit(model_of(CONFIG, GEOMETRY).apply)(variables, *inputs)
     theirs = jax.jit(DPD(plain, GEOMETRY).apply)(without, *inputs)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 

@@ -42,6 +42,7 @@ MULAN = MuLanConfig(
         width=16, layers=1, heads=2, mlp=32,
     ),
     text=TextTowerConfig(vocabulary=64, positions=16, width=16, layers=1, heads=2, mlp=32, pooling="mean"),
+    text_length=16,
     joint=8,
 )  # fmt: skip
 LM = LMConfig(layers=2, width=16, heads=2, hidden=32)

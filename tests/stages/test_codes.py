@@ -43,6 +43,7 @@ MULAN = MuLanConfig(
         width=8, layers=1, heads=1, mlp=8,
     ),
     text=TextTowerConfig(vocabulary=8, positions=4, width=8, layers=1, heads=1, mlp=8),
+    text_length=4,
     joint=4,
 )  # fmt: skip
 

@@ -36,12 +36,11 @@ MUSIC = MusicTowerConfig(
 )
 TEXT = TextTowerConfig(vocabulary=64, positions=16, width=16, layers=1, heads=2, mlp=32)
 STAGE = MuLanStage(
-    config=MuLanConfig(music=MUSIC, text=TEXT, joint=8),
+    config=MuLanConfig(music=MUSIC, text=TEXT, text_length=4, joint=8),
     geometry=Geometry(sample_rate=4000, hop=40, token_samples=160, clip_seconds=0.4),
     # eps: gradients that are zero but for rounding (biases of keys) shall not become steps of full size.
     optim=OptimConfig(learning_rate=3e-3, warmup_steps=1, total_steps=40, schedule="constant", ema_decay=0.9, eps=1e-4),
     batch_size=8,
-    text_length=4,
 )
 
 

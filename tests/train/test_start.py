@@ -27,11 +27,10 @@ from tests.train import regression
 
 SMALL = {"positions": 12, "layers": 2, "width": 16, "heads": 2, "mlp": 24, "vocabulary": 50}
 STAGE = MuLanStage(
-    config=dataclasses.replace(tiny.CONFIG, text=dataclasses.replace(tiny.TEXT, **SMALL)),
+    config=dataclasses.replace(tiny.CONFIG, text=dataclasses.replace(tiny.TEXT, **SMALL), text_length=4),
     geometry=tiny.GEOMETRY,
     optim=OptimConfig(ema_decay=0.9),
     batch_size=8,
-    text_length=4,
 )
 
 
