@@ -11,6 +11,7 @@ from melody_jax.autoencoder.decoder_istft import ISTFTDecoder
 from melody_jax.autoencoder.decoder_magnitude import MagnitudeDecoder, waveform
 from melody_jax.autoencoder.encoder import ConvolutionalEncoder, EnvelopeEncoder, FramewiseEncoder
 from melody_jax.geometry import Geometry
+from melody_jax.nn.measured import measured
 from melody_jax.shapes import Array, Float, Shaped
 
 # Every encoder maps audio [B, T] to [B, L, 2 D].
@@ -40,8 +41,7 @@ class AutoencoderOutput:
 class Autoencoder(nn.Module):
     """24 kHz audio to latents and back.
 
-    `latent_scale` brings latents into [-1, 1]; it is a parameter so that it travels with the weights, but it is not
-    optimised: the last act of training measures it (`stages/autoencoder.py`, `finish`).
+    `latent_scale` brings latents into [-1, 1]; the last act of training measures it (`stages/autoencoder.py`, `finish`).
     """
 
     config: AutoencoderConfig
@@ -51,8 +51,7 @@ class Autoencoder(nn.Module):
         self.config.check(self.geometry)
         self.encoder = ENCODERS[self.config.encoder](self.config, self.geometry)
         self.decoder = DECODERS[self.config.decoder](self.config, self.geometry)
-        one = nn.with_logical_partitioning(nn.initializers.ones, ())
-        self.latent_scale = self.param("latent_scale", one, (), jnp.float32)
+        self.latent_scale = measured(self, "latent_scale", nn.initializers.ones, (), ())
 
     def __call__(self, audio: Float[Array, "B T"], key: Shaped[Array, "..."]) -> AutoencoderOutput:
         """One training pass: z = mean + exp(logvar / 2) * noise (Kingma and Welling, 2014), decoded."""

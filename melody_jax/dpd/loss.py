@@ -1,22 +1,18 @@
 """The multi-chunk velocity loss, and the velocity error over a fixed grid of angles that evaluation reports."""
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from melody_jax.dpd import angles as process
-from melody_jax.dpd.guidance import Denoiser
+from melody_jax.dpd.denoiser import Denoiser
 from melody_jax.shapes import Array, Float, PRNGKeyArray
-
-TrainingDenoiser = Callable[[Array, Array, Array], Array]
-"""(noisy [B, L, D], angles [B, L], keep Bool [B]) -> velocity [B, L, D]."""
 
 
 def velocity_loss(
-    denoise: TrainingDenoiser, clean: Float[Array, "B L D"], key: PRNGKeyArray, chunks: int, dropout: float
+    denoise: Denoiser, clean: Float[Array, "B L D"], key: PRNGKeyArray, chunks: int, dropout: float
 ) -> Float[Array, ""]:
     """Mean squared error of the velocity; each of the M chunks of each clip has its own delta_m ~ U[0, pi/2].
 

@@ -7,7 +7,6 @@ from melody_jax.dpd import segments
 from melody_jax.dpd.blocks import DualPathBlock, merge_factor
 from melody_jax.dpd.conditioning import AngleEmbedding, TokenEmbedding
 from melody_jax.dpd.config import DPDConfig
-from melody_jax.dpd.precondition import LinearPredictor
 from melody_jax.geometry import Geometry
 from melody_jax.nn.dense import Dense
 from melody_jax.nn.norm import RMSNorm
@@ -26,10 +25,12 @@ class DPD(nn.Module):
     Attributes:
       config: shape of the network.
       geometry: latent channels, semantic codes and latent frames per token.
+      silent: whether it says 0 before training, to whoever adds something to it.
     """
 
     config: DPDConfig
     geometry: Geometry
+    silent: bool = False
 
     @nn.compact
     def __call__(
@@ -61,12 +62,7 @@ class DPD(nn.Module):
         inside = segments.pad(jnp.ones_like(angle_embedding[:1, :, :1]), config.segment)
         condition = self._condition(angle_embedding, token_embedding, inside, keep)
 
-        x, velocity, kernel_init = noisy, _identity, nn.initializers.lecun_normal()
-        if config.precondition == "linear":
-            sizes = (geometry.semantic_size, geometry.semantic_levels, geometry.frames_per_token)
-            x, velocity = LinearPredictor(*sizes, name="linear")(noisy, angles, tokens, keep)
-            kernel_init = nn.initializers.zeros  # training starts from the linear predictor
-        x = Dense(config.width, ("input", "embed"), use_bias=False, name="in", **dtypes)(x) + angle_embedding
+        x = Dense(config.width, ("input", "embed"), use_bias=False, name="in", **dtypes)(noisy) + angle_embedding
         x = segments.cut(RMSNorm(param_dtype=config.param_dtype, name="in_norm")(x), config.segment)
         block_class = DualPathBlock
         if config.remat != "none":
@@ -76,8 +72,9 @@ class DPD(nn.Module):
             block = block_class(config, geometry.frames_per_token, factor, name=f"block_{i}")
             x = block(x, token_embedding, condition, inside, keep)
         x = RMSNorm(param_dtype=config.param_dtype, name="norm")(segments.overlap_add(x, noisy.shape[1]))
-        out = Dense(noisy.shape[2], ("embed", "conv_out"), False, kernel_init=kernel_init, name="out", **dtypes)(x)
-        return velocity(out.astype(jnp.float32))
+        init = nn.initializers.zeros if self.silent else nn.initializers.lecun_normal()
+        out = Dense(noisy.shape[2], ("embed", "conv_out"), False, kernel_init=init, name="out", **dtypes)(x)
+        return out.astype(jnp.float32)
 
     def _condition(
         self,
@@ -95,7 +92,3 @@ class DPD(nn.Module):
         size = self.config.segment
         total = jnp.sum(segments.cut(angle_embedding, size), axis=2, keepdims=True)
         return total / jnp.sum(segments.fold(inside, size), axis=2, keepdims=True) + mean[:, None, None]
-
-
-def _identity(out: Array) -> Array:
-    return out

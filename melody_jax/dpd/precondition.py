@@ -25,20 +25,56 @@ Process, loss and sampler are those of the publication.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from melody_jax.dpd.config import DPDConfig
+from melody_jax.dpd.network import DPD
+from melody_jax.geometry import Geometry
+from melody_jax.nn.measured import identity, measured
 from melody_jax.shapes import Array, Bool, Float, Int
 
 FLOOR = 1e-6  # of variances, relative to the largest: what latents hardly use is not blown up
 SHRINKAGE = 20.0  # of the ridge regression: tokens at which half of what they say is believed
 
 
+class Preconditioned(nn.Module):
+    """The DPD with the linear predictor around it; called as the DPD is, whose parameters have the same names here.
+
+    Attributes:
+      config, geometry: see `DPD`.
+    """
+
+    config: DPDConfig
+    geometry: Geometry
+
+    def setup(self):
+        sizes = self.geometry
+        self.network = DPD(self.config, sizes, silent=True)  # training starts from the linear predictor
+        nn.share_scope(self, self.network)
+        self.linear = LinearPredictor(sizes.semantic_size, sizes.semantic_levels, sizes.frames_per_token)
+
+    def __call__(
+        self,
+        noisy: Float[Array, "B L D"],
+        angles: Float[Array, "B L"],
+        tokens: Int[Array, "B W"],
+        keep: Bool[Array, "B"] | None = None,
+    ) -> Float[Array, "B L D"]:
+        """v of z_delta."""
+        x, velocity = self.linear(noisy, angles, tokens, keep)
+        return velocity(self.network(x, angles, tokens, keep))
+
+
+def model_of(config: DPDConfig, geometry: Geometry) -> DPD | Preconditioned:
+    """The network that a configuration names."""
+    return (Preconditioned if config.precondition == "linear" else DPD)(config, geometry)
+
+
 class LinearPredictor(nn.Module):
-    """The map around the network. The parameters are measured (`measure`), never trained. Float32.
+    """The map around the network. Its values are measured (`measure`). Float32.
 
     Attributes:
       codes: size of the semantic vocabulary, all levels together.
@@ -62,17 +98,16 @@ class LinearPredictor(nn.Module):
         width = noisy.shape[-1]
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
 
-        def measured(name: str, init: Callable, *shape: int) -> Array:
-            init = nn.with_logical_partitioning(init, (None,) * len(shape))
-            return self.param(name, init, shape, jnp.float32)
+        def found(name: str, init: Callable, *shape: int) -> Array:
+            return measured(self, name, init, shape, (None,) * len(shape))
 
-        def identity(_, shape: tuple[int, int], dtype: Any) -> Array:
-            return jnp.eye(*shape, dtype=dtype)
-
-        mean, own = measured("mean", zeros, width), measured("own", zeros, self.codes, width)
-        clip = measured("clip", zeros, self.codes, width)
-        variance, axes = measured("variance", ones, width), measured("axes", identity, width, width)
-        told_variance, told_axes = measured("told_variance", ones, width), measured("told_axes", identity, width, width)
+        mean, own, clip = (
+            found("mean", zeros, width),
+            found("own", zeros, self.codes, width),
+            found("clip", zeros, self.codes, width),
+        )
+        variance, axes = found("variance", ones, width), found("axes", identity, width, width)
+        told_variance, told_axes = found("told_variance", ones, width), found("told_axes", identity, width, width)
 
         own_tokens = jnp.sum(own[tokens].reshape(tokens.shape[0], -1, self.levels, width), axis=2)
         told = own_tokens + self.levels * jnp.mean(clip[tokens], axis=1, keepdims=True)
@@ -104,7 +139,7 @@ def measure(
     codes: int,
     levels: int = 1,
 ) -> dict[str, Float[np.ndarray, "..."]]:
-    """The parameters of LinearPredictor from clips of normalised latents and their tokens, `levels` of each moment beside
+    """The values of LinearPredictor from clips of normalised latents and their tokens, `levels` of each moment beside
     one another, L a multiple of the number of moments."""
     mean = latents.mean((0, 1), dtype=np.float64)
     centred = latents - mean

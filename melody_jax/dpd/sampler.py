@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from melody_jax.dpd import angles as process
-from melody_jax.dpd.guidance import Denoiser
+from melody_jax.dpd.denoiser import Denoiser
 from melody_jax.shapes import Array, Bool, Float
 
 
@@ -15,7 +15,6 @@ def sample(
     steps: Float[np.ndarray, "T"],
     known: Float[Array, "B L D"] | None = None,
     mask: Bool[Array, "#B L"] | None = None,
-    clip: float | None = None,
     data_std: float = 1.0,
 ) -> Float[Array, "B L D"]:
     """Latents from noise: delta runs from pi/2 to 0 in the steps of the schedule, z <- cos(omega) z - sin(omega) v.
@@ -29,7 +28,6 @@ def sample(
       steps: step sizes omega_T .. omega_1 that sum to pi/2 (see `angles.schedule`).
       known: latents of the known frames (other frames are not read).
       mask: True where a frame is known; None for none.
-      clip: bound of |z| put on every prediction of the clean latents, 1.0 for latents in [-1, 1]; None for no bound.
       data_std: the scale that the denoiser was trained with (`DPDConfig.data_std`).
 
     Returns:
@@ -49,10 +47,6 @@ def sample(
         z = jnp.where(fixed[..., None], known / data_std, z)
         deltas = jnp.where(fixed, 0.0, angle)
         v = denoise(z, deltas).astype(jnp.float32)
-        if clip is not None:
-            bound = clip / data_std
-            clean = jnp.clip(process.clean_from_velocity(z, v, deltas), -bound, bound)
-            v = process.velocity_from_clean(z, clean, deltas)
         return process.ddim_step(z, v, jnp.full((1, 1), omega)), None
 
     inputs = (jnp.asarray(remaining, jnp.float32), jnp.asarray(omegas, jnp.float32))

@@ -4,6 +4,7 @@ Clips come from the caller, with `audio`, `captions` and `truth` (data_pipelines
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,9 +15,9 @@ import numpy as np
 from melody_jax.bundle.bundle import Bundle
 from melody_jax.config import from_dict
 from melody_jax.dpd import loss as dpd_loss
-from melody_jax.dpd import wiener
+from melody_jax.dpd import model_of, wiener
 from melody_jax.dpd.config import DPDConfig
-from melody_jax.dpd.network import DPD
+from melody_jax.dpd.denoiser import bind
 from melody_jax.evaluate import distances, links, measures, memorisation, rates, spectra
 from melody_jax.evaluate.estimate import Estimate
 from melody_jax.evaluate.families import FamilyJudge
@@ -25,6 +26,7 @@ from melody_jax.evaluate.tables import Cell, Table
 from melody_jax.evaluate.truth import Asked, Truth, choose_prompts
 from melody_jax.geometry import Geometry
 from melody_jax.lm.config import LMConfig
+from melody_jax.nn.measured import variables
 from melody_jax.stages.lm import LMStage
 from melody_jax.train.optim import OptimConfig
 
@@ -149,15 +151,13 @@ def language_loss(bundle: Bundle, clips: Columns, shift: int = 0) -> float:
 def diffusion_errors(bundle: Bundle, clips: Columns) -> tuple[float, float, float]:
     """Velocity errors over a grid of angles: with the clips' own tokens, with another clip's, of the Wiener predictor."""
     config = from_dict(DPDConfig, bundle.parts["dpd"].config)
-    model, grid = DPD(config, bundle.geometry), dpd_loss.angle_grid()
-    variables = {"params": _float32(bundle.parts["dpd"].params)}
+    model, grid = model_of(config, bundle.geometry), dpd_loss.angle_grid()
+    weights = variables(_float32(bundle.parts["dpd"].params))
 
     @jax.jit
     def errors(clean, tokens, others):
         def error(ids):
-            def denoise(noisy, angles):
-                return jnp.asarray(model.apply(variables, noisy, angles, ids, None))
-
+            denoise = bind(functools.partial(model.apply, weights), ids)
             return jnp.mean(dpd_loss.grid_errors(denoise, clean, jax.random.key(DIFFUSION_SEED), grid))
 
         linear = wiener.batch_error(clean, jnp.asarray(grid, jnp.float32))

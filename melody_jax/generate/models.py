@@ -17,8 +17,6 @@ from melody_jax.mulan.config import PretrainedText
 from melody_jax.mulan.tokenizer import TextTokenizer
 from melody_jax.shapes import Array, Bool, Float, Int, UInt32
 
-TEXT_TOKENS = 64  # longest prompt in WordPiece tokens; what is longer is cut
-
 
 class Models:
     """MuLan, residual VQ, language model, diffusion and decoder of one bundle.
@@ -62,14 +60,14 @@ class Models:
         return self._host.whole(jax.tree_util.tree_map_with_path(kept, params))
 
     @property
+    def text_length(self) -> int:
+        """Longest prompt in WordPiece tokens, first and last token included."""
+        return self.mulan_config.text_length
+
+    @property
     def knows_controls(self) -> bool:
         """Whether the language model was trained with controls."""
         return bool(self.programs.vocabulary.controls)
-
-    @property
-    def text_length(self) -> int:
-        """Longest prompt in WordPiece tokens, first and last token included."""
-        return min(TEXT_TOKENS, self.mulan_config.text.positions)
 
     def embed_text(self, prompts: list[str]) -> Float[Array, "B E"]:
         """MuLan embeddings of sentences, unit norm."""

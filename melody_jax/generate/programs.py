@@ -1,5 +1,6 @@
 """The programs of sampling, one per arrow of the system's figure: functions of weights and inputs, to be compiled."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +13,9 @@ from melody_jax.autoencoder.network import Autoencoder
 from melody_jax.codes import rvq
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.config import from_dict
-from melody_jax.dpd import angles, sampler
+from melody_jax.dpd import angles, model_of, sampler
 from melody_jax.dpd.config import DPDConfig
-from melody_jax.dpd.guidance import guide_batched
-from melody_jax.dpd.network import DPD
+from melody_jax.dpd.denoiser import bind, bounded, guide
 from melody_jax.geometry import Geometry
 from melody_jax.lm import decode
 from melody_jax.lm.config import LMConfig
@@ -23,6 +23,7 @@ from melody_jax.lm.continuation import continue_codes
 from melody_jax.lm.network import SemanticLM
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.network import MuLan
+from melody_jax.nn.measured import variables
 from melody_jax.shapes import Array
 
 
@@ -40,7 +41,7 @@ class Programs:
         lm = _read(LMConfig, config["lm"])
         self.vocabulary = Vocabulary.of(geometry, lm.controls)
         self.lm = SemanticLM(lm, self.vocabulary)
-        self.dpd = DPD(_read(DPDConfig, config["dpd"]), geometry)
+        self.dpd = model_of(_read(DPDConfig, config["dpd"]), geometry)
         self.autoencoder = Autoencoder(_read(AutoencoderConfig, config["autoencoder"]), geometry)
 
     def kept_dtype(self, name: str, path: tuple[Any, ...]) -> jnp.dtype:
@@ -56,11 +57,11 @@ class Programs:
 
     def embed_text(self, params: Any, text_tokens: Array) -> Array:
         """MuLan embeddings [B, E] of WordPiece ids [B, W]."""
-        return self.mulan.apply({"params": params}, text_tokens, method="embed_text")  # pyright: ignore[reportReturnType]
+        return self.mulan.apply(variables(params), text_tokens, method="embed_text")  # pyright: ignore[reportReturnType]
 
     def embed_music(self, params: Any, audio: Array) -> Array:
         """MuLan embeddings [B, E] of clips [B, T]."""
-        return self.mulan.apply({"params": params}, audio, method="embed_music")  # pyright: ignore[reportReturnType]
+        return self.mulan.apply(variables(params), audio, method="embed_music")  # pyright: ignore[reportReturnType]
 
     def mulan_codes(self, params: Any, embeddings: Array) -> Array:
         """Codes [B, Q] of MuLan embeddings."""
@@ -96,22 +97,19 @@ class Programs:
 
         With a strength below 1 diffusion starts from `known`, at that share of the way to pure noise.
         """
-
-        def network(*arguments: Array) -> Array:
-            return self.dpd.apply({"params": params}, *arguments)  # pyright: ignore[reportReturnType]
-
+        std = self.dpd.config.data_std
         start = jax.vmap(lambda key: jax.random.normal(key, known.shape[1:], jnp.float32))(keys)
         sizes = strength * angles.schedule(schedule, steps)
         if strength < 1:
             begin = jnp.full((1, 1), strength * jnp.pi / 2, jnp.float32)
-            start = angles.diffuse(known / self.dpd.config.data_std, start, begin)
-        denoise = guide_batched(network, tokens, scale)
-        return sampler.sample(denoise, start, sizes, known, mask, clip or None, self.dpd.config.data_std)
+            start = angles.diffuse(known / std, start, begin)
+        denoise = guide(bind(functools.partial(self.dpd.apply, variables(params)), tokens), scale)
+        return sampler.sample(bounded(denoise, clip / std) if clip else denoise, start, sizes, known, mask, std)
 
     def decode_latents(self, params: Any, latents: Array) -> Array:
         """Waveforms [B, T] of latents [B, L, D]."""
 
-        return self.autoencoder.apply({"params": params}, latents, method="from_latents")  # pyright: ignore[reportReturnType]
+        return self.autoencoder.apply(variables(params), latents, method="from_latents")  # pyright: ignore[reportReturnType]
 
     @property
     def decodes_magnitudes(self) -> bool:
@@ -124,7 +122,7 @@ class Programs:
         def decoded(module: Any, latents: Array) -> Array:
             return module.decoded(latents / module.latent_scale)
 
-        return self.autoencoder.apply({"params": params}, latents, method=decoded)  # pyright: ignore[reportReturnType]
+        return self.autoencoder.apply(variables(params), latents, method=decoded)  # pyright: ignore[reportReturnType]
 
     def find_phases(self, magnitudes: Array, known: Array, fixed: Array) -> Array:
         """Waveforms [B, T] of log magnitudes [B, F, bins]; samples of `known` [B, T] that are `fixed` [B, T] stay."""

@@ -16,12 +16,12 @@ from melody_jax.codes import rvq
 from melody_jax.config import from_dict
 from melody_jax.errors import UserError
 from melody_jax.generate.host import Host
-from melody_jax.generate.models import TEXT_TOKENS
 from melody_jax.graph import READ_AUDIO
 from melody_jax.mulan import minilm
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.network import MuLan
 from melody_jax.mulan.tokenizer import TextTokenizer
+from melody_jax.nn.measured import variables
 from melody_jax.semantic.config import SemanticConfig
 from melody_jax.semantic.network import SemanticEncoder
 from melody_jax.shapes import Array, Float, Int
@@ -82,7 +82,7 @@ class Representations:
     def text_codes(self, sentences: Sequence[str], rows: int) -> Int[np.ndarray, "B Q"]:
         """MuLan codes of sentences, computed `rows` at a time: one compiled shape for any number of them."""
         filled = [*sentences, *[""] * (-len(sentences) % rows)]
-        tokens = self._tokenized(filled).reshape(-1, rows, self._text_length)
+        tokens = self._tokenized(filled).reshape(-1, rows, self.mulan_config.text_length)
         codes = [np.asarray(self._text_codes_jit(self._params, self._host.rows(group))) for group in tokens]
         nothing = np.zeros((0, self.geometry.mulan_tokens), np.int32)
         return np.concatenate([nothing, *codes])[: len(sentences)]
@@ -99,16 +99,12 @@ class Representations:
         """MuLan embeddings of sentences, unit norm."""
         return np.asarray(self._text_jit(self._params, self._host.rows(self._tokenized(sentences))))
 
-    @property
-    def _text_length(self) -> int:
-        return min(TEXT_TOKENS, self.mulan_config.text.positions)
-
     def _tokenized(self, sentences: list[str]) -> Int[np.ndarray, "B W"]:
-        return self._tokenizer.encode(sentences, self._text_length)
+        return self._tokenizer.encode(sentences, self.mulan_config.text_length)
 
     def _encode(self, params: Any, audio: Array) -> dict[str, Array]:
-        features = self._semantic.apply({"params": params["semantic"]}, audio, method="features")
-        latents = self._autoencoder.apply({"params": params["autoencoder"]}, audio, method="to_latents")
+        features = self._semantic.apply(variables(params["semantic"]), audio, method="features")
+        latents = self._autoencoder.apply(variables(params["autoencoder"]), audio, method="to_latents")
         mulan: Int[Array, "B Q"] = rvq.encode(params["codes"]["rvq"], self._music(params, audio))
         codes = rvq.encode(params["codes"]["kmeans"], features)  # pyright: ignore[reportArgumentType]
         levels = jnp.arange(self.geometry.semantic_levels) * self.geometry.semantic_codes
@@ -116,15 +112,15 @@ class Representations:
         return {"mulan": mulan, "semantic": semantic, "latents": latents}  # pyright: ignore[reportReturnType]
 
     def _reconstruct(self, params: Any, audio: Array) -> Array:
-        variables = {"params": params["autoencoder"]}
-        latents = self._autoencoder.apply(variables, audio, method="to_latents")
-        return self._autoencoder.apply(variables, latents, method="from_latents")  # pyright: ignore[reportReturnType]
+        weights = variables(params["autoencoder"])
+        latents = self._autoencoder.apply(weights, audio, method="to_latents")
+        return self._autoencoder.apply(weights, latents, method="from_latents")  # pyright: ignore[reportReturnType]
 
     def _music(self, params: Any, audio: Array) -> Array:
-        return self._mulan.apply({"params": params["mulan"]}, audio, method="embed_music")  # pyright: ignore[reportReturnType]
+        return self._mulan.apply(variables(params["mulan"]), audio, method="embed_music")  # pyright: ignore[reportReturnType]
 
     def _text(self, params: Any, tokens: Array) -> Array:
-        return self._mulan.apply({"params": params["mulan"]}, tokens, method="embed_text")  # pyright: ignore[reportReturnType]
+        return self._mulan.apply(variables(params["mulan"]), tokens, method="embed_text")  # pyright: ignore[reportReturnType]
 
     def _text_codes(self, params: Any, tokens: Array) -> Array:
         return rvq.encode(params["codes"]["rvq"], self._text(params, tokens))

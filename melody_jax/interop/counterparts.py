@@ -27,6 +27,7 @@ from melody_jax.mulan import minilm
 from melody_jax.mulan.config import MuLanConfig, MusicTowerConfig, TextTowerConfig
 from melody_jax.mulan.music_tower import MusicTower
 from melody_jax.mulan.text_tower import TextTower
+from melody_jax.nn.measured import MEASURED, joined
 from melody_jax.semantic.config import SemanticConfig
 from melody_jax.semantic.network import SemanticEncoder
 
@@ -161,7 +162,8 @@ class Counterpart(abc.ABC):
         """Name -> shape of all our parameters."""
         module, inputs, method = self.module(config)
         variables = jax.eval_shape(lambda key: module.init(key, *inputs, method=method), jax.random.PRNGKey(0))
-        return flatten(nn.unbox(variables)["params"])
+        made = nn.unbox(variables)
+        return flatten(joined(made["params"], made.get(MEASURED, {})))
 
 
 @dataclasses.dataclass(frozen=True)

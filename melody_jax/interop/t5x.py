@@ -3,7 +3,7 @@
 Needs T5X, which imports TensorFlow and gin: only configs/t5x/*.gin import this file.
 
 The parameters are those of our own training, by name and shape. Their logical axes are T5X's `params_axes`; what a stage
-measures and does not learn (`Stage.measured`) is T5X's `flax_mutables`.
+measures and does not learn (`nn/measured.py`) is T5X's `flax_mutables`.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,10 +16,12 @@ import jax.numpy as jnp
 from t5x import metrics as metrics_lib  # pyright: ignore[reportAttributeAccessIssue]
 from t5x import models  # pyright: ignore[reportAttributeAccessIssue]
 
-from melody_jax.dpd import angles, guidance, loss, sampler
+from melody_jax.dpd import angles, loss, sampler
+from melody_jax.dpd.denoiser import bounded, guide
 from melody_jax.interop.t5x_layout import initial_variables
 from melody_jax.lm import decode
 from melody_jax.lm.continuation import continue_codes
+from melody_jax.nn.measured import MEASURED, joined
 from melody_jax.shapes import Array, Float, Int
 from melody_jax.stages.dpd import EVAL_SEED, DPDStage
 from melody_jax.stages.lm import LMStage
@@ -56,9 +58,9 @@ class StageModel(models.BaseModel):  # pyright: ignore[reportAttributeAccessIssu
 
     def eval_fn(self, params: Any, batch: Batch, flax_mutables: Any = None) -> tuple[Any, Metrics]:
         """The metrics of `stage.eval_step`; the first of them is the loss."""
-        measured = {} if flax_mutables is None else dict(flax_mutables["measured"])
+        measured = {} if flax_mutables is None else dict(flax_mutables[MEASURED])
         zero = jnp.zeros((), jnp.int32)
-        state = TrainState(zero, dict(params), opt_state=(), ema=None, key=zero, extra=measured, frozen={})
+        state = TrainState(zero, dict(params), opt_state=(), ema=None, key=zero, extra={}, frozen={}, measured=measured)
         metrics = self.stage.eval_step(state, batch)
         return next(iter(metrics.values())), _averages(metrics)
 
@@ -137,37 +139,30 @@ class DiffusionModel(StageModel):
     ) -> tuple[Float[Array, "B L D"], dict[str, Array]]:
         """Latents for each clip's semantic tokens, and nothing else."""
         geometry, tokens = self.stage.geometry, batch["semantic"]
-        per_token, network = geometry.frames_per_token, self._network(params, flax_mutables)
+        per_token, data_std = geometry.frames_per_token, self.stage.config.data_std
         shape = (tokens.shape[0], tokens.shape[1] // geometry.semantic_levels * per_token, geometry.latent_channels)
         noise = jax.random.normal(jax.random.PRNGKey(0) if rng is None else rng, shape, jnp.float32)
-        denoise = guidance.guide_batched(network, tokens, self.scale)
-        data_std = self.stage.config.data_std
-        return sampler.sample(denoise, noise, self.step_sizes, clip=1.0, data_std=data_std), {}
+        denoise = guide(self.stage.denoiser(_with_measured(params, flax_mutables), tokens), self.scale)
+        return sampler.sample(bounded(denoise, 1 / data_std), noise, self.step_sizes, data_std=data_std), {}
 
     def score_batch(
         self, params: Any, batch: Batch, return_intermediates: bool = False, flax_mutables: Any = None
     ) -> Float[Array, " B"]:
         """Minus the velocity error of each clip, over the angles and with the noise of evaluation."""
         del return_intermediates
-        network, grid = self._network(params, flax_mutables), loss.angle_grid(self.stage.grid_points)
+        weights, grid = _with_measured(params, flax_mutables), loss.angle_grid(self.stage.grid_points)
 
         def clip_error(clip: tuple[Array, Array]) -> Array:
             clean, tokens = clip[0][None], clip[1][None]
-            errors = loss.grid_errors(
-                lambda noisy, angles: network(noisy, angles, tokens), clean, jax.random.key(EVAL_SEED), grid
-            )
-            return jnp.mean(errors)
+            denoise = self.stage.denoiser(weights, tokens)
+            return jnp.mean(loss.grid_errors(denoise, clean, jax.random.key(EVAL_SEED), grid))
 
         return -jax.lax.map(clip_error, (self.stage.normalised(batch), batch["semantic"]))
-
-    def _network(self, params: Any, flax_mutables: Any) -> guidance.ConditionalDenoiser:
-        variables = {"params": _with_measured(params, flax_mutables)}
-        return lambda *arguments: self.stage.model.apply(variables, *arguments)  # pyright: ignore[reportReturnType]
 
 
 def _with_measured(params: Any, flax_mutables: Any) -> dict[str, Any]:
     """All parameters of the network: the learnt and the measured ones."""
-    return {**params, **(flax_mutables["measured"] if flax_mutables else {})}
+    return joined(params, flax_mutables[MEASURED] if flax_mutables else {})
 
 
 def _averages(metrics: Mapping[str, jax.Array]) -> Metrics:

@@ -3,14 +3,14 @@
 A checkpoint MODEL_DIR/checkpoint_N holds, as Orbax's item "state", the tree
 
     target           the learnt parameters, by our names
-    flax_mutables    {"measured": those of `Stage.measured`}, where the stage measures any
+    flax_mutables    {"measured": what is measured}, where the stage measures anything
     state            {"step", "param_states": the optimiser's}; a converted part has the step alone
 """
 
 import os
 import pathlib
 import re
-from typing import Any
+from typing import Any, get_type_hints
 
 import jax
 import numpy as np
@@ -18,16 +18,18 @@ import orbax.checkpoint as ocp
 from flax import linen as nn
 from flax.linen.partitioning import AxisMetadata
 
+from melody_jax import config as config_lib
 from melody_jax.bundle.part import Part, flatten, save_part, unflatten
 from melody_jax.errors import UserError
+from melody_jax.nn.measured import MEASURED, joined
 from melody_jax.parallel.rules import RULES
 from melody_jax.stages.dpd import DPDStage
 from melody_jax.stages.lm import LMStage
+from melody_jax.train.optim import OptimConfig
 from melody_jax.train.stage import Stage
 from melody_jax.train.start import listed
 
-MEASURED = "measured"
-STAGES: dict[str, type[Stage]] = {stage.name: stage for stage in (LMStage, DPDStage)}
+STAGES: dict[str, Any] = {stage.name: stage for stage in (LMStage, DPDStage)}
 """The stages that T5X can train, by name: those that read tokens."""
 
 _ITEM, _PREFIX = "state", "checkpoint"
@@ -44,7 +46,7 @@ def logical_axis_rules() -> list[tuple[str, str | None]]:
 def initial_variables(stage: Stage, key: jax.Array) -> dict[str, Any]:
     """What T5X's `get_initial_variables` returns: "params" and "measured" (if any), with their "..._axes" beside them."""
     state = stage.init(key)
-    trees = {"params": state.params} | ({MEASURED: state.extra} if state.extra else {})
+    trees = {"params": state.params} | ({MEASURED: state.measured} if state.measured else {})
     variables: dict[str, Any] = {}
     for name, tree in trees.items():
         variables |= {name: nn.unbox(tree), f"{name}_axes": _axes(tree)}
@@ -73,7 +75,9 @@ def export_part(part: Part, out: str | os.PathLike, step: int = 0) -> pathlib.Pa
         raise UserError(f"T5X trains {' and '.join(STAGES)}, not {part.name}")
     directory = pathlib.Path(out).absolute()
     target = dict(part.params)
-    measured = {name: target.pop(name) for name in STAGES[part.name].measured if name in target}
+    kind = STAGES[part.name]
+    config = config_lib.from_dict(get_type_hints(kind)["config"], part.config)
+    measured = {name: target.pop(name) for name in _abstract(kind(config, part.geometry, OptimConfig(), 1)).measured}
     tree = {"target": target, "state": {"step": np.int32(step)}}
     tree |= {"flax_mutables": {MEASURED: measured}} if measured else {}
     with _manager(directory) as manager:
@@ -99,7 +103,7 @@ def import_checkpoint(source: str | os.PathLike, stage: Stage, out: str | os.Pat
     if not found or not (folder / _ITEM).is_dir():
         raise UserError(f"{source} is no T5X checkpoint: a folder {_PREFIX}_N with {_ITEM}/ in it")
     tree = _read(folder / _ITEM)
-    params = {**tree.get("target", {}), **tree.get("flax_mutables", {}).get(MEASURED, {})}
+    params = joined(tree.get("target", {}), tree.get("flax_mutables", {}).get(MEASURED, {}))
     _check(params, stage, folder)
     config, geometry, parents = stage.part()
     training = {"steps": int(found[1]), "source": f"T5X {folder.parent.name}/{folder.name}"}
@@ -119,9 +123,14 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
         return checkpointer.restore(folder, ocp.args.PyTreeRestore(wanted, restore_args=host, partial_restore=True))
 
 
+def _abstract(stage: Stage) -> Any:
+    """The shapes of the stage's state."""
+    return nn.unbox(jax.eval_shape(stage.init, jax.ShapeDtypeStruct((2,), np.uint32)))
+
+
 def _check(params: dict[str, Any], stage: Stage, folder: pathlib.Path) -> None:
-    state: Any = nn.unbox(jax.eval_shape(stage.init, jax.ShapeDtypeStruct((2,), np.uint32)))
-    expected = {name: leaf.shape for name, leaf in flatten({**state.params, **state.extra}).items()}
+    state = _abstract(stage)
+    expected = {name: leaf.shape for name, leaf in flatten(joined(state.params, state.measured)).items()}
     shapes = {name: leaf.shape for name, leaf in flatten(params).items()}
     problems = {
         "missing": sorted(set(expected) - set(shapes)),

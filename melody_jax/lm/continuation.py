@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from melody_jax.lm import decode
 from melody_jax.lm.network import SemanticLM, empty_cache
+from melody_jax.nn.measured import variables
 from melody_jax.shapes import Array, Int, UInt32
 
 
@@ -38,7 +39,7 @@ def continue_codes(
     rows = prompt.shape[0] * (1 if sampling.guidance == 1 else 2)
 
     def step(tokens: Array, cache: decode.Cache) -> tuple[Array, decode.Cache]:
-        return model.apply({"params": params}, tokens, cache, method="extend")  # pyright: ignore[reportReturnType]
+        return model.apply(variables(params), tokens, cache, method="extend")  # pyright: ignore[reportReturnType]
 
     ids = decode.generate(
         step,

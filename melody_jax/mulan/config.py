@@ -121,6 +121,7 @@ class MuLanConfig:
       pretrained_text: weights that the text tower starts from.
       train_text_tower: False leaves the text tower as it came; then it must be a pretrained one, and it is not part of
         the model's own parameters.
+      text_length: W, WordPiece tokens of a caption or prompt, first and last token included; what is longer is cut.
       joint: E, width of the joint space.
       music_hidden: widths of hidden layers between the music tower and the joint space; () is a linear projection.
       text_hidden: the same for the text tower.
@@ -139,6 +140,7 @@ class MuLanConfig:
     text: TextTowerConfig = TextTowerConfig()
     pretrained_text: PretrainedText = PretrainedText()
     train_text_tower: bool = True
+    text_length: int = 64
     joint: int = 128
     music_hidden: tuple[int, ...] = ()
     text_hidden: tuple[int, ...] = ()
@@ -151,6 +153,10 @@ class MuLanConfig:
     param_dtype: str = "float32"
 
     def __post_init__(self):
+        if self.text_length > self.text.positions:
+            raise UserError(
+                f"mulan: text_length {self.text_length} is more than the text tower's {self.text.positions} positions"
+            )
         if not self.train_text_tower and not self.pretrained_text.package:
             raise UserError(
                 "mulan: a text tower that is not trained must be a pretrained one (pretrained_text.package)"

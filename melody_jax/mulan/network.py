@@ -11,6 +11,7 @@ from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.music_tower import MusicTower, spectrogram
 from melody_jax.mulan.text_tower import TextTower
 from melody_jax.nn.dense import Dense
+from melody_jax.nn.measured import measured
 from melody_jax.shapes import Array, Float, Int
 
 
@@ -43,9 +44,9 @@ class Projection(nn.Module):
 class MuLan(nn.Module):
     """Two towers, two projections, the temperature, and the centres of the two modalities.
 
-    The parameters are {"music", "text", "music_projection", "text_projection", "log_scale", "music_center",
-    "text_center"}; a frozen text tower's "text" comes from elsewhere (see `minilm`), and whoever only embeds music does
-    without it. The centres are zero in training and measured at its end.
+    The parameters are {"music", "text", "music_projection", "text_projection", "log_scale"}; a frozen text tower's "text"
+    comes from elsewhere (see `minilm`), and whoever only embeds music does without it. The centres are measured at the end
+    of training, which knows none.
 
     Attributes:
       config: shapes.
@@ -65,9 +66,10 @@ class MuLan(nn.Module):
         self.text_projection = Projection(c.text_hidden, c.joint, c.projection_dropout, **precision)
         scale = nn.with_logical_partitioning(nn.initializers.constant(-np.log(c.temperature)), ())
         self.log_scale = self.param("log_scale", scale, (), jnp.float32)
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("joint",))
-        self.music_center = self.param("music_center", zeros, (c.joint,), jnp.float32)
-        self.text_center = self.param("text_center", zeros, (c.joint,), jnp.float32)
+        self.music_center, self.text_center = (
+            measured(self, name, nn.initializers.zeros, (c.joint,), ("joint",))
+            for name in ("music_center", "text_center")
+        )
 
     def __call__(self, audio: Float[Array, "B T"], tokens: Int[Array, "B W"]) -> Joint:
         """Both embeddings."""
@@ -108,12 +110,12 @@ class MuLan(nn.Module):
 
 
 def _unit(x: Float[Array, "B E"], center: Float[Array, "E"]) -> Float[Array, "B E"]:
-    """Unit vectors, minus their modality's mean (no parameter that is learned: no gradient), again as unit vectors.
+    """Unit vectors, minus their modality's mean, again as unit vectors.
 
     Float32: the loss divides cosines by a small temperature.
     """
     x = _normalise(x.astype(jnp.float32))
-    return _normalise(x - jax.lax.stop_gradient(center)[None])
+    return _normalise(x - center[None])
 
 
 def _normalise(x: Float[Array, "B E"]) -> Float[Array, "B E"]:

@@ -17,11 +17,11 @@ from melody_jax.nn.attention import multi_head, rotary
 from melody_jax.nn.conv import DepthwiseConv1d
 from melody_jax.nn.dense import Dense, batched_matmul
 from melody_jax.nn.feedforward import ACTIVATIONS, FeedForward
+from melody_jax.nn.measured import MEASURED, measured
 from melody_jax.nn.norm import LayerNorm, RMSNorm
 from melody_jax.nn.remat import POLICIES
 from melody_jax.shapes import Array, Bool, Float
 
-STATISTICS = "statistics"
 """Collection in which BatchNorm leaves the batch's mean and variance in training, under the paths of its parameters."""
 
 
@@ -81,10 +81,10 @@ class ConformerConfig:
 
 
 class BatchNorm(nn.Module):
-    """Ioffe and Szegedy (2015). The running statistics are parameters `mean` and `var` that no gradient reaches.
+    """Ioffe and Szegedy (2015). The running statistics `mean` and `var` are measured values (`nn/measured.py`).
 
-    In training the batch's own statistics normalise, and are left in the collection "statistics"; whoever trains moves
-    the parameters towards them (`running_statistics`). So a finished model is parameters only, and this an affine map.
+    In training the batch's own statistics normalise; where the collection is mutable they take the place of the running
+    ones, and whoever trains mixes the two.
     """
 
     eps: float = 1e-5
@@ -98,29 +98,19 @@ class BatchNorm(nn.Module):
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
         ones = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
         scale, bias = self.param("scale", ones, shape, dtype), self.param("bias", zeros, shape, dtype)
-        mean, var = self.param("mean", zeros, shape, dtype), self.param("var", ones, shape, dtype)
+        mean = measured(self, "mean", nn.initializers.zeros, shape, ("norm",), self.param_dtype)
+        var = measured(self, "var", nn.initializers.ones, shape, ("norm",), self.param_dtype)
         wide = x.astype(jnp.float32)
         if train:
             where = jnp.ones((1, 1, 1), bool) if mask is None else mask[..., None]
             mean = jnp.mean(wide, axis=(0, 1), where=where)
             var = jnp.mean(jnp.square(wide - mean[None, None]), axis=(0, 1), where=where)
-            for name, value in (("mean", mean), ("var", var)):
-                value = jax.lax.stop_gradient(value.astype(dtype))
-                self.sow(STATISTICS, name, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+            if self.is_mutable_collection(MEASURED):
+                for name, value in (("mean", mean), ("var", var)):
+                    self.put_variable(MEASURED, name, jax.lax.stop_gradient(value.astype(dtype)))
         gain = jax.lax.rsqrt(var.astype(jnp.float32) + self.eps) * scale.astype(jnp.float32)
         shifted = (wide - mean.astype(jnp.float32)[None, None]) * gain[None, None]
         return (shifted + bias.astype(jnp.float32)[None, None]).astype(x.dtype)
-
-
-def running_statistics(params: dict, previous: dict, statistics: dict, momentum: float) -> dict:
-    """`params` with the leaves that `statistics` names replaced by momentum * previous + (1 - momentum) * statistic."""
-    moved = dict(params)
-    for name, value in statistics.items():
-        if isinstance(value, dict):
-            moved[name] = running_statistics(params[name], previous[name], value, momentum)
-        else:
-            moved[name] = momentum * previous[name] + (1.0 - momentum) * value
-    return moved
 
 
 class SelfAttention(nn.Module):
@@ -267,7 +257,7 @@ class Conformer(nn.Module):
         shallow = depth is not None and not self.is_initializing()
         scanned = nn.scan(
             block,
-            variable_axes={"params": 0, STATISTICS: 0},
+            variable_axes={"params": 0, MEASURED: 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, nn.broadcast),
             length=depth if shallow else cfg.layers,
@@ -276,7 +266,7 @@ class Conformer(nn.Module):
         )
         if shallow:
             lower = functools.partial(jax.tree.map, lambda stacked: stacked[:depth])
-            scanned = nn.map_variables(scanned, "params", trans_in_fn=lower, mutable=False)
+            scanned = nn.map_variables(scanned, ["params", MEASURED], trans_in_fn=lower, mutable=False)
         if mask is not None:
             x = x * mask[..., None].astype(x.dtype)
         x, _ = scanned(cfg, name="layers")(x.astype(cfg.dtype), mask, train)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from melody_jax.nn.measured import joined, variables
 from melody_jax.operations import configuration
 from melody_jax.watch import flops
 
@@ -20,15 +21,14 @@ def describe(name: str, size: str) -> dict[str, Any]:
     stage = configuration.compose(configuration.gin_files(name, size, "cpu")).stage
     stage = _for_one_clip(flops.without_remat(stage))
     state = nn.unbox(jax.eval_shape(stage.init, jax.random.PRNGKey(0)))
-    params = {**state.params, **state.frozen} if name != "autoencoder" else state.params["generator"]
-    if name == "dpd":
-        params = {**params, **state.extra}
+    weights = joined(joined(state.params, state.frozen), state.measured)
+    weights = weights["generator"] if name == "autoencoder" else weights
     what, forward, inputs = _forward(name, stage)
     row: dict[str, Any] = {
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(weights)),
         "seconds": stage.geometry.clip_seconds,
         "forward": what,
-        "forward_flops": flops.count(forward, params, *inputs),
+        "forward_flops": flops.count(forward, weights, *inputs),
         "training_flops": flops.count(stage.train_step, state, stage.batch_shapes()),
     }
     if name == "autoencoder":
@@ -56,12 +56,10 @@ def _forward(name: str, stage: Any) -> tuple[str, Any, tuple[Any, ...]]:
     audio = jax.ShapeDtypeStruct((1, geometry.clip_samples), jnp.float32)
 
     def apply(params: Any, *inputs: Any, **options: Any) -> Any:
-        if name == "autoencoder":
-            params = {**params, "latent_scale": jnp.ones((), jnp.float32)}
-        return stage.model.apply({"params": params}, *inputs, **options)
+        return stage.model.apply(variables(params), *inputs, **options)
 
     if name == "mulan":
-        text = jax.ShapeDtypeStruct((1, stage.text_length), jnp.int32)
+        text = jax.ShapeDtypeStruct((1, stage.config.text_length), jnp.int32)
         return "music and caption to embeddings", apply, (audio, text)
     if name == "semantic":
         return "audio to features", lambda params, x: apply(params, x, method="hidden"), (audio,)

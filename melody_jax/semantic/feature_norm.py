@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from melody_jax.nn.measured import identity, measured
 from melody_jax.semantic.config import SemanticConfig
 from melody_jax.shapes import Array, Float
 
 
 class FeatureNorm(nn.Module):
-    """One of SemanticConfig.feature_norm. Float32. The parameters are measured (see `calibrate`), never trained."""
+    """One of SemanticConfig.feature_norm. Float32. Its values are measured (see `calibrate`)."""
 
     kind: str
     features: int
@@ -24,13 +25,10 @@ class FeatureNorm(nn.Module):
         if self.kind == "layer":
             x = x - jnp.mean(x, axis=-1, keepdims=True)
             return x / jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-5)
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
-        ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
-        x = x - self.param("mean", zeros, x.shape[-1:], jnp.float32)[None, None]
+        x = x - measured(self, "mean", nn.initializers.zeros, x.shape[-1:], ("embed",))[None, None]
         if self.kind == "standard":
-            return x * self.param("scale", ones, x.shape[-1:], jnp.float32)[None, None]
-        identity = nn.with_logical_partitioning(lambda _, shape, dtype: jnp.eye(*shape, dtype=dtype), ("embed", None))
-        return jnp.matmul(x, self.param("map", identity, (x.shape[-1], self.features), jnp.float32))
+            return x * measured(self, "scale", nn.initializers.ones, x.shape[-1:], ("embed",))[None, None]
+        return jnp.matmul(x, measured(self, "map", identity, (x.shape[-1], self.features), ("embed", None)))
 
 
 def moments(x: Float[Array, "B N H"]) -> dict[str, Array]:
@@ -40,7 +38,7 @@ def moments(x: Float[Array, "B N H"]) -> dict[str, Array]:
 
 
 def calibrate(moments: Mapping[str, Any], config: SemanticConfig) -> dict[str, np.ndarray]:
-    """The parameters of FeatureNorm from the summed `moments` of hidden states; {} where it has none.
+    """The values of FeatureNorm from the summed `moments` of hidden states; {} where it has none.
 
     "standard" divides every channel by its standard deviation, "whiten" turns to the principal axes first. Deviations
     under a thousandth of the largest count as that, lest noise be blown up.

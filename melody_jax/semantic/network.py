@@ -49,7 +49,7 @@ class PretrainOutput(flax.struct.PyTreeNode):
 class SemanticEncoder(nn.Module):
     """wav2vec2-Conformer (Baevski et al., 2020; Gulati et al., 2020).
 
-    `pretrain` knows all parameters but those of `feature_norm`, which are measured after training and serve `features`.
+    `pretrain` knows all values but those of `feature_norm`, which are measured after training and serve `features`.
     """
 
     config: SemanticConfig

@@ -18,6 +18,7 @@ from melody_jax.autoencoder.loss import LossConfig
 from melody_jax.autoencoder.network import Autoencoder, AutoencoderOutput
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
+from melody_jax.nn.measured import MEASURED
 from melody_jax.parallel.init import to_host
 from melody_jax.train.optim import OptimConfig, make_optimizer, update_ema
 from melody_jax.train.stage import HostBatch, Metrics, Stage
@@ -69,7 +70,6 @@ class AutoencoderStage(Stage):
     calibration_batches: int = 32
     name: ClassVar[str] = "autoencoder"
     starts: ClassVar[Mapping[str, str]] = {"autoencoder": "generator", "hifigan": "generator/decoder"}
-    measured: ClassVar[tuple[str, ...]] = ("latent_scale",)
     averaged_part: ClassVar[str] = "generator"
 
     def __post_init__(self):
@@ -111,8 +111,8 @@ class AutoencoderStage(Stage):
         """Random parameters of both players under "generator" and "discriminator"; the EMA is the generator's."""
         generator_key, discriminator_key, run_key = jax.random.split(key, 3)
         audio = jnp.zeros((1, self.segment_samples), jnp.float32)
-        generator = dict(self.model.init(generator_key, audio, run_key)["params"])
-        del generator["latent_scale"]  # measured, not learnt
+        variables = self.model.init(generator_key, audio, run_key)
+        generator = variables["params"]
         params = {"generator": generator, "discriminator": {}}
         if self.adversarial:
             params["discriminator"] = Discriminators(self.discriminators).init(discriminator_key, audio)["params"]
@@ -131,6 +131,7 @@ class AutoencoderStage(Stage):
                 "skipped_in_a_row": jnp.zeros((), jnp.int32),
             },
             frozen={},
+            measured={"generator": variables[MEASURED]},
         )
 
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
@@ -216,8 +217,8 @@ class AutoencoderStage(Stage):
         return self.config, self.geometry, {}
 
     def _apply(self, params: PyTree, *args: Any, method: str = "__call__") -> Any:
-        variables = {"params": {**params, "latent_scale": jnp.ones((), jnp.float32)}}
-        return self.model.apply(variables, *args, method=method)
+        """Of the network before its latents are scaled."""
+        return self.model.apply({"params": params}, *args, method=method)
 
     def _averaged(self, state: TrainState) -> PyTree:
         return state.params["generator"] if state.ema is None else state.ema

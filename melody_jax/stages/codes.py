@@ -19,6 +19,7 @@ from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.network import MuLan
+from melody_jax.nn.measured import variables
 from melody_jax.semantic.config import SemanticConfig
 from melody_jax.semantic.network import SemanticEncoder
 from melody_jax.train.optim import OptimConfig
@@ -159,8 +160,8 @@ class CodesStage(Stage):
 
     def _encode(self, frozen: Mapping[str, Any], audio: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Semantic features [B, N, G] and MuLan embeddings [B, E] of clips."""
-        features = self.semantic.apply({"params": frozen["semantic"]}, audio, method="features")
-        return features, self.mulan.apply({"params": frozen["mulan"]}, audio, method="embed_music")
+        features = self.semantic.apply(variables(frozen["semantic"]), audio, method="features")
+        return features, self.mulan.apply(variables(frozen["mulan"]), audio, method="embed_music")
 
     def _wait(self, books: dict, memories: dict, valid: dict, key: jax.Array) -> tuple[dict, Metrics]:
         """The memories fill; without a codebook the error is the variance."""

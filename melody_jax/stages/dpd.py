@@ -1,6 +1,7 @@
 """Training the dual-path diffusion model: latents of the autoencoder from noise, given semantic tokens."""
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -12,12 +13,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from melody_jax.bundle.part import read_info
-from melody_jax.dpd import loss, wiener
+from melody_jax.dpd import DPD, Preconditioned, loss, model_of, wiener
 from melody_jax.dpd.config import DPDConfig
-from melody_jax.dpd.network import DPD
+from melody_jax.dpd.denoiser import Denoiser, bind, unconditional
 from melody_jax.dpd.precondition import measure
 from melody_jax.geometry import Geometry
 from melody_jax.graph import PARENTS
+from melody_jax.nn.measured import MEASURED, joined, variables
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
 from melody_jax.train.stage import HostBatch, Metrics, Stage
 from melody_jax.train.state import TrainState
@@ -51,7 +53,6 @@ class DPDStage(Stage):
     parents_dir: str = ""
     name: ClassVar[str] = "dpd"
     starts: ClassVar[Mapping[str, str]] = {"dpd": ""}
-    measured: ClassVar[tuple[str, ...]] = ("linear",)
 
     @property
     def clip(self) -> Geometry:
@@ -59,9 +60,9 @@ class DPDStage(Stage):
         return dataclasses.replace(self.geometry, clip_seconds=self.clip_seconds or self.geometry.clip_seconds)
 
     @property
-    def model(self) -> DPD:
+    def model(self) -> DPD | Preconditioned:
         """The network."""
-        return DPD(self.config, self.geometry)
+        return model_of(self.config, self.geometry)
 
     @property
     def row_seconds(self) -> float:
@@ -73,14 +74,10 @@ class DPDStage(Stage):
         init_key, run_key = jax.random.split(key)
         frames = 2 * self.geometry.frames_per_token
         noisy = jnp.zeros((1, frames, self.geometry.latent_channels), jnp.float32)
-        params = dict(
-            self.model.init(
-                init_key, noisy, noisy[..., 0], jnp.zeros((1, 2 * self.geometry.semantic_levels), jnp.int32)
-            )["params"]
-        )
-        extra = {"linear": params.pop("linear")} if self.config.precondition == "linear" else {}
-        optimizer = make_optimizer(self.optim)
-        return TrainState.create(run_key, params, optimizer, ema=self.optim.ema_decay > 0, extra=extra)
+        tokens = jnp.zeros((1, 2 * self.geometry.semantic_levels), jnp.int32)
+        made = self.model.init(init_key, noisy, noisy[..., 0], tokens)
+        optimizer, measured = make_optimizer(self.optim), made.get(MEASURED, {})
+        return TrainState.create(run_key, made["params"], optimizer, ema=self.optim.ema_decay > 0, measured=measured)
 
     def calibrate(self, state: TrainState, batches: Iterator[HostBatch]) -> TrainState:
         """What a preconditioned network is trained around, measured on the first batches."""
@@ -92,26 +89,28 @@ class DPDStage(Stage):
             latents, tokens = multihost_utils.process_allgather((latents, tokens), tiled=True)
         scaled, sizes = latents.astype(np.float32) / self.config.data_std, self.geometry
         found = measure(scaled, tokens, sizes.semantic_size, sizes.semantic_levels)
-        return state.replace(extra={"linear": found})
+        return state.replace(measured={"linear": found})
 
-    def loss(self, params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Metrics]:
-        """(multi-chunk velocity loss of a training batch, no metrics); `params` with what is measured."""
-
-        def denoise(noisy, angles, keep):
-            return self.model.apply({"params": params}, noisy, angles, batch["semantic"], keep)
-
+    def loss(self, weights: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Metrics]:
+        """(multi-chunk velocity loss of a training batch, no metrics); `weights` are a part's."""
         chunks, dropout = self.config.chunks, self.config.condition_dropout
-        return loss.velocity_loss(denoise, self.normalised(batch), key, chunks, dropout), {}
+        return loss.velocity_loss(
+            self.denoiser(weights, batch["semantic"]), self.normalised(batch), key, chunks, dropout
+        ), {}
 
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         """One update on the multi-chunk velocity loss."""
 
         def loss_of(params):
-            return self.loss({**params, **state.extra}, batch, state.step_key)[0]
+            return self.loss(joined(params, state.measured), batch, state.step_key)[0]
 
         value, gradients = jax.value_and_grad(loss_of)(state.params)
         state, metrics = apply_gradients(self.optim, state, gradients)
         return state, {"loss": value, **metrics}
+
+    def denoiser(self, weights: Any, tokens: jax.Array) -> Denoiser:
+        """The network with a part's weights, under tokens [B, N R]."""
+        return bind(functools.partial(self.model.apply, variables(weights)), tokens)
 
     def normalised(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """z [B, L, D] of the batch: latents in units of their deviation."""
@@ -126,19 +125,14 @@ class DPDStage(Stage):
         """
         clean, tokens = self.normalised(batch), batch["semantic"]
         grid = loss.angle_grid(self.grid_points)
-        variables = {"params": {**state.averaged, **state.extra}}
-        drop = jnp.zeros(tokens.shape[0], bool)
+        own = self.denoiser(state.weights, tokens)
         conditions = {
-            "velocity_error": (tokens, None),
-            "shuffled_velocity_error": (jnp.roll(tokens, 1, axis=0), None),
-            "unconditional_velocity_error": (tokens, drop),
+            "velocity_error": own,
+            "shuffled_velocity_error": self.denoiser(state.weights, jnp.roll(tokens, 1, axis=0)),
+            "unconditional_velocity_error": unconditional(own),
         }
         metrics = {}
-        for label, (ids, keep) in conditions.items():
-
-            def denoise(noisy, angles, ids=ids, keep=keep):
-                return self.model.apply(variables, noisy, angles, ids, keep)
-
+        for label, denoise in conditions.items():
             metrics[label] = jnp.mean(loss.grid_errors(denoise, clean, jax.random.key(EVAL_SEED), grid))
         metrics["wiener_error"] = wiener.batch_error(clean, jnp.asarray(grid, jnp.float32))
         return metrics
@@ -153,7 +147,7 @@ class DPDStage(Stage):
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
         """The averaged parameters and what they were trained around."""
-        return {**state.averaged, **state.extra}
+        return state.weights
 
     def part(self) -> tuple[DPDConfig, Geometry, dict[str, str]]:
         """Config, geometry and the ids of the parts that made tokens and latents."""

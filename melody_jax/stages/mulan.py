@@ -15,6 +15,7 @@ from melody_jax.mulan.augment import AugmentConfig, augment_audio, augment_spect
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.loss import contrast
 from melody_jax.mulan.network import MuLan
+from melody_jax.nn.measured import MEASURED, joined
 from melody_jax.parallel.batch import measure_batches
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
 from melody_jax.train.stage import HostBatch, Metrics, Stage
@@ -35,7 +36,6 @@ class MuLanStage(Stage):
       geometry: sample rate and clip length.
       optim: the optimizer.
       batch_size: B, global; every other pair of the batch is a negative.
-      text_length: W, tokens of a caption.
       augment: what is done to the music in training.
       calibration_batches: batches over which `finish` measures the modalities' means where `config.center`.
     """
@@ -44,12 +44,10 @@ class MuLanStage(Stage):
     geometry: Geometry
     optim: OptimConfig
     batch_size: int
-    text_length: int = 64
     augment: AugmentConfig = AugmentConfig()
     calibration_batches: int = 16
     name: ClassVar[str] = "mulan"
     starts: ClassVar[Mapping[str, str]] = {"mulan": "", "bert": "text", "ast": "music"}
-    measured: ClassVar[tuple[str, ...]] = ("music_center", "text_center")
     positions: ClassVar[tuple[str, ...]] = ("music/positions", "text/position/embedding")
 
     @property
@@ -62,11 +60,13 @@ class MuLanStage(Stage):
         init_key, run_key = jax.random.split(key)
         shapes = self.batch_shapes()
         audio = jnp.zeros((1, *shapes["audio"].shape[1:]), jnp.float32)
-        tokens = jnp.ones((1, self.text_length), jnp.int32)
-        params = dict(self.model.init(init_key, audio, tokens)["params"])
+        tokens = jnp.ones((1, self.config.text_length), jnp.int32)
+        variables = self.model.init(init_key, audio, tokens)
+        params = dict(variables["params"])
         frozen = {} if self.config.train_text_tower else {"text": params.pop("text")}
         ema = self.optim.ema_decay > 0
-        return TrainState.create(run_key, params, make_optimizer(self.optim), ema=ema, frozen=frozen)
+        optimizer, measured = make_optimizer(self.optim), variables[MEASURED]
+        return TrainState.create(run_key, params, optimizer, ema=ema, frozen=frozen, measured=measured)
 
     def load(self, state: TrainState) -> TrainState:
         """Puts in the pretrained text tower, if there is one.
@@ -120,18 +120,17 @@ class MuLanStage(Stage):
         """Clips and captions."""
         return {
             "audio": jax.ShapeDtypeStruct((self.batch_size, self.geometry.clip_samples), np.float32),
-            "text_tokens": jax.ShapeDtypeStruct((self.batch_size, self.text_length), np.int32),
+            "text_tokens": jax.ShapeDtypeStruct((self.batch_size, self.config.text_length), np.int32),
         }
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
-        """The averaged weights; with `config.center` also the mean embedding of each modality."""
-        params = dict(state.averaged)
+        """The averaged weights and the centres; with `config.center` these are the mean embedding of each modality."""
         if not self.config.center:
-            return params
-        variables = {"params": {**params, **state.frozen}}
+            return state.weights
+        variables = {"params": {**state.averaged, **state.frozen}}
         taken = itertools.islice(batches, self.calibration_batches)
         found = measure_batches(self._mean_embeddings, variables, taken, state.step.sharding.mesh)
-        return {**params, **jax.tree.map(lambda *parts: sum(parts) / len(parts), *found)}
+        return joined(state.averaged, jax.tree.map(lambda *parts: sum(parts) / len(parts), *found))
 
     def _mean_embeddings(self, variables: PyTree, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         joint = self.model.apply(variables, batch["audio"], batch["text_tokens"])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from melody_jax.geometry import Geometry
-from melody_jax.nn.conformer import STATISTICS, running_statistics
+from melody_jax.nn.measured import MEASURED, joined, variables
 from melody_jax.parallel.batch import measure_batches
 from melody_jax.semantic.config import SemanticConfig
 from melody_jax.semantic.feature_norm import calibrate, moments
@@ -42,7 +42,6 @@ class SemanticStage(Stage):
     calibration_batches: int = 16
     name: ClassVar[str] = "semantic"
     starts: ClassVar[Mapping[str, str]] = {"semantic": "", "wav2vec2-conformer": ""}
-    measured: ClassVar[tuple[str, ...]] = ("feature_norm",)
 
     @property
     def model(self) -> SemanticEncoder:
@@ -55,11 +54,17 @@ class SemanticStage(Stage):
         return self.crop_seconds or self.geometry.clip_seconds
 
     def init(self, key: jax.Array) -> TrainState:
-        """Random parameters; those of the feature norm come with `finish`."""
+        """Random parameters; the feature norm is measured by `finish`."""
         init_key, run_key = jax.random.split(key)
         audio = jnp.zeros((1, self.geometry.clip_samples), jnp.float32)
-        params = self.model.init({"params": init_key}, audio, init_key, method="pretrain")["params"]
-        return TrainState.create(run_key, params, make_optimizer(self.optim), ema=self.optim.ema_decay > 0)
+
+        def everything(module: SemanticEncoder) -> None:
+            module.pretrain(audio, init_key)
+            module.feature_norm(jnp.zeros((1, 1, self.config.width), jnp.float32))
+
+        made = self.model.init({"params": init_key}, method=everything)
+        optimizer, measured = make_optimizer(self.optim), made.get(MEASURED, {})
+        return TrainState.create(run_key, made["params"], optimizer, ema=self.optim.ema_decay > 0, measured=measured)
 
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         """One update on the contrastive and the diversity loss, and on that of the spectrum head, where there is one."""
@@ -69,24 +74,26 @@ class SemanticStage(Stage):
 
         def loss(params: Any) -> tuple[jax.Array, tuple[PretrainOutput, dict]]:
             output, changed = self.model.apply(
-                {"params": params}, audio, pretrain_key, tau, True,
-                method="pretrain", rngs={"dropout": dropout_key}, mutable=[STATISTICS],
+                variables(params, state.measured), audio, pretrain_key, tau, True,
+                method="pretrain", rngs={"dropout": dropout_key}, mutable=[MEASURED],
             )  # fmt: skip
-            return output.loss, (output, changed.get(STATISTICS, {}))
+            return output.loss, (output, changed.get(MEASURED, {}))
 
-        gradients, (output, statistics) = jax.grad(loss, has_aux=True)(state.params)
+        gradients, (output, measured) = jax.grad(loss, has_aux=True)(state.params)
         after, metrics = apply_gradients(self.optim, state, gradients)
-        if statistics:
+        if "conformer" in measured:  # batch norm's
             momentum = self.config.pretrain.batch_momentum
-            params = running_statistics(after.params, state.params, statistics, momentum)
-            # already averages over time: the EMA takes them as they are
-            ema = after.ema if after.ema is None else running_statistics(after.ema, state.ema, statistics, momentum)
-            after = after.replace(params=params, ema=ema)
+            moved = jax.tree.map(
+                lambda old, new: momentum * old + (1.0 - momentum) * new,
+                state.measured["conformer"],
+                measured["conformer"],
+            )
+            after = after.replace(measured={**state.measured, "conformer": moved})
         return after, {**self._metrics(output), "temperature": tau, **metrics}
 
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
         """The losses with the likeliest entries, without noise, under a mask that is the same at every evaluation."""
-        output = self.model.apply({"params": state.averaged}, batch["audio"], state.key, method="pretrain")
+        output = self.model.apply(variables(state.weights), batch["audio"], state.key, method="pretrain")
         return self._metrics(output)
 
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -94,19 +101,19 @@ class SemanticStage(Stage):
         return {"audio": jax.ShapeDtypeStruct((self.batch_size, self.geometry.clip_samples), np.float32)}
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
-        """The averaged parameters, and those of the feature norm measured on `calibration_batches`."""
-        params = dict(state.averaged)
+        """The averaged parameters and what is measured: the feature norm is, on `calibration_batches`."""
+        weights = state.weights
         if self.config.feature_norm not in ("standard", "whiten"):
-            return params
+            return weights
 
-        def moments_of(params: Any, batch: Mapping[str, jax.Array]) -> Any:
-            return moments(self.model.apply({"params": params}, batch["audio"], method="hidden"))
+        def moments_of(weights: Any, batch: Mapping[str, jax.Array]) -> Any:
+            return moments(self.model.apply(variables(weights), batch["audio"], method="hidden"))
 
         taken = itertools.islice(batches, self.calibration_batches)
         total: dict[str, np.ndarray] = {}
-        for found in measure_batches(moments_of, params, taken, state.step.sharding.mesh):
+        for found in measure_batches(moments_of, weights, taken, state.step.sharding.mesh):
             total = {name: total.get(name, 0.0) + value.astype(np.float64) for name, value in found.items()}
-        return {**params, "feature_norm": calibrate(total, self.config)}
+        return joined(weights, {"feature_norm": calibrate(total, self.config)})
 
     def part(self) -> tuple[SemanticConfig, Geometry, dict[str, str]]:
         """The semantic encoder has no parents."""

@@ -75,8 +75,6 @@ class Stage(ABC):
     """Name of the part that it makes, where it is not the stage's."""
     starts: ClassVar[Mapping[str, str]] = {}
     """Name of a part -> where its weights go in `TrainState.params` ("/" between names) when training starts from it."""
-    measured: ClassVar[tuple[str, ...]] = ()
-    """First names of parameters of the stage's own part that are measured, not learned: none of `TrainState.params`."""
     positions: ClassVar[tuple[str, ...]] = ()
     """Tables of positions in `TrainState.params`: starting from a longer one takes its first rows."""
     averaged_part: ClassVar[str] = ""
@@ -144,7 +142,8 @@ class Stage(ABC):
         return state
 
     def calibrate(self, state: TrainState, batches: Iterator[HostBatch]) -> TrainState:
-        """Host side, once per run before its first step: what is measured on training data goes into `state.extra`.
+        """Host side, once per run before its first step: what is measured on training data goes into
+        `state.measured`.
 
         A restart finds it in the checkpoint. On every host, with the host's batches; numpy arrays are welcome, the loop
         places them.

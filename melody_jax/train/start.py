@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from melody_jax import config as config_lib
 from melody_jax.bundle.part import Part, flatten, load_part
 from melody_jax.errors import UserError
+from melody_jax.nn.measured import joined
 from melody_jax.parallel.batch import check_batch_size
 from melody_jax.parallel.init import place, sharded_init
 from melody_jax.train.checkpoint import Checkpoints, Record
@@ -69,8 +70,8 @@ def calibrated(stage: Stage, state: TrainState, batches: Iterator[HostBatch]) ->
 def start_from(stage: Stage, state: TrainState, directories: Sequence[str]) -> tuple[TrainState, list[dict[str, Any]]]:
     """The state with the weights of parts in their places (`Stage.starts`), laid out as before, and a record of them.
 
-    What a part does not have stays random; what the stage measures anew (`Stage.measured`) is left out. Tables of
-    positions (`Stage.positions`) may be longer than the model's: their first rows are taken.
+    What a part does not have stays random. Measured values of the part count until the stage measures them anew. Tables
+    of positions (`Stage.positions`) may be longer than the model's: their first rows are taken.
 
     Raises:
       UserError: no part there, a part that the stage has no place for, or parameters that are extra or of other shapes.
@@ -80,13 +81,11 @@ def start_from(stage: Stage, state: TrainState, directories: Sequence[str]) -> t
         part = load_part(directory)
         if part.name not in stage.starts:
             raise UserError(f"{directory} is a {part.name}; {stage.name} starts from {' or '.join(stage.starts)}")
-        where = stage.starts[part.name]
-        params, used = _replaced(state.params, part, where, stage, directory)
-        state = state.replace(params=params)
-        if state.ema is not None:
-            base = stage.averaged_part
-            ema, _ = _replaced({base: state.ema} if base else state.ema, part, where, stage, directory)
-            state = state.replace(ema=ema[base] if base else ema)
+        values = _fitted(part, stage, state, directory)
+        params, measured = (_replaced(tree, values) for tree in (state.params, state.measured))
+        ema = None if state.ema is None else _replaced(state.ema, values, stage.averaged_part)
+        state = state.replace(params=params, measured=measured, ema=ema)
+        used = sum(values[name].size for name in values.keys() & flatten(params).keys())
         record.append({"part": part.name, "id": part.id, "parameters": used})
     return state, record
 
@@ -102,35 +101,32 @@ def _check_same_run(saved: dict[str, Any], now: dict[str, Any], directory: Path)
             )
 
 
-def _replaced(
-    tree: Mapping[str, Any], part: Part, where: str, stage: Stage, directory: str
-) -> tuple[dict[str, Any], int]:
-    """The tree with the part's parameters below `where`, and how many scalars these are."""
-    flat = flatten(tree)
-    new = {f"{where}/{name}".lstrip("/"): value for name, value in _learned(part, stage)}
-    unknown = sorted(set(new) - set(flat))
+def _fitted(part: Part, stage: Stage, state: TrainState, directory: str) -> dict[str, np.ndarray]:
+    """The part's values by their names in the state's parameters and measured values."""
+    places, below = flatten(joined(state.params, state.measured)), stage.starts[part.name]
+    flat = {name: value for name, value in flatten(part.params).items() if name.partition("/")[0] != UNUSED}
+    new = {f"{below}/{name}".lstrip("/"): value for name, value in flat.items()}
+    unknown = sorted(set(new) - set(places))
     if unknown:
         raise UserError(f"{directory}: {stage.name} has no parameters {listed(unknown)}; is its configuration another?")
-    fitted = {name: _fit(value, flat[name].shape, name in stage.positions) for name, value in new.items()}
+    fitted = {name: _fit(value, places[name].shape, name in stage.positions) for name, value in new.items()}
     wrong = [
-        f"{name} {list(new[name].shape)} instead of {list(flat[name].shape)}" for name in new if fitted[name] is None
+        f"{name} {list(new[name].shape)} instead of {list(places[name].shape)}" for name in new if fitted[name] is None
     ]
     if wrong:
         raise UserError(f"{directory} does not fit {stage.name}'s configuration: {listed(wrong)}")
+    return {name: value for name, value in fitted.items() if value is not None}
+
+
+def _replaced(tree: Any, values: Mapping[str, np.ndarray], below: str = "") -> Any:
+    """The tree, which lies `below` that name in the state, with the values in their places."""
 
     def started(path: tuple[Any, ...], leaf: Any) -> Any:
-        value = fitted.get(jax.tree_util.keystr(path, simple=True, separator="/"))
+        value = values.get(f"{below}/{jax.tree_util.keystr(path, simple=True, separator='/')}".lstrip("/"))
         return leaf if value is None else place(np.asarray(value, leaf.dtype), leaf.sharding)
 
     # not by way of the flat names, which know nothing of an empty branch: the optimiser's tree has it too
-    new_tree = jax.tree_util.tree_map_with_path(started, dict(tree))
-    return new_tree, sum(value.size for value in fitted.values() if value is not None)
-
-
-def _learned(part: Part, stage: Stage) -> Iterator[tuple[str, np.ndarray]]:
-    for name, value in flatten(part.params).items():
-        if name.partition("/")[0] not in (UNUSED, *stage.measured):
-            yield name, value
+    return jax.tree_util.tree_map_with_path(started, tree)
 
 
 def _fit(value: np.ndarray, shape: tuple[int, ...], cut: bool) -> np.ndarray | None:

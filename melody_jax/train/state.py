@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from melody_jax.nn.measured import joined
+
 PyTree = Any
 Leaf = Any  # an array, or in a tree of the same structure its abstract shape or its sharding
 
@@ -21,7 +23,8 @@ class TrainState(struct.PyTreeNode):
       ema: exponential moving average of (part of) `params` in float32, or None.
       key: uint32 [2], the run's PRNG key, constant: step randomness is `fold_in(key, step)`, so that a resumed run
         draws what the uninterrupted one would have drawn.
-      extra: mutable model state, {} if none.
+      measured: values of the model that are measured, not learnt (`nn/measured.py`), {} if none.
+      extra: what else the steps remember, {} if none.
       frozen: weights of the parents that the step only reads, {} if none; reloaded from the parents at every start.
     """
 
@@ -32,6 +35,7 @@ class TrainState(struct.PyTreeNode):
     key: Leaf
     extra: PyTree
     frozen: PyTree
+    measured: PyTree = struct.field(default_factory=dict)
 
     @classmethod
     def create(
@@ -43,6 +47,7 @@ class TrainState(struct.PyTreeNode):
         ema: bool = True,
         extra: PyTree | None = None,
         frozen: PyTree | None = None,
+        measured: PyTree | None = None,
     ) -> "TrainState":
         """The state before step 0 of a stage with one optimizer. `params` may be boxed with logical axes."""
         return cls(
@@ -53,12 +58,18 @@ class TrainState(struct.PyTreeNode):
             key=key,
             extra={} if extra is None else extra,
             frozen={} if frozen is None else frozen,
+            measured={} if measured is None else measured,
         )
 
     @property
     def averaged(self) -> PyTree:
         """What evaluation and the finished part use: the EMA where there is one, else the parameters."""
         return self.params if self.ema is None else self.ema
+
+    @property
+    def weights(self) -> PyTree:
+        """The averaged parameters and the measured values in one tree, as a part holds them."""
+        return joined(self.averaged, self.measured)
 
     @property
     def step_key(self) -> jax.Array:

@@ -22,6 +22,7 @@ from melody_jax.autoencoder.discriminators import Discriminators
 from melody_jax.autoencoder.network import Autoencoder
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
+from melody_jax.nn.measured import MEASURED, joined, variables
 from tests.autoencoder import tiny
 
 
@@ -36,11 +37,11 @@ class Built:
     def __init__(self, config):
         self.model = Autoencoder(config, tiny.GEOMETRY)
         self.boxed = jax.jit(self.model.init)(jax.random.key(0), tone(), jax.random.key(1))
-        self.params = nn.meta.unbox(self.boxed)["params"]
+        self.params = joined(*(nn.meta.unbox(self.boxed)[name] for name in ("params", MEASURED)))
 
     @functools.cache  # noqa: B019
     def method(self, name):
-        return jax.jit(lambda params, *args: self.model.apply({"params": params}, *args, method=name))
+        return jax.jit(lambda params, *args: self.model.apply(variables(params), *args, method=name))
 
     def __getattr__(self, name):
         return self.method(name)
@@ -125,7 +126,7 @@ def test_scaled_latents_are_clipped_and_undone(built):
 
 def test_every_parameter_has_logical_axes(built):
     players = jax.eval_shape(Discriminators(tiny.DISCRIMINATORS).init, jax.random.key(0), tone())
-    trees = [built.boxed["params"], players["params"]]
+    trees = [built.boxed, players["params"]]
     boxed = [
         (path, leaf)
         for tree in trees

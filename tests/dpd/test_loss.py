@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melody_jax.dpd import guidance, loss, wiener
+from melody_jax.dpd import loss, wiener
+from melody_jax.dpd.denoiser import bind, guide, unconditional
 
 
 def test_loss_of_no_prediction_is_the_velocity_power():
@@ -77,11 +78,12 @@ def test_guidance(scale):
     angles = jnp.full((2, 5), 0.7)
     tokens = jnp.array([[1, 2], [4, 6]])
     conditional = _network(noisy, angles, tokens)
-    unconditional = _network(noisy, angles, tokens, jnp.zeros(2, bool))
-    expected = scale * conditional + (1 - scale) * unconditional
-    batched = guidance.guide_batched(_network, tokens, scale)
+    dropped = _network(noisy, angles, tokens, jnp.zeros(2, bool))
+    expected = scale * conditional + (1 - scale) * dropped
+    denoise = bind(_network, tokens)
+    np.testing.assert_array_equal(unconditional(denoise)(noisy, angles), dropped)
+    batched = guide(denoise, scale)
     np.testing.assert_allclose(batched(noisy, angles), expected, atol=1e-5)
-    separate = guidance.guide(lambda z, a: conditional, lambda z, a: unconditional, scale)
-    np.testing.assert_allclose(separate(noisy, angles), expected, atol=1e-5)
+    np.testing.assert_allclose(guide(unconditional(denoise), scale)(noisy, angles), dropped, atol=1e-5)
     if scale == 1:
         np.testing.assert_array_equal(batched(noisy, angles), conditional)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from melody_jax.dpd import DPD, angles, wiener
+from melody_jax.dpd import DPD, angles, model_of, wiener
 from melody_jax.dpd.precondition import LinearPredictor, measure
 from melody_jax.errors import UserError
+from melody_jax.nn.measured import MEASURED
 from tests.dpd.test_network import GEOMETRY, TINY, _inputs
 
 CHANNELS, SCALE = 3, 0.2
@@ -78,7 +79,7 @@ def test_tokens_say_what_they_can(levels):
 
     def error(keep):
         inputs = (jnp.asarray(noisy), grid, jnp.asarray(tokens), keep)
-        seen, complete = _predictor(levels).apply({"params": found}, *inputs)
+        seen, complete = _predictor(levels).apply({MEASURED: found}, *inputs)
         left = np.asarray(complete(jnp.zeros_like(seen))) - velocity
         return np.mean(left**2), np.asarray(seen).var()
 
@@ -97,7 +98,7 @@ def test_an_idle_network_is_the_least_squares_predictor(measured, delta):
     noise = np.random.default_rng(2).normal(size=clean.shape).astype(np.float32)
     noisy, velocity = np.cos(delta) * clean + np.sin(delta) * noise, np.cos(delta) * noise - np.sin(delta) * clean
     grid = jnp.full(clean.shape[:2], delta)
-    seen, complete = _predictor().apply({"params": measured}, jnp.asarray(noisy), grid, jnp.asarray(TOKENS))
+    seen, complete = _predictor().apply({MEASURED: measured}, jnp.asarray(noisy), grid, jnp.asarray(TOKENS))
     error = np.mean((np.asarray(complete(jnp.zeros_like(seen))) - velocity) ** 2)
     rows = np.concatenate([noisy.reshape(-1, noisy.shape[-1]), np.ones((noisy[..., 0].size, 1))], axis=1)
     fitted = np.linalg.lstsq(rows, velocity.reshape(len(rows), -1), rcond=None)[0]
@@ -115,11 +116,11 @@ def test_an_idle_network_is_the_least_squares_predictor(measured, delta):
 def test_unit_moments_change_nothing():
     plain = dataclasses.replace(CONFIG, precondition="none")
     inputs = _inputs(frames=24)
-    variables = nn.unbox(jax.jit(DPD(CONFIG, GEOMETRY).init)(jax.random.key(1), *inputs))
+    variables = nn.unbox(jax.jit(model_of(CONFIG, GEOMETRY).init)(jax.random.key(1), *inputs))
     kernel = jax.random.normal(jax.random.key(2), variables["params"]["out"]["kernel"].shape)
-    variables = {"params": {**variables["params"], "out": {"kernel": kernel}}}
-    without = {"params": {name: leaf for name, leaf in variables["params"].items() if name != "linear"}}
-    ours = jax.jit(DPD(CONFIG, GEOMETRY).apply)(variables, *inputs)
+    variables = {**variables, "params": {**variables["params"], "out": {"kernel": kernel}}}
+    without = {"params": variables["params"]}
+    ours = jax.jit(model_of(CONFIG, GEOMETRY).apply)(variables, *inputs)
     theirs = jax.jit(DPD(plain, GEOMETRY).apply)(without, *inputs)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
@@ -129,7 +130,7 @@ def test_sampling_with_an_idle_network_has_the_moments_of_the_latents(measured):
     from melody_jax.dpd import sampler
 
     def denoise(noisy, deltas):
-        seen, complete = _predictor().apply({"params": measured}, noisy, deltas, jnp.asarray(TOKENS))
+        seen, complete = _predictor().apply({MEASURED: measured}, noisy, deltas, jnp.asarray(TOKENS))
         return complete(jnp.zeros_like(seen))
 
     noise = jax.random.normal(jax.random.key(0), (64, 400, CHANNELS))

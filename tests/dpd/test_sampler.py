@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from melody_jax.dpd import angles as process
+from melody_jax.dpd.denoiser import bounded
 from melody_jax.dpd.sampler import sample
 
 MEAN, DEVIATION = 0.4, 0.3
 
 
-def _gaussian(noisy, angles):
+def _gaussian(noisy, angles, keep=None):
     """E[v | z_delta] for data N(MEAN, DEVIATION^2), the optimal denoiser."""
     cos, sin = jnp.cos(angles)[..., None], jnp.sin(angles)[..., None]
     gain = cos * DEVIATION**2 / (jnp.square(cos) * DEVIATION**2 + jnp.square(sin))
@@ -59,7 +60,7 @@ def test_known_frames_are_kept_and_seen_clean():
     noise = jax.random.normal(jax.random.key(5), known.shape)
     mask = jnp.array([[True] * 3 + [False] * 5, [False, True] * 4])
 
-    def denoise(z, angles):
+    def denoise(z, angles, keep=None):
         jax.debug.callback(_check, z, angles)
         return 0.5 * z
 
@@ -68,7 +69,7 @@ def test_known_frames_are_kept_and_seen_clean():
         np.testing.assert_allclose(z[mask], known[mask] / 0.3, rtol=1e-5)
         assert np.all(angles[~mask] > 0)
 
-    z = sample(denoise, noise, process.schedule("linear", 5), known, mask, clip=1.0, data_std=0.3)
+    z = sample(bounded(denoise, 1 / 0.3), noise, process.schedule("linear", 5), known, mask, data_std=0.3)
     jax.effects_barrier()
     np.testing.assert_array_equal(z[mask], known[mask])
     assert bool(jnp.all(jnp.isfinite(z))) and not np.allclose(z, known)
@@ -84,10 +85,11 @@ def test_unknown_frames_of_known_are_not_read():
 def test_clipping_bounds_the_result_in_the_latents_own_units():
     noise = 5 * jax.random.normal(jax.random.key(7), (1, 50, 2))
     sizes = process.schedule("linear", 10)
-    free = sample(lambda z, a: -0.2 * z, noise, sizes, data_std=0.3)
-    clipped = sample(lambda z, a: -0.2 * z, noise, sizes, clip=1.0, data_std=0.3)
+    denoise = lambda z, a, keep=None: -0.2 * z  # noqa: E731
+    free = sample(denoise, noise, sizes, data_std=0.3)
+    clipped = sample(bounded(denoise, 1 / 0.3), noise, sizes, data_std=0.3)
     assert float(jnp.abs(free).max()) > 1.5
     assert float(jnp.abs(clipped).max()) <= 1 + 1e-5
     inside = 0.1 * noise
-    loose = sample(_gaussian, inside, sizes, clip=10.0)
+    loose = sample(bounded(_gaussian, 10.0), inside, sizes)
     np.testing.assert_allclose(loose, sample(_gaussian, inside, sizes), atol=1e-4)

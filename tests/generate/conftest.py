@@ -22,6 +22,7 @@ from melody_jax.lm.network import SemanticLM
 from melody_jax.mulan.config import MuLanConfig, MusicTowerConfig, TextTowerConfig
 from melody_jax.mulan.network import MuLan
 from melody_jax.nn.conformer import ConformerConfig
+from melody_jax.nn.measured import MEASURED, joined, variables
 from melody_jax.semantic.config import MelStemConfig, SemanticConfig
 from melody_jax.semantic.network import SemanticEncoder
 
@@ -41,6 +42,7 @@ MULAN = MuLanConfig(
         width=16, layers=1, heads=2, mlp=32,
     ),
     text=TextTowerConfig(vocabulary=64, positions=16, width=16, layers=1, heads=2, mlp=32, pooling="mean"),
+    text_length=16,
     joint=8,
 )  # fmt: skip
 LM = LMConfig(layers=2, width=16, heads=2, hidden=32)
@@ -67,7 +69,7 @@ SEMANTIC = SemanticConfig(
 def random_weights(module: nn.Module, *arguments, **options):
     """Random weights of the module's shapes, none of them zero; drawn by NumPy, so nothing is compiled."""
     shapes = jax.eval_shape(lambda key: nn.unbox(module.init(key, *arguments, **options)), jax.random.PRNGKey(0))
-    shapes = shapes["params"]
+    shapes = joined(shapes["params"], shapes.get(MEASURED, {}))
     rng = np.random.default_rng(1)
 
     def draw(path, leaf):
@@ -94,7 +96,7 @@ def make_parts(directory):
     mulan = random_weights(MuLan(MULAN, g), audio, jnp.ones((1, 8), jnp.int32))
     # random towers send all texts to nearly one point; around that point they differ, as trained towers' do
     texts = jnp.asarray(rng.integers(1, 64, (8, 8)), jnp.int32)
-    centred = jax.jit(lambda p: MuLan(MULAN, g).apply({"params": p}, texts, method="embed_text").mean(0))
+    centred = jax.jit(lambda p: MuLan(MULAN, g).apply(variables(p), texts, method="embed_text").mean(0))
     mulan["text_center"] = np.asarray(centred(mulan | {"text_center": np.zeros(MULAN.joint, np.float32)}))
     params = {
         "autoencoder": (autoencoder, AUTOENCODER, ()),

@@ -100,7 +100,7 @@ def part_of(name, out):
     state = nn.unbox(jax.eval_shape(stage.init, jax.random.PRNGKey(0)))
     rng = np.random.default_rng(0)
     draw = lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32)  # noqa: E731
-    params = jax.tree.map(draw, {**state.params, **state.extra})
+    params = jax.tree.map(draw, {**state.params, **state.measured})
     return save_part(out, name, params, stage.config, stage.geometry, {}, {})
 
 
@@ -119,7 +119,7 @@ def test_every_parameter_has_its_axes_and_t5x_places_them_as_we_do(name):
     boxed = jax.eval_shape(stage.init, key)
     variables = {}
     jax.eval_shape(lambda key: variables.update(t5x_layout.initial_variables(stage, key)), key)
-    assert set(variables) == {"params", "params_axes"} | ({"measured", "measured_axes"} if boxed.extra else set())
+    assert set(variables) == {"params", "params_axes"} | ({"measured", "measured_axes"} if boxed.measured else set())
     rules = t5x_layout.logical_axis_rules()
     ours = flatten(boxed.params)
     axes = flatten(variables["params_axes"])
@@ -264,9 +264,9 @@ def test_t5x_trains_and_samples(name, token_set, parents, tmp_path):
     from data_pipelines import batches
 
     start = t5x_layout.import_checkpoint(run / "checkpoint_0", stage, tmp_path / "start").params
-    measured = {leaf: start.pop(leaf) for leaf in stage.measured if leaf in start}
+    measured = {leaf: start.pop(leaf) for leaf in jax.eval_shape(stage.init, jax.random.PRNGKey(0)).measured}
     key = jax.random.split(jax.random.PRNGKey(0))[1]  # T5X's seed 0: the second key is the trainer's
-    state = TrainState.create(key, start, make_optimizer(stage.optim), ema=False, extra=measured)
+    state = TrainState.create(key, start, make_optimizer(stage.optim), ema=False, measured=measured)
     given, step = batches.for_stage(stage, GEOMETRY, token_set), jax.jit(stage.train_step)
     for number in range(1, STEPS + 1):
         state, metrics = step(state, next(given))

@@ -20,7 +20,7 @@ MUSIC = MusicTowerConfig(
     mlp=32,
 )
 TEXT = TextTowerConfig(vocabulary=64, positions=16, width=16, layers=2, heads=2, mlp=32)
-CONFIG = MuLanConfig(music=MUSIC, text=TEXT, joint=8)
+CONFIG = MuLanConfig(music=MUSIC, text=TEXT, text_length=12, joint=8)
 
 
 def with_dtype(dtype: str) -> MuLanConfig:

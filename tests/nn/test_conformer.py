@@ -11,15 +11,14 @@ from flax import linen as nn
 
 from melody_jax.errors import UserError
 from melody_jax.nn.conformer import (
-    STATISTICS,
     BatchNorm,
     Conformer,
     ConformerConfig,
     SelfAttention,
     relative_positions,
-    running_statistics,
     shift_relative,
 )
+from melody_jax.nn.measured import MEASURED
 
 CONFIG = ConformerConfig(layers=2, heads=2, hidden=16, kernel=3, convolution_norm="layer", dropout=0.0)
 X = jax.random.normal(jax.random.PRNGKey(0), (2, 7, 8))
@@ -29,7 +28,7 @@ X = jax.random.normal(jax.random.PRNGKey(0), (2, 7, 8))
 def model(**changes):
     module = Conformer(dataclasses.replace(CONFIG, **changes))
     variables = nn.unbox(jax.jit(module.init)(jax.random.PRNGKey(1), X))
-    return {"params": variables["params"]}, jax.jit(module.apply, static_argnames=("train", "depth"))
+    return variables, jax.jit(module.apply, static_argnames=("train", "depth"))
 
 
 @pytest.mark.parametrize("positions", ["rotary", "rotary_input", "relative", "none"])
@@ -87,16 +86,16 @@ def test_batch_norm_against_numpy_and_its_running_statistics():
     module = BatchNorm()
     x = 3.0 * X + 1.0
     mask = jnp.arange(7)[None] < jnp.array([[7], [4]])
-    params = nn.unbox(module.init(jax.random.PRNGKey(0), x))["params"]
-    y, changed = module.apply({"params": params}, x, mask, True, mutable=[STATISTICS])
+    variables = nn.unbox(module.init(jax.random.PRNGKey(0), x))
+    y, changed = module.apply(variables, x, mask, True, mutable=[MEASURED])
     rows = np.asarray(x)[np.asarray(mask)]
     np.testing.assert_allclose(
         np.asarray(y)[np.asarray(mask)], (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5), atol=1e-5
     )
-    moved = running_statistics(params, params, changed[STATISTICS], 0.75)
+    moved = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, variables[MEASURED], changed[MEASURED])
     np.testing.assert_allclose(moved["mean"], 0.25 * rows.mean(0), atol=1e-5)
     np.testing.assert_allclose(moved["var"], 0.75 + 0.25 * rows.var(0), atol=1e-5)
-    still = module.apply({"params": moved}, x)
+    still = module.apply({**variables, MEASURED: moved}, x)
     np.testing.assert_allclose(
         still, (np.asarray(x) - np.asarray(moved["mean"])) / np.sqrt(np.asarray(moved["var"]) + 1e-5), atol=1e-5
     )
@@ -105,8 +104,8 @@ def test_batch_norm_against_numpy_and_its_running_statistics():
 def test_batch_norm_leaves_statistics_of_every_layer():
     module = Conformer(dataclasses.replace(CONFIG, convolution_norm="batch"))
     variables, _ = model(convolution_norm="batch")
-    _, changed = module.apply(variables, X, None, True, mutable=[STATISTICS])
-    statistics = changed[STATISTICS]["layers"]["convolution"]["depthwise_norm"]
+    _, changed = module.apply(variables, X, None, True, mutable=[MEASURED])
+    statistics = changed[MEASURED]["layers"]["convolution"]["depthwise_norm"]
     assert statistics["mean"].shape == (2, 8) and not np.allclose(statistics["mean"][0], statistics["mean"][1])
 
 

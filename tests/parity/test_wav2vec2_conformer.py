@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Wav2Vec2ConformerForPreTraining, Wav2Vec2ConformerModel
 
-from melody_jax.nn.conformer import STATISTICS
+from melody_jax.nn.measured import MEASURED, variables
 from melody_jax.semantic import masking
 from melody_jax.semantic.config import PretrainConfig
 from melody_jax.semantic.stem import pad_for
@@ -52,12 +52,12 @@ def padded(pair, x):
 @pytest.mark.parametrize("shape", [(1, 5), (3, 23)])
 def test_states(pair, shape):
     x = audio(pair, *shape)
-    variables = {"params": pair.params}
+    weights = variables(pair.params)
     with torch.no_grad():
         wanted = pair.torch.wav2vec2_conformer(padded(pair, x), output_hidden_states=True)
-    assert relative(pair.module.apply(variables, jnp.asarray(x)), wanted.last_hidden_state) <= FORWARD
+    assert relative(pair.module.apply(weights, jnp.asarray(x)), wanted.last_hidden_state) <= FORWARD
     for layer in (1, 2):
-        found = pair.module.apply(variables, jnp.asarray(x), layer, method="hidden")
+        found = pair.module.apply(weights, jnp.asarray(x), layer, method="hidden")
         assert relative(found, wanted.hidden_states[layer]) <= FORWARD
 
 
@@ -70,7 +70,7 @@ def test_states_with_padding(pair):
     samples = frames * wave.stride + wave.receptive_field - wave.stride  # so many make just these frames
     waveform = padded(pair, x)
     attended = torch.arange(waveform.shape[1])[None] < torch.tensor(samples)[:, None]
-    found = pair.module.apply({"params": pair.params}, jnp.asarray(x), jnp.asarray(mask))
+    found = pair.module.apply(variables(pair.params), jnp.asarray(x), jnp.asarray(mask))
     with torch.no_grad():
         wanted = pair.torch.wav2vec2_conformer(waveform, attention_mask=attended.long()).last_hidden_state
     assert relative(np.asarray(found)[mask], wanted[torch.tensor(mask)]) <= FORWARD
@@ -81,7 +81,7 @@ def test_a_model_without_quantizer(tmp_path):
     x = audio(pair, 2, 8)
     with torch.no_grad():
         wanted = pair.torch(padded(pair, x)).last_hidden_state
-    assert relative(pair.module.apply({"params": pair.params}, jnp.asarray(x)), wanted) <= FORWARD
+    assert relative(pair.module.apply(variables(pair.params), jnp.asarray(x)), wanted) <= FORWARD
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -97,7 +97,7 @@ def test_pretraining_loss_and_gradients(variant, tmp_path, monkeypatch):
 
     def loss(params):
         output, _ = module.apply(
-            {"params": params}, jnp.asarray(x), key, jnp.float32(tau), True, method="pretrain", mutable=[STATISTICS]
+            variables(params), jnp.asarray(x), key, jnp.float32(tau), True, method="pretrain", mutable=[MEASURED]
         )
         return output.loss, output
 

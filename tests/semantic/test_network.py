@@ -12,6 +12,7 @@ from flax import linen as nn
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.nn.conformer import ConformerConfig
+from melody_jax.nn.measured import MEASURED
 from melody_jax.semantic.config import MelStemConfig, PretrainConfig, QuantizerConfig, SemanticConfig, WaveStemConfig
 from melody_jax.semantic.feature_norm import FeatureNorm, calibrate, moments
 from melody_jax.semantic.network import SemanticEncoder
@@ -90,7 +91,7 @@ def test_every_parameter_names_its_axes(stem, norm):
     key = jax.random.PRNGKey(0)
     for method, more in (("pretrain", (key,)), ("features", ())):
         init = functools.partial(module.init, method=method)
-        params = jax.eval_shape(lambda init=init, more=more: init(key, jnp.zeros((1, 800)), *more))["params"]
+        params = jax.eval_shape(lambda init=init, more=more: init(key, jnp.zeros((1, 800)), *more))
         for path, leaf in jax.tree.leaves_with_path(params, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)):
             assert isinstance(leaf, nn.LogicallyPartitioned), jax.tree_util.keystr(path)
             assert len(leaf.names) == leaf.value.ndim, jax.tree_util.keystr(path)
@@ -116,7 +117,7 @@ def test_feature_norm_standardises_and_whitens():
     total = {name: halves[0][name] + halves[1][name] for name in halves[0]}
     for kind, rank in (("standard", 0), ("whiten", 0), ("whiten", 3)):
         config = dataclasses.replace(CONFIG, width=6, feature_norm=kind, feature_rank=rank)
-        y = FeatureNorm(kind, config.feature_width).apply({"params": calibrate(total, config)}, x)
+        y = FeatureNorm(kind, config.feature_width).apply({MEASURED: calibrate(total, config)}, x)
         flat = np.asarray(y).reshape(-1, rank or 6)
         np.testing.assert_allclose(flat.mean(0), 0.0, atol=1e-3)
         spread = np.cov(flat, rowvar=False)

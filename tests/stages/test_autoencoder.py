@@ -15,6 +15,7 @@ from melody_jax.autoencoder import loss
 from melody_jax.autoencoder.decoder_magnitude import FLOOR, log_magnitude, magnitude
 from melody_jax.autoencoder.loss import LossConfig
 from melody_jax.errors import UserError
+from melody_jax.nn.measured import variables
 from melody_jax.stages.autoencoder import AutoencoderStage
 from melody_jax.train.optim import OptimConfig
 from melody_jax.watch import flops
@@ -169,8 +170,8 @@ def test_a_fixed_bound_is_the_scale_and_reads_no_music():
     params = stage.finish(start(stage), iter(()))
     assert float(params["latent_scale"]) == pytest.approx(1 / 3)
     audio = 40.0 * jnp.asarray(next(batches(stage))["audio"])  # loud enough to be clipped
-    mean = stage.model.apply({"params": params}, audio, method="encode").mean
-    latents = stage.model.apply({"params": params}, audio, method="to_latents")
+    mean = stage.model.apply(variables(params), audio, method="encode").mean
+    latents = stage.model.apply(variables(params), audio, method="to_latents")
     np.testing.assert_allclose(latents, np.clip(mean / 3, -1, 1), atol=1e-6)
 
 
@@ -180,7 +181,7 @@ def test_the_calibrated_scale_clips_less_than_a_thousandth_of_other_music():
     params = jax.device_get(stage.finish(state, batches(stage)))
     assert set(params) == {"encoder", "decoder", "latent_scale"}
     assert params["latent_scale"].shape == ()
-    to_latents = jax.jit(lambda params, audio: stage.model.apply({"params": params}, audio, method="to_latents"))
+    to_latents = jax.jit(lambda params, audio: stage.model.apply(variables(params), audio, method="to_latents"))
     latents = [to_latents(params, batch["audio"]) for batch in itertools.islice(batches(stage, seed=1), 80)]
     values = np.abs(np.concatenate(latents)).ravel()
     assert np.mean(values >= 1.0) < 1e-3

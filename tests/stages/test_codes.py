@@ -17,6 +17,7 @@ from melody_jax.geometry import Geometry
 from melody_jax.mulan.config import MuLanConfig, MusicTowerConfig, TextTowerConfig
 from melody_jax.mulan.network import MuLan
 from melody_jax.nn.conformer import ConformerConfig
+from melody_jax.nn.measured import MEASURED, joined
 from melody_jax.parallel.mesh import make_mesh
 from melody_jax.semantic.config import MelStemConfig, SemanticConfig
 from melody_jax.semantic.network import SemanticEncoder
@@ -42,6 +43,7 @@ MULAN = MuLanConfig(
         width=8, layers=1, heads=1, mlp=8,
     ),
     text=TextTowerConfig(vocabulary=8, positions=4, width=8, layers=1, heads=1, mlp=8),
+    text_length=4,
     joint=4,
 )  # fmt: skip
 
@@ -64,7 +66,8 @@ def save_parents(folder):
     semantic = jax.jit(functools.partial(SemanticEncoder(SEMANTIC, GEOMETRY).init, method="features"))(key, audio)
     mulan = jax.jit(functools.partial(MuLan(MULAN, GEOMETRY).init, method="embed_music"))(key, audio)
     for name, variables, config in (("semantic", semantic, SEMANTIC), ("mulan", mulan, MULAN)):
-        params = jax.device_get(nn.unbox(variables["params"]))
+        variables = jax.device_get(nn.unbox(variables))
+        params = joined(variables["params"], variables.get(MEASURED, {}))
         save_part(folder / name, name, params, config, GEOMETRY, {}, {})
 
 

@@ -13,6 +13,7 @@ from melody_jax.bundle.part import save_part
 from melody_jax.config import from_dict, to_dict
 from melody_jax.dpd.config import DPDConfig
 from melody_jax.geometry import Geometry
+from melody_jax.nn.measured import variables
 from melody_jax.stages.dpd import DPDStage
 from melody_jax.train.optim import OptimConfig
 
@@ -114,8 +115,8 @@ def test_what_is_measured_frames_the_network():
     data = map(batch, itertools.count())
     state = jax.tree.map(jnp.asarray, stage.calibrate(empty, data))
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, empty)
-    assert "linear" not in state.params and float(state.extra["linear"]["variance"].max()) > 1.5
-    assert float(state.extra["linear"]["told_variance"].max()) < 0.5  # the tokens say all but the noise
+    assert "linear" not in state.params and float(state.measured["linear"]["variance"].max()) > 1.5
+    assert float(state.measured["linear"]["told_variance"].max()) < 0.5  # the tokens say all but the noise
     evaluate = jax.jit(stage.eval_step)
     figures = {name: float(value) for name, value in evaluate(state, batch(1000)).items()}
     assert figures["velocity_error"] < 0.3 * figures["wiener_error"]  # before the first step
@@ -127,8 +128,8 @@ def test_what_is_measured_frames_the_network():
         state, metrics = step(state, next(data))
     assert bool(jnp.isfinite(metrics["loss"]))
     params = jax.device_get(stage.finish(state, data))
-    np.testing.assert_array_equal(params["linear"]["axes"], state.extra["linear"]["axes"])
+    np.testing.assert_array_equal(params["linear"]["axes"], state.measured["linear"]["axes"])
     latents = jnp.zeros((1, 20, 4))
-    whole = {"params": jax.tree.map(jnp.asarray, params)}
+    whole = variables(jax.tree.map(jnp.asarray, params))
     velocity = jax.jit(stage.model.apply)(whole, latents, latents[..., 0], jnp.zeros((1, 10), jnp.int32))
     assert bool(jnp.all(jnp.isfinite(velocity)))

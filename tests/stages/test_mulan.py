@@ -14,6 +14,7 @@ from melody_jax.geometry import Geometry
 from melody_jax.mulan import minilm
 from melody_jax.mulan.augment import AugmentConfig
 from melody_jax.mulan.config import MuLanConfig, MusicTowerConfig, PretrainedText, TextTowerConfig
+from melody_jax.nn.measured import variables
 from melody_jax.parallel.batch import place_batch
 from melody_jax.parallel.mesh import make_mesh
 from melody_jax.stages.mulan import MuLanStage
@@ -35,12 +36,11 @@ MUSIC = MusicTowerConfig(
 )
 TEXT = TextTowerConfig(vocabulary=64, positions=16, width=16, layers=1, heads=2, mlp=32)
 STAGE = MuLanStage(
-    config=MuLanConfig(music=MUSIC, text=TEXT, joint=8),
+    config=MuLanConfig(music=MUSIC, text=TEXT, text_length=4, joint=8),
     geometry=Geometry(sample_rate=4000, hop=40, token_samples=160, clip_seconds=0.4),
     # eps: gradients that are zero but for rounding (biases of keys) shall not become steps of full size.
     optim=OptimConfig(learning_rate=3e-3, warmup_steps=1, total_steps=40, schedule="constant", ema_decay=0.9, eps=1e-4),
     batch_size=8,
-    text_length=4,
 )
 
 
@@ -122,8 +122,8 @@ def test_a_missing_package_is_one_sentence():
 def test_finish_measures_the_centres():
     stage = dataclasses.replace(STAGE, config=dataclasses.replace(STAGE.config, center=True), calibration_batches=2)
     state = start(STAGE)
-    embed = jax.jit(lambda params, rows: STAGE.model.apply({"params": params}, rows["audio"], rows["text_tokens"]))
-    plain = [embed(state.averaged, batch(seed)) for seed in (1, 2)]
+    embed = jax.jit(lambda params, rows: STAGE.model.apply(variables(params), rows["audio"], rows["text_tokens"]))
+    plain = [embed(state.weights, batch(seed)) for seed in (1, 2)]
     params = stage.finish(state, iter([batch(1), batch(2), batch(3)]))
     want = np.concatenate([joint.music for joint in plain]).mean(axis=0)
     np.testing.assert_allclose(params["music_center"], want, atol=1e-5)

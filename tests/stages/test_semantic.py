@@ -9,6 +9,7 @@ import numpy as np
 
 from melody_jax.geometry import Geometry
 from melody_jax.nn.conformer import ConformerConfig
+from melody_jax.nn.measured import variables
 from melody_jax.parallel.mesh import make_mesh
 from melody_jax.semantic.config import MelStemConfig, PretrainConfig, QuantizerConfig, SemanticConfig
 from melody_jax.stages.semantic import SemanticStage
@@ -59,7 +60,7 @@ def test_eighty_steps_on_one_batch_lower_the_loss():
         state, metrics = step()(state, batch())
         losses.append(float(metrics["loss"]))
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
-    moved = state.params["conformer"]["layers"]["convolution"]["depthwise_norm"]
+    moved = state.measured["conformer"]["layers"]["convolution"]["depthwise_norm"]
     assert not np.allclose(moved["mean"], 0.0) and not np.allclose(moved["var"], 1.0)
     held_out = jax.jit(STAGE.eval_step)(state, batch(5))
     assert all(np.isfinite(value) for value in held_out.values())
@@ -82,7 +83,7 @@ def test_finish_measures_the_feature_norm():
     state = start("data=-1")
     params = STAGE.finish(state, iter([batch(1), batch(2), batch(3)]))
     audio = jnp.concatenate([jnp.asarray(batch(seed)["audio"]) for seed in (1, 2)])
-    features = jax.jit(functools.partial(STAGE.model.apply, method="features"))({"params": params}, audio)
+    features = jax.jit(functools.partial(STAGE.model.apply, method="features"))(variables(params), audio)
     flat = np.asarray(features).reshape(-1, 16)
     np.testing.assert_allclose(flat.mean(0), 0.0, atol=1e-3)
     np.testing.assert_allclose(flat.std(0), 1.0, atol=1e-2)

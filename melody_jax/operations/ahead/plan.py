@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from melody_jax.generate.programs import Programs
 from melody_jax.lm.network import empty_cache
+from melody_jax.nn.measured import joined, variables
 from melody_jax.operations.ahead.program import bytes_per_chip
 from melody_jax.parallel import rules
 from melody_jax.parallel.batch import batch_sharding, check_batch_size
@@ -120,7 +121,7 @@ def _sampling_program(
     split = cache.replace(key=1, value=1, length=None)
 
     def extend(params: PyTree, tokens: Any, cache: Any) -> Any:
-        return programs.lm.apply({"params": params}, tokens, cache, method="extend")
+        return programs.lm.apply(variables(params), tokens, cache, method="extend")
 
     return extend, (jax.ShapeDtypeStruct((twice, 1), jnp.int32), cache), (0, split)
 
@@ -128,16 +129,13 @@ def _sampling_program(
 def _weights(stage: Stage, programs: Programs, mesh: Mesh) -> PyTree:
     """Abstract weights of the stage's finished part, laid out as in training."""
     state = abstract_state(stage.init, mesh)
-    params = state.params["generator"] if stage.name == "autoencoder" else {**state.params, **state.extra}
+    params = joined(state.params, state.measured)
+    params = params["generator"] if stage.name == "autoencoder" else params
 
     def kept(path: tuple[Any, ...], leaf: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, programs.kept_dtype(stage.name, path), sharding=leaf.sharding)
 
-    params = jax.tree_util.tree_map_with_path(kept, params)
-    if stage.name == "autoencoder":
-        scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
-        params = {**params, "latent_scale": scale}
-    return params
+    return jax.tree_util.tree_map_with_path(kept, params)
 
 
 def _rows_at(axis: int | None) -> PartitionSpec:

@@ -92,7 +92,7 @@ def rehearse(stage: Stage, state: TrainState, mesh: Mesh, batch: HostBatch, step
     jax.block_until_ready(state)
     seconds = (time.monotonic() - started) / len(history)
     metrics = first + _floats(history)
-    idle = _without_gradient(state, stage.measured)
+    idle = _without_gradient(state)
     pairs = min(PAIRED, steps) * update
     if "loss" in metrics[0]:
         beginning = place(np.zeros((), np.int32), state.step.sharding)
@@ -163,14 +163,10 @@ def _check_gradients(state: TrainState, whole: float) -> list[Finding]:
     return findings
 
 
-def _without_gradient(state: TrainState, measured: Sequence[str]) -> dict[Names, np.ndarray]:
-    """Name -> value of each parameter that has had no gradient so far, but for those `measured` after training."""
+def _without_gradient(state: TrainState) -> dict[Names, np.ndarray]:
+    """Name -> value of each parameter that has had no gradient so far."""
     found, params = gradients(state), _params(state)
-    idle = {
-        name: leaf
-        for name, leaf in params.items()
-        if name[0] not in measured and (name not in found or not bool(jnp.any(found[name] != 0)))
-    }
+    idle = {name: leaf for name, leaf in params.items() if name not in found or not bool(jnp.any(found[name] != 0))}
     return {name: to_host(leaf) for name, leaf in idle.items()}
 
 
