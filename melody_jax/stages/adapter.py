@@ -92,9 +92,7 @@ class AdapterStage(Stage):
         Raises:
           UserError: there is no such part.
         """
-        params = jax.tree.map(_float32, load_part(self.base).params)
-        measured = {name: params.pop(name) for name in self.stage.measured if name in params}
-        return state.replace(frozen={"params": params, "measured": measured})
+        return state.replace(frozen=jax.tree.map(_float32, load_part(self.base).params))
 
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         """One update of the adapter on the stage's loss."""
@@ -108,8 +106,8 @@ class AdapterStage(Stage):
 
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
         """What the stage measures of the part with its adapter."""
-        params = self._whole(state, state.averaged)
-        return self.stage.eval_step(state.replace(params=params, ema=None, extra={}), batch)
+        weights = self._whole(state, state.averaged)
+        return self.stage.eval_step(state.replace(params=weights, ema=None), batch)
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
         """The averaged adapter."""
@@ -120,8 +118,7 @@ class AdapterStage(Stage):
         return self.config, self.geometry, {self.name: read_info(self.base)["id"]}
 
     def _whole(self, state: TrainState, adapter: Any) -> dict[str, Any]:
-        params = merged(state.frozen["params"], adapter, self.config.scale)
-        return {**params, **state.frozen["measured"]}
+        return merged(state.frozen, adapter, self.config.scale)
 
 
 def _kernels(boxed: Mapping[str, Any], rank: int, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

@@ -47,7 +47,7 @@ def trained(stage, tmp_path_factory):
 
 def test_before_training_nothing_changes(stage, base):
     state = jax.tree.map(jnp.asarray, stage.load(nn.unbox(jax.jit(stage.init)(jax.random.PRNGKey(1)))))
-    own = STAGE.eval_step(state.replace(params=state.frozen["params"], ema=None), batch_of(1))
+    own = STAGE.eval_step(state.replace(params=state.frozen, ema=None), batch_of(1))
     for name, value in stage.eval_step(state, batch_of(1)).items():
         np.testing.assert_allclose(value, own[name], rtol=1e-6, err_msg=name)
     kernels = {name for name in flatten(load_part(base[0]).params) if name.endswith("kernel")}
