@@ -21,10 +21,10 @@ CONTENTS = {
         *(f"opt_state.{player}.1.0.{moment}." for player in ("generator", "discriminator") for moment in ("mu", "nu")),
     ),
     "mulan": (*ONE_OPTIMISER, "params.text.", "params.music."),
-    "semantic": (*ONE_OPTIMISER, "params.conformer.layers.convolution.depthwise_norm.mean"),
+    "semantic": (*ONE_OPTIMISER, "measured.conformer.layers.convolution.depthwise_norm.mean"),
     "codes": ("step", "key", "params.kmeans", "params.rvq", "opt_state.frames", "opt_state.clips", "opt_state.rvq."),
     "lm": (*ONE_OPTIMISER, "opt_state.acc_grads", "opt_state.mini_step"),
-    "dpd": (*ONE_OPTIMISER, "opt_state.1.inner_states.muon.", "extra.linear.told_axes", "extra.linear.own"),
+    "dpd": (*ONE_OPTIMISER, "opt_state.1.inner_states.muon.", "measured.linear.told_axes", "measured.linear.own"),
 }
 
 
@@ -66,7 +66,10 @@ def next_batch(name, folder, parents):
     return next(batches)
 
 
-@pytest.mark.parametrize("name", CONTENTS)
+# the loop is one for all; of what stages add, codes has measured values and batches in order, dpd a calibration
+@pytest.mark.parametrize(
+    "name", [name if name in ("codes", "dpd") else pytest.param(name, marks=pytest.mark.slow) for name in CONTENTS]
+)
 def test_a_killed_run_goes_on_with_the_same_bits(name, parents, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert finish(start(name, whole, parents))[0] == 0
