@@ -144,7 +144,7 @@ def _encode_all(
 def _encode_chunk(encode: Encode, records: Records, features, start: int, stop: int, batch_size: int):
     parts = []
     for first in range(start, stop, batch_size):
-        data = records.read(np.arange(first, min(first + batch_size, stop)))
+        data = records.read(range(first, min(first + batch_size, stop)))
         examples = [features.deserialize_example_np(record) for record in data]
         clips = np.stack([example["audio"] for example in examples]).astype(np.float32) / np.float32(32768)
         filled = np.concatenate([clips, np.repeat(clips[-1:], batch_size - len(clips), axis=0)])

@@ -61,15 +61,15 @@ def open_split(directory: pathlib.Path, split: str) -> tuple[Records, Any]:
     builder = tfds.builder_from_directory(directory)
     if split not in builder.info.splits:
         raise UserError(f"{directory}: it has no clips in split {split!r}, only in {', '.join(builder.info.splits)}")
-    info = builder.info.splits[split]
-    return Records([str(path) for path in info.filepaths], info.shard_lengths), builder.info.features
+    info, index = builder.info.splits[split], pathlib.Path(directory) / f"{split}.index"
+    return Records([str(path) for path in info.filepaths], info.shard_lengths, index), builder.info.features
 
 
 def read_clips(directory: pathlib.Path, split: str, limit: int | None = None) -> Iterator[Clip]:
     """The clips of a split in their stored order, audio as float32 [T]; for evaluation, not for training."""
     records, features = open_split(directory, split)
-    for index in range(len(records) if limit is None else min(limit, len(records))):
-        yield clip_of(features.deserialize_example_np(records.read([index])[0]))
+    for record in records.read(range(len(records))[:limit]):
+        yield clip_of(features.deserialize_example_np(record))
 
 
 def summary(directory: pathlib.Path) -> str:

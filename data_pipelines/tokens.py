@@ -168,7 +168,7 @@ def open_tokens(directory: pathlib.Path, expected: Mapping[str, str] | None = No
 def read_tokens(directory: pathlib.Path, split: str, limit: int | None = None) -> Iterator[TokenExample]:
     """The examples of a split in their stored order; for evaluation, not for training."""
     records, features = read.open_split(directory, split)
-    for index in range(len(records) if limit is None else min(limit, len(records))):
-        example = features.deserialize_example_np(records.read([index])[0])
+    for record in records.read(range(len(records))[:limit]):
+        example = features.deserialize_example_np(record)
         example["id"], example["family"] = example["id"].decode(), example["family"].decode()
         yield example
