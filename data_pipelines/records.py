@@ -25,6 +25,7 @@ from melody_jax.errors import UserError
 
 IN_FLIGHT = 128  # reads under way at a time: 2,560 a second where each takes 50 ms
 _HEAD, _TAIL = 12, 4
+AROUND = _HEAD + _TAIL  # bytes of a record beside its data
 _END = np.dtype("<u8")
 _POOL = concurrent.futures.ThreadPoolExecutor(IN_FLIGHT, "records")
 
