@@ -11,8 +11,6 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from data_pipelines import read, staging
 from data_pipelines.clip import Clip
 from data_pipelines.sources import Listed, Rejection
@@ -121,7 +119,7 @@ def tune_of(name: str) -> str:
 def _again(opened: Mapping[str, Any], row: Mapping[str, Any], found: Sequence[tuple]) -> Iterator[Clip | Rejection]:
     for _, split, index in found:
         records, features = opened[split]
-        yield read.clip_of(features.deserialize_example_np(records.read([index])[0]))
+        yield read.clip_of(features.deserialize_example_np(next(records.read([index]))))
     for reason, start in row["rejected"]:
         yield Rejection(row["path"], reason, start)
 
@@ -131,8 +129,8 @@ def _places(directory: pathlib.Path) -> dict[str, list[tuple[int, str, int]]]:
     places: dict[str, list[tuple[int, str, int]]] = {}
     for split in read.counts(directory):
         records, features = read.open_split(directory, split)
-        for index in range(len(records)):
-            example = features.deserialize_example_np(records.read(np.array([index]))[0])
+        for index, record in enumerate(records.read(range(len(records)))):
+            example = features.deserialize_example_np(record)
             number = int(example["id"].decode().rpartition("#")[2])
             places.setdefault(example["tune"].decode(), []).append((number, split, index))
     return places

@@ -13,7 +13,9 @@ from melody_jax.codes.controls import Controls, decode
 from melody_jax.errors import UserError
 
 AUDIO_VERSION = "1.1.0"  # 1.0 had neither metre nor notes
-TOKENS_VERSION = "2.1.0"  # 2.0 had no controls, 1 no codes of captions; tokens of another version are made anew
+TOKENS_VERSION = "3.0.0"  # tokens and latents apart; of older versions only 2.1 is read, others are made anew
+_TOKENS_BEFORE = "2.1.0"
+LATENTS = "latents"
 
 
 def audio_directory(data_dir: str, name: str) -> pathlib.Path:
@@ -22,8 +24,16 @@ def audio_directory(data_dir: str, name: str) -> pathlib.Path:
 
 
 def tokens_directory(data_dir: str, name: str) -> pathlib.Path:
-    """Where `melody tokenize` puts the tokenised data set `name`."""
-    return pathlib.Path(data_dir) / "melody_tokens" / name / TOKENS_VERSION
+    """Where `melody tokenize` puts the tokenised data set `name`, or has put it before, as long as that stands alone."""
+    folder = pathlib.Path(data_dir) / "melody_tokens" / name
+    made, before = ((folder / version / "metadata.json").is_file() for version in (TOKENS_VERSION, _TOKENS_BEFORE))
+    return folder / (_TOKENS_BEFORE if before and not made else TOKENS_VERSION)
+
+
+def latents_directory(directory: pathlib.Path) -> pathlib.Path:
+    """Where the latents are of the tokenised data set in `directory`, with the semantic tokens above them."""
+    apart = pathlib.Path(directory) / LATENTS
+    return apart if apart.is_dir() else pathlib.Path(directory)
 
 
 def metadata(directory: pathlib.Path) -> dict[str, Any]:
@@ -61,15 +71,15 @@ def open_split(directory: pathlib.Path, split: str) -> tuple[Records, Any]:
     builder = tfds.builder_from_directory(directory)
     if split not in builder.info.splits:
         raise UserError(f"{directory}: it has no clips in split {split!r}, only in {', '.join(builder.info.splits)}")
-    info = builder.info.splits[split]
-    return Records([str(path) for path in info.filepaths], info.shard_lengths), builder.info.features
+    info, index = builder.info.splits[split], pathlib.Path(directory) / f"{split}.index"
+    return Records([str(path) for path in info.filepaths], info.shard_lengths, index), builder.info.features
 
 
 def read_clips(directory: pathlib.Path, split: str, limit: int | None = None) -> Iterator[Clip]:
     """The clips of a split in their stored order, audio as float32 [T]; for evaluation, not for training."""
     records, features = open_split(directory, split)
-    for index in range(len(records) if limit is None else min(limit, len(records))):
-        yield clip_of(features.deserialize_example_np(records.read([index])[0]))
+    for record in records.read(range(len(records))[:limit]):
+        yield clip_of(features.deserialize_example_np(record))
 
 
 def summary(directory: pathlib.Path) -> str:

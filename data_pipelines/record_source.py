@@ -7,7 +7,7 @@ The order of the steps, fixed here and in `batches`, and why:
 2. shuffle: position p is epoch p // n, and its place in that epoch goes through a seeded permutation of all n clips.
    A perfect shuffle of the whole split, without a buffer that would have to be filled, kept and saved;
 3. repeat: by the epoch in 2, which gives each epoch its own order (`Dataset.repeat` would replay the first);
-4. read: records by number, sixteen at once;
+4. read: records by number, many at once (`records.IN_FLIGHT`), and given on in the order asked for;
 5. map: seqio's preprocessors, whose randomness comes from the `seed` that every example carries: seed and position. So
    a crop, too, is the same in a resumed run and different in every epoch;
 6. batch after everything is cropped, and widen int16 to float32 after the batch: half the bytes to copy.
@@ -15,8 +15,9 @@ The order of the steps, fixed here and in `batches`, and why:
 
 import dataclasses
 import functools
+import itertools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,7 @@ import tensorflow_datasets as tfds
 from data_pipelines import read
 from melody_jax.errors import UserError
 
-_READ_AT_ONCE = 16
-_ENDLESS = 2**62
+_BLOCK = 16  # records that TensorFlow takes over at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,48 +96,53 @@ class RecordSource(seqio.DataSource):
         if missing:
             raise UserError(f"{self.directory}: its clips have no {', '.join(sorted(missing))}")
         shard = shard_info or seqio.ShardInfo(0, 1)
-        positions = _positions(self.stream, len(records), shard)
-        order = _order(len(records), shuffle, seed or 0)
         wanted = tfds.features.FeaturesDict({name: features[name] for name in self.fields})
+        order = _order(len(records), shuffle, seed or 0)
 
-        def fetch(positions):
-            data = tf.numpy_function(look_up, [positions], tf.string, stateful=False)
-            return positions, tf.ensure_shape(data, [None])
-
-        def look_up(positions: np.ndarray) -> np.ndarray:
-            found = np.empty(len(positions), object)
-            found[:] = records.read(order(positions))
-            return found
+        def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            given, ahead = itertools.tee(_positions(self.stream, len(records), shard))
+            data = records.read(number for positions in ahead for number in order(positions))
+            for positions in given:
+                found = np.empty(len(positions), object)
+                found[:] = list(itertools.islice(data, len(positions)))
+                yield positions, found
 
         def parse(position, data):
             example = wanted.deserialize_example(data)
             return {**example, "seed": tf.stack([tf.constant(seed or 0, tf.int64), position])}
 
-        fetched = positions.batch(_READ_AT_ONCE).map(fetch, num_parallel_calls=2, deterministic=True).unbatch()
-        return fetched.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        signature = tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.string)
+        dataset = tf.data.Dataset.from_generator(blocks, output_signature=signature).unbatch()
+        return dataset.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-def _positions(stream: Stream | None, count: int, shard: seqio.ShardInfo) -> tf.data.Dataset:
-    """This host's positions in the order of all hosts."""
-    if stream is None:
-        return tf.data.Dataset.range(shard.index, count, shard.num_shards)
-    block, stride = stream.block, stream.block * shard.num_shards
-    first = stream.start + shard.index * block
-    return tf.data.Dataset.range(_ENDLESS // stride).map(lambda i: first + i // block * stride + i % block)
+def _positions(stream: Stream | None, count: int, shard: seqio.ShardInfo) -> Iterator[np.ndarray]:
+    """This host's positions in the order of all hosts, a block at a time."""
+    start, size = (stream.start, stream.block) if stream else (0, 1)
+    for first in itertools.count(0, _BLOCK):
+        turn, place = np.divmod(np.arange(first, first + _BLOCK), size)
+        positions = start + (turn * shard.num_shards + shard.index) * size + place
+        if stream is None:
+            positions = positions[positions < count]
+            if not len(positions):
+                return
+        yield positions
 
 
 def _order(count: int, shuffle: bool, seed: int) -> Callable[[np.ndarray], np.ndarray]:
     """Positions [n] to record numbers [n]."""
 
-    @functools.lru_cache(maxsize=2)  # reads ahead may already be in the next epoch
+    @functools.lru_cache(maxsize=1)
     def permutation(epoch: int) -> np.ndarray:
-        return np.random.default_rng((seed, epoch)).permutation(count)
+        numbers = np.arange(count, dtype=np.uint32 if count < 2**32 else np.int64)  # half the memory
+        np.random.default_rng((seed, epoch)).shuffle(numbers)
+        return numbers
 
     def order(positions: np.ndarray) -> np.ndarray:
-        places = positions % count
+        epochs, places = np.divmod(positions, count)
         if not shuffle:
             return places
-        epochs = positions // count
-        return np.asarray([permutation(int(epoch))[place] for epoch, place in zip(epochs, places)], np.int64)
+        taken = [permutation(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()]
+        return np.concatenate(taken)  # positions rise, so that epochs follow one another
 
     return order

@@ -7,7 +7,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from data_pipelines import preprocessors
+from data_pipelines import preprocessors, read
 from data_pipelines.record_source import RecordSource
 from data_pipelines.text_vocabulary import TextVocabulary
 from melody_jax import graph
@@ -58,6 +58,8 @@ def make_task(
     out.
     """
     fields, steps, features = _recipe(stage, geometry, tokenizer)
+    if stage == "dpd" and directory is not None:
+        directory = read.latents_directory(directory)
     return seqio.Task(
         name,
         source=RecordSource(str(directory), fields),

@@ -1,24 +1,37 @@
 """The tokenised data set: per clip the MuLan tokens of its music and of its captions, semantic tokens and latents, its
 controls, and the lineage of what made them.
 
-It is a TFDS data set under DATA_DIR/melody_tokens/NAME/2.1.0 (`tfds.builder_from_directory` reads it), and its metadata
-name the parts (by id) and the geometry: training on tokens of other parts than the ones at hand is refused.
+It is a TFDS data set under DATA_DIR/melody_tokens/NAME/3.0.0 (`tfds.builder_from_directory` reads it), and its metadata
+name the parts (by id) and the geometry: training on tokens of other parts than the ones at hand is refused. The folder
+`latents` in it is another one, of the same clips in the same order: semantic tokens (again) and latents, 80 times as many
+bytes. So the language model reads the first and the diffusion model the second, one read for each clip. Version 2, which is
+read like it, has both in one. Clips stand in the order of the audio data set.
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
+import itertools
+import json
+import os
 import pathlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypedDict
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from data_pipelines import read, writing
+from data_pipelines import read, records
 from melody_jax import config
 from melody_jax.codes import controls
 from melody_jax.errors import UserError
+from melody_jax.files import UNFINISHED, write_whole
 from melody_jax.geometry import Geometry
+
+_FOLDERS = {"melody_tokens": "", "melody_latents": read.LATENTS}
 
 
 class TokenExample(TypedDict):
@@ -39,61 +52,148 @@ class TokenExample(TypedDict):
     controls: np.ndarray
 
 
-class MelodyTokens(writing.Builder, skip_registration=True):
-    """Writes the data set; `write_tokens` is how to use it.
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Clips [start, stop) of a split: one file of each data set, `number` of the split's files."""
 
-    Args:
-        splits: examples of each split, given anew by each call.
-        facts: of the metadata.
+    split: str
+    number: int
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Writing:
+    """A tokenised data set that is being made: hosts write its files beside one another, none reads what another wrote.
+
+    Files have their last names from the beginning, so that at the end nothing is copied or renamed. The folder is a data
+    set from the moment when it has its metadata.
+
+    Attributes:
+        directory: its version folder.
         geometry: gives the shapes.
+        counts: clips of each split.
+        size: clips of a file.
+        made_of: what the tokens follow from; files of other things are removed.
     """
 
-    name = "melody_tokens"
-    VERSION = tfds.core.Version(read.TOKENS_VERSION)
+    directory: pathlib.Path
+    geometry: Geometry
+    counts: Mapping[str, int]
+    size: int
+    made_of: Any
 
-    def __init__(
-        self, *, splits: Mapping[str, Callable[[], Iterable[TokenExample]]], facts: dict, geometry: Geometry, **kwargs
-    ):
-        self._splits, self._facts, self._geometry = splits, facts, geometry
-        super().__init__(**kwargs)
+    @property
+    def chunks(self) -> list[Chunk]:
+        """All chunks of all splits."""
+        return [
+            Chunk(split, number, start, min(start + self.size, count))
+            for split, count in self.counts.items()
+            for number, start in enumerate(range(0, count, self.size))
+        ]
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        geometry, raw = self._geometry, tfds.features.Encoding.BYTES
-        latents = (geometry.clip_frames, geometry.latent_channels)
-        features = {
-            "id": tfds.features.Text(),
-            "family": tfds.features.Text(),
-            "mulan": tfds.features.Tensor(shape=(geometry.mulan_tokens,), dtype=np.int32, encoding=raw),
-            "text": tfds.features.Tensor(shape=(None, geometry.mulan_tokens), dtype=np.int32, encoding=raw),
-            "semantic": tfds.features.Tensor(shape=(geometry.clip_semantic,), dtype=np.int32, encoding=raw),
-            "latents": tfds.features.Tensor(shape=latents, dtype=np.float16, encoding=raw),
-            "controls": tfds.features.Tensor(shape=(len(controls.SLOTS),), dtype=np.int32, encoding=raw),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Tokens and latents of clips of music; the metadata name the parts that made them.",
-            features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(self._facts),
-        )
+    def begin(self) -> None:
+        """Makes the folder; what is in it stays if it is of the same making."""
+        mark, text = self.directory / UNFINISHED, json.dumps([self.made_of, self.size], sort_keys=True)
+        if not mark.is_file() or mark.read_text() != text:
+            if self.directory.exists():
+                shutil.rmtree(self.directory)
+            (self.directory / read.LATENTS).mkdir(parents=True)
+            write_whole(mark, text)
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        del dl_manager  # nothing is downloaded
-        digest, generators = hashlib.sha256(), {}
-        for split, examples in self._splits.items():
-            count = 0
-            for example in examples():
-                count += 1
-                for value in example.values():
-                    digest.update(value.encode() if isinstance(value, str) else np.ascontiguousarray(value).tobytes())
-            if count:
-                generators[split] = self._generate_examples(examples())
-        metadata: Any = self.info.metadata
-        metadata["id"] = digest.hexdigest()
-        return generators
+    def has(self, chunk: Chunk) -> bool:
+        """Whether the files of `chunk` are written."""
+        return self._note(chunk).is_file()
 
-    def _generate_examples(self, examples: Iterable[TokenExample]) -> Iterator[tuple[str, TokenExample]]:
-        for example in examples:
-            yield example["id"], example
+    def write(self, chunk: Chunk, examples: Iterable[TokenExample]) -> None:
+        """Writes the files of `chunk`, and then a note of them: where their records end, and a digest."""
+        digest, sets = hashlib.sha256(), _features(self.geometry)
+        ends: dict[str, list[int]] = {name: [] for name in sets}
+        with contextlib.ExitStack() as stack:
+            paths = {name: self.directory / _FOLDERS[name] / self._file(name, chunk) for name in sets}
+            files = {name: stack.enter_context(tf.io.TFRecordWriter(str(path))) for name, path in paths.items()}
+            for example in examples:
+                for name, features in sets.items():
+                    record = features.serialize_example({field: example[field] for field in features})
+                    files[name].write(record)
+                    digest.update(record)
+                    ends[name].append((ends[name] or [0])[-1] + len(record) + records.AROUND)
+        for path in paths.values():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        write_whole(self._note(chunk), json.dumps({"digest": digest.hexdigest(), **ends}))
+
+    def finish(self, lineage: Mapping[str, str], source: str) -> None:
+        """Makes a data set of the files, once all are there: on one host.
+
+        Raises:
+            UserError: there is no clip at all.
+        """
+        if not self.chunks:
+            raise UserError(f"{self.directory}: there are no clips")
+        with concurrent.futures.ThreadPoolExecutor(records.IN_FLIGHT) as pool:
+            notes = list(pool.map(lambda chunk: json.loads(self._note(chunk).read_text()), self.chunks))
+        id_ = hashlib.sha256("".join(note["digest"] for note in notes).encode()).hexdigest()
+        for name, features in reversed(_features(self.geometry).items()):  # the tokens last
+            folder, splits = self.directory / _FOLDERS[name], []
+            template = tfds.core.ShardedFileTemplate(
+                data_dir=folder, dataset_name=name, split=None, filetype_suffix="tfrecord"
+            )
+            for split in dict.fromkeys(chunk.split for chunk in self.chunks):
+                ends = [note[name] for chunk, note in zip(self.chunks, notes) if chunk.split == split]
+                records.write_index(folder / f"{split}.index", np.concatenate(ends))
+                lengths, held = [len(each) for each in ends], sum(each[-1] for each in ends)
+                splits.append(
+                    tfds.core.SplitInfo(
+                        name=split,
+                        shard_lengths=lengths,
+                        num_bytes=held,
+                        filename_template=template.replace(split=split),
+                    )
+                )
+            tfds.folder_dataset.write_metadata(
+                data_dir=folder,
+                features=features,
+                split_infos=splits,
+                version=read.TOKENS_VERSION,
+                filename_template=template,
+                check_data=False,
+                description="Tokens and latents of clips of music; metadata.json names the parts that made them.",
+            )
+            facts = {"lineage": dict(lineage), "geometry": config.to_dict(self.geometry), "source": source, "id": id_}
+            write_whole(folder / "metadata.json", json.dumps(facts))
+        for chunk in self.chunks:
+            self._note(chunk).unlink()
+        (self.directory / UNFINISHED).unlink()
+
+    def _file(self, name: str, chunk: Chunk) -> str:
+        total = -(-self.counts[chunk.split] // self.size)
+        return f"{name}-{chunk.split}.tfrecord-{chunk.number:05d}-of-{total:05d}"
+
+    def _note(self, chunk: Chunk) -> pathlib.Path:
+        return self.directory / f"{chunk.split}-{chunk.number:05d}.json"
+
+
+def _features(geometry: Geometry) -> dict[str, tfds.features.FeaturesDict]:
+    """What an example of each of the two data sets holds, by their names."""
+
+    def tensor(*shape: int | None, dtype: Any = np.int32) -> tfds.features.Tensor:
+        return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES)
+
+    semantic = tensor(geometry.clip_semantic)
+    columns = {
+        "id": tfds.features.Text(),
+        "family": tfds.features.Text(),
+        "mulan": tensor(geometry.mulan_tokens),
+        "text": tensor(None, geometry.mulan_tokens),
+        "semantic": semantic,
+        "controls": tensor(len(controls.SLOTS)),
+    }
+    latents = tensor(geometry.clip_frames, geometry.latent_channels, dtype=np.float16)
+    return {
+        "melody_tokens": tfds.features.FeaturesDict(columns),
+        "melody_latents": tfds.features.FeaturesDict({"semantic": semantic, "latents": latents}),
+    }
 
 
 def write_tokens(
@@ -103,14 +203,16 @@ def write_tokens(
     lineage: Mapping[str, str],
     geometry: Geometry,
     source: str = "",
+    size: int = 4096,
 ) -> pathlib.Path:
-    """Writes the tokenised data set `name` with all its splits; it appears complete or not at all.
+    """Writes the tokenised data set `name` with all its splits, in this process.
 
     Args:
         splits: for each split a function that gives its examples; called twice.
         lineage: {part's name: part's id} of everything that made them.
         geometry: of those parts.
         source: id of the audio data set.
+        size: clips of a file.
 
     Returns:
         its version folder.
@@ -118,20 +220,19 @@ def write_tokens(
     Raises:
         UserError: `name` exists already, or there is no example at all.
     """
-    facts = {"lineage": dict(lineage), "geometry": config.to_dict(geometry), "source": source}
-    builder = MelodyTokens(
-        splits=splits,
-        facts=facts,
-        geometry=geometry,
-        data_dir=data_dir,
-        config=tfds.core.BuilderConfig(name=name),
-    )
-    if builder.is_prepared():
-        raise UserError(f"{builder.data_path}: a tokenised data set of this name exists; delete it first")
-    if not any(next(iter(examples()), None) for examples in splits.values()):
+    directory = read.tokens_directory(data_dir, name)
+    if (directory / "metadata.json").exists():
+        raise UserError(f"{directory}: a tokenised data set of this name exists; delete it first")
+    counts = {split: sum(1 for _ in examples()) for split, examples in splits.items()}
+    writing = Writing(directory, geometry, counts, size, [])
+    if not writing.chunks:
         raise UserError(f"tokenised data set {name}: there are no clips")
-    builder.download_and_prepare()
-    return pathlib.Path(builder.data_path)
+    writing.begin()
+    given = {split: iter(examples()) for split, examples in splits.items()}
+    for chunk in writing.chunks:
+        writing.write(chunk, itertools.islice(given[chunk.split], chunk.stop - chunk.start))
+    writing.finish(lineage, source)
+    return directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,8 +268,10 @@ def open_tokens(directory: pathlib.Path, expected: Mapping[str, str] | None = No
 
 def read_tokens(directory: pathlib.Path, split: str, limit: int | None = None) -> Iterator[TokenExample]:
     """The examples of a split in their stored order; for evaluation, not for training."""
-    records, features = read.open_split(directory, split)
-    for index in range(len(records) if limit is None else min(limit, len(records))):
-        example = features.deserialize_example_np(records.read([index])[0])
+    columns, features = read.open_split(directory, split)
+    latents, more = read.open_split(read.latents_directory(directory), split)
+    numbers = range(len(columns))[:limit]
+    for row, other in zip(columns.read(numbers), latents.read(numbers)):
+        example = features.deserialize_example_np(row) | more.deserialize_example_np(other)
         example["id"], example["family"] = example["id"].decode(), example["family"].decode()
         yield example

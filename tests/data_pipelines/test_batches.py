@@ -3,12 +3,14 @@ import dataclasses
 import json
 import subprocess
 import sys
+import threading
 import time
 
 import jax
 import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 
 from data_pipelines import batches, read, records, tasks
 from melody_jax.errors import UserError
@@ -68,6 +70,35 @@ def test_hosts_share_the_same_global_batches(task, shards):
     np.testing.assert_array_equal(whole, [np.concatenate(rows) for rows in zip(*hosts)])
 
 
+@pytest.fixture
+def late(monkeypatch):
+    """Reads are answered late, each by another time: the order of answers is not that of questions."""
+    at_once, rng = records.Records._read, np.random.default_rng(0)
+    delays = rng.uniform(0, 0.02, 997).tolist()
+    monkeypatch.setattr(
+        records.Records, "_read", lambda self, number: time.sleep(delays[number % 997]) or at_once(self, number)
+    )
+
+
+@pytest.mark.parametrize(("shards", "start"), [(1, 0), (2, 0), (2, 88), (4, 1000 * 8)])
+def test_reads_beside_one_another_keep_the_sequential_order(task, small_data, late, shards, start):
+    """Ids and seeds of every host are those of one loop over positions, also after a restart at `start`."""
+    stored = [clip.id for clip in read.read_clips(small_data, "train")]
+    count, rows, seed = len(stored), 8 // shards, 5
+    expected = []
+    for position in range(start, start + 8 * 9):  # more than an epoch
+        order = np.random.default_rng((seed, position // count)).permutation(count)
+        expected.append((stored[order[position % count]], (seed, position)))
+    given = []
+    for shard in range(shards):
+        source = task.source.streaming(batches.Stream(start, rows))
+        source.fields = ("id",)
+        stream = source.get_dataset("train", True, seed, seqio.ShardInfo(shard, shards)).take(9 * rows)
+        given.append([(row["id"].decode(), tuple(row["seed"].tolist())) for row in stream.as_numpy_iterator()])
+    whole = [row for turn in range(9) for host in given for row in host[turn * rows : (turn + 1) * rows]]
+    assert whole == expected
+
+
 def test_hosts_that_do_not_divide_the_batch_are_refused(task):
     with pytest.raises(UserError, match="8 does not divide over 3 hosts"):
         batches.Batches(task, LENGTHS, 8, shards=3)
@@ -88,8 +119,8 @@ import pathlib, sys, time
 from data_pipelines import batches, records, tasks
 from tests.data_pipelines.test_batches import GEOMETRY, LENGTHS
 
-read = records.Records.read
-records.Records.read = lambda *args: time.sleep(0.3) or read(*args)  # one is under way whenever the program ends
+read = records.Records._read
+records.Records._read = lambda *args: time.sleep(0.3) or read(*args)  # some are under way whenever the program ends
 source = batches.Batches(tasks.make_task("ending", "autoencoder", pathlib.Path(sys.argv[1]), GEOMETRY), LENGTHS, 16)
 next(source)
 raise RuntimeError("out of memory, say")
@@ -211,6 +242,50 @@ def test_registered_tasks_are_seqios(small_data):
     assert set(registered) == set(tasks.AUDIO_STAGES)
     dataset = seqio.get_mixture_or_task("small_codes").get_dataset(LENGTHS, "validation", shuffle=False)
     assert len(list(dataset)) == read.counts(small_data)["validation"]
+
+
+def _record_file(path, sizes):
+    with tf.io.TFRecordWriter(str(path)) as file:
+        for size in sizes:
+            file.write(bytes([size]) * size)
+    return str(path)
+
+
+@pytest.fixture
+def three_files(tmp_path):
+    sizes = [[1, 2, 3], [], [200, 5] * 100]
+    paths = [_record_file(tmp_path / str(number), each) for number, each in enumerate(sizes)]
+    return paths, [len(each) for each in sizes], tmp_path / "train.index"
+
+
+def test_at_least_64_reads_are_under_way(three_files, monkeypatch):
+    together, at_once = threading.Barrier(64, timeout=20), records.Records._read
+    monkeypatch.setattr(records.Records, "_read", lambda self, number: (together.wait() >= 0) and at_once(self, number))
+    read_ = records.Records(*three_files).read(range(128))
+    assert [len(record) for record in read_] == [1, 2, 3, *([200, 5] * 63)[:125]]
+
+
+def test_an_index_is_made_once_and_answers_for_the_files(three_files, monkeypatch):
+    paths, lengths, index = three_files
+    sizes = [1, 2, 3, *[200, 5] * 100]
+    for _ in range(2):
+        made = records.Records(*three_files)
+        assert [len(record) for record in made.read(range(len(made)))] == sizes
+        assert index.stat().st_size == 8 * len(sizes)
+        assert next(made.read([4])) == bytes([5]) * 5
+        monkeypatch.setattr(records, "_ends", None)  # nothing is looked for again
+    monkeypatch.undo()
+    _record_file(paths[2], [7, 7] * 100)  # as many records, of other lengths
+    made = records.Records(*three_files)
+    assert [len(record) for record in made.read(range(len(made)))] == [1, 2, 3, *[7] * 200]
+    assert np.fromfile(index, "<u8")[-1] == 200 * (16 + 7)
+
+
+def test_a_folder_that_cannot_be_written_is_read_all_the_same(three_files, tmp_path):
+    paths, lengths, _ = three_files
+    made = records.Records(paths, lengths, tmp_path / "gone" / "train.index")
+    assert len(next(made.read([3]))) == 200
+    assert len(records.Records([], [])) == 0
 
 
 def test_records_of_damaged_files_are_refused(small_data, tmp_path):

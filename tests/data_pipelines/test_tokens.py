@@ -1,13 +1,17 @@
 import collections
+import concurrent.futures
 import json
 import shutil
+import threading
 import zlib
 
+import jax
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from data_pipelines import batches, precompute, read, tasks, tokens
+from data_pipelines import batches, precompute, read, records, tasks, tokens
 from melody_jax.codes.controls import encode as encode_controls
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
@@ -83,7 +87,62 @@ def test_text_tokens_are_those_of_the_clips_captions(token_set, small_data):
 def test_tfds_reads_it(token_set):
     builder = tfds.builder_from_directory(token_set)
     example = next(iter(tfds.as_numpy(builder.as_dataset(split="train"))))
-    assert example["latents"].shape == (100, 2) and example["semantic"].dtype == np.int32
+    assert example["mulan"].shape == (3,) and example["semantic"].dtype == np.int32
+    latents = tfds.builder_from_directory(read.latents_directory(token_set)).as_dataset(split="train")
+    rows = {row["semantic"].tobytes(): row["latents"].shape for row in tfds.as_numpy(latents)}
+    assert rows[example["semantic"].tobytes()] == (100, 2)
+    assert len(latents) == read.counts(token_set)["train"]
+
+
+def test_the_language_model_does_not_read_latents(token_set, monkeypatch):
+    taken = []
+    read_ = records._Local.read
+    monkeypatch.setattr(records._Local, "read", lambda *args: taken.append(read_(*args)) or taken[-1])
+    task = tasks.make_task("small_lm", "lm", token_set, GEOMETRY)
+    next(batches.Batches(task, {"mulan": 3, "text": 3, "semantic": 25}, 4))
+    assert taken and not any(b"latents" in record for record in taken)
+
+
+@pytest.fixture
+def in_one(token_set, tmp_path):
+    """The same data set as version 2.1 had it: one TFDS data set of everything."""
+    directory = tmp_path / "melody_tokens" / "small" / "2.1.0"
+    directory.mkdir(parents=True)
+    features, splits = {}, []
+    for each in tokens._features(GEOMETRY).values():
+        features |= dict(each)
+    features = tfds.features.FeaturesDict(features)
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=directory, dataset_name="melody_tokens", split=None, filetype_suffix="tfrecord"
+    )
+    for split, count in read.counts(token_set).items():
+        with tf.io.TFRecordWriter(str(directory / f"melody_tokens-{split}.tfrecord-00000-of-00001")) as file:
+            for example in tokens.read_tokens(token_set, split):
+                file.write(features.serialize_example(example))
+        template_ = template.replace(split=split)
+        splits.append(tfds.core.SplitInfo(name=split, shard_lengths=[count], num_bytes=0, filename_template=template_))
+    tfds.folder_dataset.write_metadata(
+        data_dir=directory, features=features, split_infos=splits, filename_template=template, check_data=False
+    )
+    shutil.copy(token_set / "metadata.json", directory)
+    return directory
+
+
+def test_tokens_of_version_2_are_read_until_they_are_made_anew(in_one, token_set, small_data):
+    def never(audio, captions):
+        raise AssertionError("nothing is left to do")
+
+    arguments = (small_data, str(in_one.parents[2]), "small")
+    assert precompute.precompute(never, *arguments, LINEAGE, GEOMETRY, BATCH) == in_one
+    for stage, lengths in {
+        "lm": {"mulan": 3, "text": 3, "semantic": 25},
+        "dpd": {"semantic": 10, "latents": 40},
+    }.items():
+        sources = (tasks.make_task(f"old_{stage}", stage, folder, GEOMETRY) for folder in (in_one, token_set))
+        before, after = (next(batches.Batches(source, lengths, 4)) for source in sources)
+        jax.tree.map(np.testing.assert_array_equal, before, after)
+    new = precompute.precompute(encode, *arguments, LINEAGE | {"codes": "d" * 64}, GEOMETRY, BATCH)
+    assert new.name == "3.0.0" and not in_one.exists() and _records(new) == _records(token_set)
 
 
 def test_lineage_is_kept_and_checked(token_set, small_data):
@@ -113,7 +172,6 @@ def test_existing_tokens_are_kept_or_made_anew(token_set, small_data, tmp_path, 
     with pytest.raises(AssertionError, match="nothing is left"):
         precompute.precompute(never, small_data, str(tmp_path), "small", facts["lineage"], GEOMETRY, BATCH)
     assert "its audio data set has changed; made anew" in capsys.readouterr().out
-    assert _records(other) == _records(token_set)  # stands until its successor is finished
 
 
 def test_other_clips_than_the_geometrys_are_refused(small_data, tmp_path):
@@ -122,7 +180,9 @@ def test_other_clips_than_the_geometrys_are_refused(small_data, tmp_path):
 
 
 def _records(directory):
-    return {file.name: file.read_bytes() for file in directory.glob("*.tfrecord*")}
+    """Records and indices of both data sets, and whatever else is no description of them."""
+    files = {file.relative_to(directory): file for file in directory.rglob("*") if file.is_file()}
+    return {name: file.read_bytes() for name, file in files.items() if name.suffix != ".json"}
 
 
 def test_an_interrupted_run_goes_on_with_the_same_bytes(token_set, small_data, tmp_path):
@@ -136,7 +196,8 @@ def test_an_interrupted_run_goes_on_with_the_same_bytes(token_set, small_data, t
 
     with pytest.raises(KeyboardInterrupt):
         precompute.precompute(interrupted, small_data, str(tmp_path), "small", LINEAGE, GEOMETRY, BATCH)
-    assert not read.tokens_directory(str(tmp_path), "small").exists()
+    with pytest.raises(UserError, match="no finished data set"):
+        read.counts(read.tokens_directory(str(tmp_path), "small"))
     calls.clear()
 
     def counted(audio, captions):
@@ -146,20 +207,17 @@ def test_an_interrupted_run_goes_on_with_the_same_bytes(token_set, small_data, t
     directory = precompute.precompute(counted, small_data, str(tmp_path), "small", LINEAGE, GEOMETRY, BATCH)
     assert _records(directory) == _records(token_set)
     assert len(calls) < sum(-(-count // BATCH) for count in read.counts(small_data).values())
-    assert sorted(path.name for path in directory.parent.iterdir()) == ["2.1.0", "lock"]
+    assert sorted(path.name for path in directory.parent.iterdir()) == ["3.0.0", "lock"]
 
 
 def test_two_hosts_make_what_one_makes(token_set, small_data, tmp_path):
     arguments = (encode, small_data, str(tmp_path), "small", LINEAGE, GEOMETRY, BATCH)
-    second = {"done": False}
-
-    def wait_for_the_second():
-        if not second["done"]:
-            second["done"] = True
-            precompute.precompute(*arguments, shard=1, shards=2)
-
-    directory = precompute.precompute(*arguments, shard=0, shards=2, barrier=wait_for_the_second)
-    assert _records(directory) == _records(token_set)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        barrier = threading.Barrier(2, timeout=60).wait
+        hosts = [pool.submit(precompute.precompute, *arguments, shard, 2, barrier) for shard in range(2)]
+        directories = {host.result() for host in hosts}
+    assert len(directories) == 1 and _records(*directories) == _records(token_set)
+    assert read.metadata(*directories)["id"] == read.metadata(token_set)["id"]
 
 
 @pytest.mark.parametrize(
