@@ -13,6 +13,8 @@ def _tree(folder: str, pattern: str) -> list[tuple[str, list[str]]]:
     return [(f"share/melody_jax/{path.parent}", [str(path)]) for path in paths]
 
 
+SERVE = ["fastapi>=0.115", "uvicorn>=0.32", "prometheus_client>=0.21"]
+
 setup(
     name="melody_jax",
     version="0.1.0",
@@ -22,6 +24,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["melody_jax*", "data_pipelines*", "launch*"]),
+    package_data={"melody_jax.serve": ["page/*"]},
     data_files=_tree("configs", "*.gin") + _tree("configs/launch", "*.yaml"),
     install_requires=[
         "jax>=0.10.2",
@@ -58,6 +61,7 @@ setup(
             "verovio>=6.4",
         ],
         "play": ["sounddevice>=0.5"],
+        "serve": SERVE,
         "parity": ["torch>=2.9", "transformers>=5.0", "sru>=2.6"],
         "sweep": ["optuna>=4.5"],
         # What T5X, AirIO and JEstimator import; they themselves are pinned in packages-no-deps-t5x.txt (docs/t5x.md).
@@ -73,6 +77,9 @@ setup(
         "aot": ["jax[tpu]>=0.10.2"],  # the compiler alone is wanted, on machines without a TPU
         "cuda": ["jax[cuda12]>=0.10.2"],
         "dev": [
+            *SERVE,
+            "httpx2>=2",  # what tests of the server call it with
+            "playwright>=1.49",  # drives a chromium that is there; downloads none
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

@@ -99,18 +99,23 @@ class Clips:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         form, count, rest = self._form, 0, np.zeros(0, np.float32)
-        with _opened(self._path) as file:
-            for block in self._resampled(_decoded(file, self.notes, self._end)):
-                self.position = max(self.position, file.tell())
-                rest = np.concatenate([rest, block])
-                while len(rest) >= form.samples:
-                    yield rest[: form.samples].copy()
-                    count, rest = count + 1, rest[form.samples :]
+        for block in self.blocks():
+            rest = np.concatenate([rest, block])
+            while len(rest) >= form.samples:
+                yield rest[: form.samples].copy()
+                count, rest = count + 1, rest[form.samples :]
         if len(rest) >= form.min_samples and len(rest) > 0:
             yield np.pad(rest, (0, form.samples - len(rest)))
         elif count == 0:
             length = len(rest) / form.sample_rate
             raise UnusableError(f"too short: {length:.2f} s where at least {form.min_seconds:g} s are needed")
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All of it at the clips' rate, float32 [n] block by block."""
+        with _opened(self._path) as file:
+            for block in self._resampled(_decoded(file, self.notes, self._end)):
+                self.position = max(self.position, file.tell())
+                yield block
 
     def _resampled(self, blocks: Iterator[tuple[np.ndarray, int]]) -> Iterator[np.ndarray]:
         """Mono blocks float32 [n] at the clips' rate, of the wanted part. The rate may change on the way."""
@@ -151,6 +156,26 @@ def clips_of(path: str, form: ClipFormat, start: float = 0.0, end: float | None 
             or shorter than `min_seconds`.
     """
     return Clips(path, form, start, end)
+
+
+def whole_of(path: str, sample_rate: int, longest: float) -> np.ndarray:
+    """All of a file, float32 [T] at `sample_rate`, full scale 1, not clipped; channels are averaged.
+
+    Raises:
+        UnusableError: as `clips_of`; it is longer than `longest` seconds, which is found before more of it is read;
+            silent, or too much of it is beyond full scale.
+    """
+    form = ClipFormat(sample_rate, seconds=longest, min_seconds=1 / sample_rate)
+    blocks, samples = [], 0
+    for block in Clips(path, form, 0.0, None).blocks():
+        blocks.append(block)
+        samples += len(block)
+        if samples > form.samples:
+            raise UnusableError(f"too long: more than {longest:g} s")
+    audio = np.concatenate(blocks)
+    if reason := fault(audio, form) if len(audio) else "too short: no samples":
+        raise UnusableError(reason)
+    return audio
 
 
 def length_of(path: str, enough: float = float("inf")) -> float:

@@ -33,6 +33,7 @@ COMMANDS = {
     "vary": "make another version of music",
     "stream": "endless music into a file or a pipe",
     "play": "endless music from the loudspeaker",
+    "serve": "a web page and a REST service with a bundle",
     "evaluate": "measure trained stages or a bundle on held-out music",
     "import": "read weights of other libraries",
     "launch": "run a command on TPU VMs, GKE or SLURM",
@@ -43,8 +44,8 @@ COMMANDS = {
 GIN_ARGUMENTS = ("train", "doctor", "config")
 """Commands that take --gin.NAME=value."""
 
-TEXTS = ("prompts", "prompt", "negative", "title", "licence", "storage")
-"""Arguments in which an address is as good as any word: text for people, and the URL of a database."""
+TEXTS = ("prompts", "prompt", "negative", "title", "licence", "storage", "cors")
+"""Arguments in which an address is as good as any word: text for people, URLs of databases and of pages."""
 
 NO_BACKEND = "nable to initialize backend"
 """In what JAX raises where JAX_PLATFORMS names devices that are not here."""

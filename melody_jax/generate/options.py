@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from melody_jax.codes.controls import Controls
+from melody_jax.errors import UserError
 from melody_jax.generate.result import ProgressCallback, Result
 from melody_jax.generate.settings import Changes, Settings
 
@@ -20,7 +21,7 @@ class Options(Changes, total=False):
       each: gets (index, piece) as soon as a piece is finished.
       candidate: of several candidates this one alone, which `Result.candidate` names.
       controls: tempo, key, metre, drums and instruments that are wanted, whatever the sentence says; what is not set here is
-        read from the sentence. For bundles whose language model knows them.
+        read from the sentence. One for all pieces, or one (or None) for each. For bundles whose language model knows them.
       keep_all: whether `Result.others` holds the candidates that were not chosen.
     """
 
@@ -31,7 +32,7 @@ class Options(Changes, total=False):
     cancel: Callable[[], bool] | None
     each: Callable[[int, Result], Any] | None
     candidate: int | None
-    controls: Controls | None
+    controls: Controls | Sequence[Controls | None] | None
     keep_all: bool
 
 
@@ -39,3 +40,16 @@ TOLD = ("batch_size", "progress", "cancel", "each", "keep_all")
 """Options of the loop over batches."""
 RUN = ("settings", "seed", "candidate", "controls", *TOLD)
 """Options that are no fields of `Settings`."""
+
+
+def controls_of(controls: Controls | Sequence[Controls | None] | None, count: int) -> list[Controls | None]:
+    """The controls of each of `count` pieces.
+
+    Raises:
+      UserError: not one for each.
+    """
+    if controls is None or isinstance(controls, Controls):
+        return [controls] * count
+    if len(controls) != count:
+        raise UserError(f"{len(controls)} controls for {count} pieces")
+    return [*controls]

@@ -20,7 +20,7 @@ from melody_jax.generate.given import Given, check_audio, check_spans, digest, m
 from melody_jax.generate.host import Host
 from melody_jax.generate.loudness import brought_to, faded, limited, lufs
 from melody_jax.generate.models import Models
-from melody_jax.generate.options import RUN, TOLD, Options
+from melody_jax.generate.options import RUN, TOLD, Options, controls_of
 from melody_jax.generate.prompts import check_prompts
 from melody_jax.generate.replay import read_call
 from melody_jax.generate.result import Result
@@ -136,10 +136,10 @@ class Melody:
         samples = max(1, round(chosen.seconds * self.sample_rate))
         finish = functools.partial(self._whole, samples, chosen)
         moments = self.bundle.geometry.tokens_in(chosen.seconds)
-        jobs = []
-        for one, source, seed, away in zip(given, sources, seeds, negatives, strict=True):
+        jobs, flags = [], controls_of(options.get("controls"), len(sources))
+        for one, source, seed, away, wanted in zip(given, sources, seeds, negatives, flags, strict=True):
             sentence = source if isinstance(source, str) else ""
-            codes, said = self._asked(sentence, options.get("controls"))
+            codes, said = self._asked(sentence, wanted)
             row = Row(source, seed, moments, away, controls=codes)
             jobs.append(work.Job(row, sentence, self._call("generate", one, away) | said, finish))
         return self._made(jobs, chosen, alone, options)
@@ -395,8 +395,8 @@ class Melody:
         if len(prompts) != len(pieces):
             raise UserError(f"{len(prompts)} prompts for {len(pieces)} pieces of music")
         seeds, negatives = seeds_of(options.get("seed", 0), len(pieces)), self._negatives(negative, len(pieces), chosen)
-        jobs, seen = [], {}
-        for piece, sentence, seed, away in zip(pieces, prompts, seeds, negatives, strict=True):
+        jobs, seen, flags = [], {}, controls_of(options.get("controls"), len(pieces))
+        for piece, sentence, seed, away, wanted in zip(pieces, prompts, seeds, negatives, flags, strict=True):
             identity = digest(piece)
             if identity not in seen:
                 seen[identity] = known(piece)
@@ -404,7 +404,7 @@ class Melody:
             source = (
                 self._clip(resembled(piece)[: self.bundle.geometry.clip_samples], 0) if sentence is None else sentence
             )
-            codes, said = self._asked(sentence or "", options.get("controls"))
+            codes, said = self._asked(sentence or "", wanted)
             row = Row(source, seed, len(stands.made), away, stands, controls=codes)
             call = self._call(name, sentence, away) | arguments | said | {"source": identity}
             jobs.append(work.Job(row, sentence or "", call, finish))

@@ -1,0 +1,91 @@
+"""`melody serve`: a bundle as a service, with a web page."""
+
+import argparse
+import dataclasses
+import importlib.util
+import os
+import pathlib
+import warnings
+
+from melody_jax.cli import pieces
+from melody_jax.errors import UserError
+from melody_jax.serve.limits import Limits
+
+TOKEN = "MELODY_TOKEN"
+LOCAL = ("127.0.0.1", "localhost", "::1")
+HELP = {
+    "seconds": "longest piece and upload",
+    "text": "letters of a sentence",
+    "candidates": "per prompt",
+    "steps": "of the diffusion",
+    "upload_mib": "of an upload",
+    "waiting": "jobs in the queue",
+    "waiting_each": "of them of one client",
+    "streams": "that play at once",
+    "stream_seconds": "length of a stream",
+    "kept_mib": "memory for finished takes",
+    "batch": "pieces that are made beside one another",
+    "programs": "compiled programs that are kept",
+    "connections": "open at once",
+}
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser("serve", epilog="Ctrl-C finishes what runs; a second one ends at once.")
+    parser.set_defaults(run=run)
+    parser.add_argument("--bundle", metavar="DIR", help="exported models (default: bundles/tiny of this repository)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
+    parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (8000)")
+    parser.add_argument(
+        "--token_file", metavar="FILE", help=f"holds the token that requests must carry (or the variable {TOKEN})"
+    )
+    parser.add_argument("--cors", nargs="+", default=[], metavar="ORIGIN", help="sites whose pages may call this one")
+    parser.add_argument("--grace", type=float, default=30.0, metavar="S", help="for running work at the end (30)")
+    parser.add_argument("--warm", type=float, metavar="S", help="compile for pieces of that length before listening")
+    group = parser.add_argument_group("limits")
+    for field in dataclasses.fields(Limits):
+        kind = float if field.type is float else int
+        group.add_argument(
+            f"--most_{field.name}", type=kind, default=field.default, help=f"{HELP[field.name]} ({field.default:g})"
+        )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serves until Ctrl-C.
+
+    Raises:
+      UserError: a bad argument, or an address that cannot be had.
+    """
+    limits = Limits(**{field.name: getattr(args, f"most_{field.name}") for field in dataclasses.fields(Limits)})
+    missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"melody serve needs {', '.join(missing)}: pip install 'melody_jax[serve]'")
+    if not 0 <= args.port < 65536:
+        raise UserError(f"--port must be from 0 to 65535, got {args.port}")
+    token, bundle = _token(args.token_file), pieces.bundle_of(args.bundle)
+    if token is None and args.host not in LOCAL:
+        warnings.warn(f"everybody who reaches {args.host} may make music here: no token is set", stacklevel=1)
+
+    from melody_jax.generate import Melody
+    from melody_jax.serve import run as running
+
+    with pieces.plain_warnings(), running.listening(args.host, args.port) as place:
+        melody = Melody.load(bundle)
+        if args.warm is not None:
+            running.warm(melody, limits, args.warm)
+        running.serve(melody, place, limits, token, args.cors, args.grace)
+
+
+def _token(file: str | None) -> str | None:
+    """The token, from a file or the environment: a command line is seen by everybody on the machine."""
+    text = os.environ.get(TOKEN)
+    if file is not None:
+        try:
+            text = pathlib.Path(file).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read the token in {file}: {error}") from None
+    if text is None:
+        return None
+    if not text.strip():
+        raise UserError("the token is empty")
+    return text.strip()

@@ -1,0 +1,126 @@
+"""A bounded queue in which clients take turns, whoever asks most. Imports no jax."""
+
+import collections
+import dataclasses
+import threading
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+BATCHES = (1, 2, 4, 8, 16)
+"""Numbers of pieces that are made at once: few, since each is a program of its own."""
+
+
+class FullError(Exception):
+    """There is no room.
+
+    Attributes:
+      own: whether it is the client's own share that is full.
+    """
+
+    def __init__(self, own: bool):
+        super().__init__("this client has too many jobs waiting" if own else "too many jobs are waiting")
+        self.own = own
+
+
+class ClosedError(Exception):
+    """Nothing is taken in any more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry(Generic[T]):
+    item: T
+    key: Hashable
+
+
+class FairQueue(Generic[T]):
+    """One waiting line per client. `take` goes from line to line, and fills a batch up with what can be done beside it.
+
+    Args:
+      most: items that may wait.
+      most_each: of them of one client.
+      batch: largest number of items taken at once.
+    """
+
+    def __init__(self, most: int, most_each: int, batch: int):
+        self._most, self._most_each, self._batch = most, most_each, batch
+        self._lines: collections.OrderedDict[str, collections.deque[_Entry[T]]] = collections.OrderedDict()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def __len__(self) -> int:
+        with self._changed:
+            return self._count()
+
+    def put(self, client: str, item: T, key: Hashable = None, always: bool = False) -> None:
+        """Adds an item.
+
+        Args:
+          key: items of the same one may be taken together; None for none.
+          always: whether it is let in where there is no room: the next part of something that was let in before.
+
+        Raises:
+          FullError: there is no room.
+          ClosedError: the queue is closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise ClosedError("nothing is taken in any more")
+            line = self._lines.get(client, ())
+            if not always and (len(line) >= self._most_each or self._count() >= self._most):
+                raise FullError(own=len(line) >= self._most_each)
+            self._lines.setdefault(client, collections.deque()).append(_Entry(item, key))
+            self._changed.notify()
+
+    def take(self) -> list[T]:
+        """The next items, one or several of the same key; waits for them. Empty when the queue is closed and empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._lines or self._closed)
+            if not self._lines:
+                return []
+            first = next(iter(self._lines.values()))[0]
+            chosen = [first]
+            if first.key is not None:
+                chosen += [entry for entry in self._in_turns() if entry is not first and entry.key == first.key]
+            size = max(size for size in BATCHES if size <= min(len(chosen), self._batch))
+            for entry in chosen[:size]:
+                self._drop(entry)
+            return [entry.item for entry in chosen[:size]]
+
+    def remove(self, wanted: Callable[[T], bool]) -> list[T]:
+        """Takes out what is wanted no more."""
+        with self._changed:
+            found = [entry for line in self._lines.values() for entry in line if wanted(entry.item)]
+            for entry in found:
+                self._drop(entry)
+            return [entry.item for entry in found]
+
+    def close(self) -> list[T]:
+        """Takes nothing in any more; what was waiting comes back."""
+        with self._changed:
+            self._closed = True
+            left = [entry.item for entry in self._in_turns()]
+            self._lines.clear()
+            self._changed.notify_all()
+            return left
+
+    def _count(self) -> int:
+        return sum(map(len, self._lines.values()))
+
+    def _in_turns(self) -> list[_Entry[T]]:
+        """All entries: the first of every client, then the second ones, ..."""
+        lines = [list(line) for line in self._lines.values()]
+        return [line[place] for place in range(max(map(len, lines), default=0)) for line in lines if place < len(line)]
+
+    def _drop(self, entry: _Entry[T]) -> None:
+        """Takes an entry out; its client has had a turn."""
+        for client, line in list(self._lines.items()):
+            if any(other is entry for other in line):
+                kept = collections.deque(other for other in line if other is not entry)
+                self._lines.move_to_end(client)
+                if kept:
+                    self._lines[client] = kept
+                else:
+                    del self._lines[client]
+                return

@@ -1,0 +1,131 @@
+"""What is wanted, and how far it has come. Imports no jax."""
+
+import asyncio
+import collections
+import dataclasses
+import threading
+import time
+from collections.abc import Hashable
+from typing import Any
+
+from melody_jax.codes.controls import Controls
+from melody_jax.generate.settings import Settings
+from melody_jax.serve.takes import Take, new_id
+
+WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
+FINAL = (DONE, FAILED, CANCELLED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A call of `Melody` for one piece, all of it checked.
+
+    Attributes:
+      verb: "generate", "continue", "inpaint" or "vary".
+      settings, seed, prompt, negative, controls, keep_all: as in `Melody`'s calls.
+      take: the music that is edited, or, for "generate", resembled.
+      spans: of "inpaint".
+      strength: of "vary".
+      notes: what the user should know of it.
+    """
+
+    verb: str
+    settings: Settings
+    seed: int
+    prompt: str | None = None
+    negative: str | None = None
+    controls: Controls | None = None
+    keep_all: bool = False
+    take: Take | None = None
+    spans: tuple[tuple[float, float], ...] = ()
+    strength: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> Hashable:
+        """Those with the same one can be made in one call; None where it stands alone."""
+        if self.verb != "generate" or self.take is not None:
+            return None
+        return self.settings, self.negative is None, self.keep_all
+
+
+class Job:
+    """One accepted request. The worker's thread writes it, the event loop reads it.
+
+    Attributes:
+      id: hard to guess.
+      client: who asked.
+      state: one of the five words above.
+      takes: ids of what was made, the best first.
+      error: one line, where there is one.
+      stop: set when the client wants no more.
+    """
+
+    def __init__(self, client: str, wanted: Wanted, loop: asyncio.AbstractEventLoop | None = None):
+        self.id, self.client, self.wanted = new_id(), client, wanted
+        self.state, self.takes, self.error = WAITING, (), ""
+        self.done, self.total, self.step = 0, 1, ""
+        self.stop = threading.Event()
+        self.asked, self.begun, self.ended = time.monotonic(), 0.0, 0.0
+        self._loop, self._news = loop, asyncio.Event()
+
+    def tell(self, **changes: Any) -> None:
+        """Changes attributes, and wakes who waits for news. From any thread."""
+        for name, value in changes.items():
+            setattr(self, name, value)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._ring)
+
+    def _ring(self) -> None:
+        bell, self._news = self._news, asyncio.Event()
+        bell.set()
+
+    async def news(self, seconds: float) -> bool:
+        """Waits for the next change, on the event loop; False if there was none for so long."""
+        try:
+            await asyncio.wait_for(self._news.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def said(self) -> dict[str, Any]:
+        """In answers."""
+        now = self.ended or time.monotonic()
+        return {
+            "id": self.id,
+            "verb": self.wanted.verb,
+            "state": self.state,
+            "seed": self.wanted.seed,
+            "done": self.done,
+            "total": self.total,
+            "step": self.step,
+            "takes": list(self.takes),
+            "error": self.error,
+            "notes": list(self.wanted.notes),
+            "waited": round((self.begun or now) - self.asked, 3),
+            "worked": round(now - self.begun, 3) if self.begun else 0.0,
+        }
+
+
+class Jobs:
+    """Jobs by id: all that are not finished, and the last finished ones."""
+
+    def __init__(self, most_finished: int = 2000):
+        self._most = most_finished
+        self._jobs: collections.OrderedDict[str, Job] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, job: Job) -> None:
+        with self._lock:
+            self._jobs[job.id] = job
+            if len(self._jobs) > self._most:
+                old = next((other for other in self._jobs.values() if other.state in FINAL), None)
+                if old is not None:
+                    del self._jobs[old.id]
+
+    def get(self, id: str) -> Job | None:
+        return self._jobs.get(id)
+
+    def drop(self, id: str) -> None:
+        with self._lock:
+            self._jobs.pop(id, None)
