@@ -8,19 +8,21 @@ clips of 10 s in all and a buffer of 40 that was 19 MB symbolic and 40 MB plain,
 
 import atexit
 import contextlib
+import dataclasses
 import functools
+import hashlib
 import json
 import pathlib
 import sys
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from data_pipelines import read, tasks
+from data_pipelines import mixture, read, tasks
 from data_pipelines.converters import CONVERTERS, converter_of
 from data_pipelines.record_source import RecordSource, Stream
 from melody_jax.errors import UserError
@@ -28,11 +30,12 @@ from melody_jax.files import write_whole
 from melody_jax.geometry import Geometry
 from melody_jax.train.stage import Stage
 
+Where = pathlib.Path | Mapping[pathlib.Path, Any]
 _AHEAD = 2  # finished batches kept ready
 # What helps where a checkpoint's position in the data means nothing any more.
 _WAYS_ON = {
-    "data": "the data set was made anew: bring the old one back, or go on with the weights at the beginning of the new one "
-    "(--set loop.Run.restart_data=True, once)",
+    "data": "the data set was made anew, or the mixture is another: bring the old one back, or go on with the weights at the "
+    "beginning of the new one (--set loop.Run.restart_data=True, once)",
     "split": "take the old split again, or train in a new --model_dir with --init_from this one",
     "seed": "take the old seed again, or train in a new --model_dir with --init_from this one",
 }
@@ -45,7 +48,8 @@ class Batches:
     the next, and every example is seen equally often. The global batches are the same for any number of hosts.
 
     Args:
-        task: of `tasks.make_task` or seqio's registry.
+        task: of `tasks.make_task` or seqio's registry, or a seqio Mixture of such. A Mixture's rates are kept exactly; see
+            `mixture`.
         lengths: {feature: length} of the batch's arrays along time.
         batch_size: of the global batch.
         seed: of the order, the crops and the choice of captions.
@@ -58,7 +62,7 @@ class Batches:
 
     def __init__(
         self,
-        task: seqio.Task,
+        task: seqio.Task | seqio.Mixture,
         lengths: Mapping[str, int],
         batch_size: int,
         seed: int = 0,
@@ -69,7 +73,7 @@ class Batches:
         self._batch_size = batch_size
         self._stream = functools.partial(endless, task, dict(lengths), batch_size, seed, split, shard, shards)
         # What must be equal for a position to mean the same example.
-        self._identity = {"data": read.metadata(_source(task).directory)["id"], "split": split, "seed": seed}
+        self._identity = {"data": _identity_of(task), "split": split, "seed": seed}
         self._given = 0
         self._iterator = self._start(0)
 
@@ -77,7 +81,10 @@ class Batches:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """{feature: array [B / shards, ...]}: audio and latents float32, tokens int32."""
+        """{feature: array [B / shards, ...]}: audio int16, latents float16, tokens int32.
+
+        `parallel.batch` widens sound and latents: on the devices, so that half the bytes go there.
+        """
         batch = next(self._iterator)
         self._given += self._batch_size
         return batch
@@ -107,7 +114,7 @@ class Batches:
 
 
 def endless(
-    task: seqio.Task,
+    task: seqio.Task | seqio.Mixture,
     lengths: Mapping[str, int],
     batch_size: int,
     seed: int = 0,
@@ -127,7 +134,7 @@ def endless(
 
 
 def held_out(
-    task: seqio.Task,
+    task: seqio.Task | seqio.Mixture,
     lengths: Mapping[str, int],
     batch_size: int,
     split: str = "validation",
@@ -136,27 +143,28 @@ def held_out(
 ) -> Iterator[dict[str, np.ndarray]]:
     """One pass over `split` in its stored order, the same examples and crops every time; for evaluation.
 
-    Examples that do not fill a last global batch are dropped, so that every host gives the same number of batches. A
-    split smaller than one batch is repeated to fill it: little music is no reason not to train.
+    Of a Mixture as many examples as all its data sets have, by its rates. Examples that do not fill a last global batch are
+    dropped, so that every host gives the same number of batches. A split smaller than one batch is repeated to fill it:
+    little music is no reason not to train.
 
     Raises:
         UserError: as `Batches`.
     """
     _check_shards(batch_size, shards)
-    source = _source(task)
-    count = max(1, source.num_input_examples(split) // batch_size)
+    examples = sum(_source(part).num_input_examples(split) for part in _parts(task)[0])
+    count = max(1, examples // batch_size)
     rows = batch_size // shards
     dataset = _examples(task, lengths, split, Stream(0, rows), 0, shard, shards, False)
     return _Arrays(_batched(dataset.take(count * rows), rows))
 
 
 def for_stage(
-    stage: Stage, geometry: Geometry, directory: pathlib.Path, *, tokenizer: str | None = None, **options: Any
+    stage: Stage, geometry: Geometry, directory: Where, *, tokenizer: str | None = None, **options: Any
 ) -> Batches:
     """`Batches` with the lengths and the batch size of a training stage.
 
     Args:
-        directory: version folder of the audio or tokenised data set.
+        directory: version folder of the audio or tokenised data set, or {folder: rate} of several.
         tokenizer: see `tasks.register`.
         options: seed, split, shard, shards of `Batches`.
     """
@@ -165,7 +173,7 @@ def for_stage(
 
 
 def held_out_for_stage(
-    stage: Stage, geometry: Geometry, directory: pathlib.Path, *, tokenizer: str | None = None, **options: Any
+    stage: Stage, geometry: Geometry, directory: Where, *, tokenizer: str | None = None, **options: Any
 ) -> Iterator[dict[str, np.ndarray]]:
     """`held_out` with the lengths and the batch size of a training stage; see `for_stage`.
 
@@ -173,9 +181,10 @@ def held_out_for_stage(
     """
     task, lengths = _of_stage(stage, geometry, directory, tokenizer)
     split = options.pop("split", "validation")
-    if not read.counts(directory).get(split):
+    empty = [str(folder) for folder in _rates(directory) if not read.counts(folder).get(split)]
+    if empty:
         print(
-            f"{directory}: no clips in split {split!r}; {stage.name} is evaluated on clips it trains on",
+            f"{empty[0]}: no clips in split {split!r}; {stage.name} is evaluated on clips it trains on",
             file=sys.stderr,
         )
         split = "train"
@@ -189,9 +198,42 @@ def feature_lengths(stage: Stage) -> dict[str, int]:
     return {name: shape.shape[1] for name, shape in stage.batch_shapes().items() if name in features}
 
 
-def _of_stage(stage: Stage, geometry: Geometry, directory: pathlib.Path, tokenizer: str | None):
-    task = tasks.make_task(f"{stage.name}_here", stage.name, directory, geometry, tokenizer)
+def _of_stage(stage: Stage, geometry: Geometry, directory: Where, tokenizer: str | None):
+    rates = _rates(directory)
+    _check_alike(list(rates))
+    made = {
+        tasks.make_task(f"{stage.name}_here_{number:03d}", stage.name, folder, geometry, tokenizer): rate
+        for number, (folder, rate) in enumerate(rates.items())
+    }
+    task = seqio.Mixture(f"{stage.name}_here", list(made.items())) if len(made) > 1 else next(iter(made))
     return task, feature_lengths(stage)
+
+
+def _rates(directory: Where) -> Mapping[pathlib.Path, Any]:
+    return directory if isinstance(directory, Mapping) else {pathlib.Path(directory): 1.0}
+
+
+def _check_alike(directories: Sequence[pathlib.Path]) -> None:
+    """Tokens of a mixture mean the same only if the same parts made them."""
+    facts = [read.metadata(directory) for directory in directories]
+    for directory, other in zip(directories[1:], facts[1:]):
+        for what in ("lineage", "geometry"):
+            if other.get(what) != facts[0].get(what):
+                raise UserError(f"{directory} and {directories[0]} have another {what} and cannot be mixed")
+
+
+def _parts(task: seqio.Task | seqio.Mixture) -> tuple[list[seqio.Task], tuple[int, ...]]:
+    """The Tasks of a mixture, and weights in the ratio of their rates; of a Task itself."""
+    if isinstance(task, seqio.Task):
+        return [task], (1,)
+    return task.tasks, mixture.whole_numbers([task.get_rate(part) for part in task.tasks])
+
+
+def _identity_of(task: seqio.Task | seqio.Mixture) -> str:
+    """The id of the data set; of a mixture a hash of its data sets' ids and weights."""
+    parts, weights = _parts(task)
+    ids = [read.metadata(_source(part).directory)["id"] for part in parts]
+    return ids[0] if len(ids) == 1 else hashlib.sha256(json.dumps([ids, weights]).encode()).hexdigest()
 
 
 def _source(task: seqio.Task) -> RecordSource:
@@ -208,20 +250,28 @@ def _examples(task, lengths, split, stream, seed, shard, shards, shuffle) -> tf.
     """Converted examples of one host, without an end."""
     with contextlib.suppress(RuntimeError):  # raised where TensorFlow has already started
         tf.config.set_visible_devices([], "GPU")  # or it would take the accelerator's memory from JAX
-    dataset = task.replace(source=_source(task).streaming(stream)).get_dataset(
-        sequence_length=lengths,
-        split=split,
-        shuffle=shuffle,
-        seed=seed,
-        shard_info=seqio.ShardInfo(shard, shards),
-        trim_output_features=False,  # the preprocessors have cut everything to length
-        try_in_mem_cache=False,  # a cache would repeat the first epoch's order, and the stream has no end
-    )
-    return converter_of(lengths)(dataset, lengths)
+    parts, weights = _parts(task)
+    datasets, info = [], seqio.ShardInfo(shard, shards)
+    for number, part in enumerate(parts):
+        own = dataclasses.replace(stream, weights=weights, number=number)
+        dataset = part.replace(source=_source(part).streaming(own)).get_dataset(
+            sequence_length=lengths,
+            split=split,
+            shuffle=shuffle,
+            seed=seed,
+            shard_info=info,
+            trim_output_features=False,  # the preprocessors have cut everything to length
+            try_in_mem_cache=False,  # a cache would repeat the first epoch's order, and the stream has no end
+        )
+        datasets.append(converter_of(lengths)(dataset, lengths))
+    if len(datasets) == 1:
+        return datasets[0]
+    choices = dataclasses.replace(stream, weights=weights).choices(info)
+    return tf.data.Dataset.choose_from_datasets(datasets, choices)
 
 
 def _batched(dataset: tf.data.Dataset, rows: int) -> tf.data.Dataset:
-    dataset = dataset.batch(rows, drop_remainder=True).map(_widen).prefetch(_AHEAD)
+    dataset = dataset.batch(rows, drop_remainder=True).prefetch(_AHEAD)
     options = tf.data.Options()
     options.deterministic = True
     return dataset.with_options(options)
@@ -248,14 +298,3 @@ class _Arrays(Iterator[dict[str, np.ndarray]]):
     def _end() -> None:
         for arrays in list(_Arrays._open):
             arrays._elements = iter(())
-
-
-def _widen(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """int16 audio to float32 in [-1, 1), float16 latents to float32; tokens stay."""
-    widened = {}
-    for name, value in batch.items():
-        if value.dtype == tf.int16:
-            widened[name] = tf.cast(value, tf.float32) * tf.constant(1 / 32768, tf.float32)
-        else:
-            widened[name] = tf.cast(value, tf.float32) if value.dtype == tf.float16 else value
-    return widened

@@ -1,6 +1,6 @@
 """seqio feature converters: from the features of a Task to exactly the arrays that a stage's batch has.
 
-They work on single examples, before the batch: audio stays int16 and latents float16 there, and `batches` widens them.
+They work on single examples, before the batch: audio stays int16 and latents float16 until they are on the devices.
 """
 
 from collections.abc import Collection, Mapping

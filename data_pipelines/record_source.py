@@ -3,14 +3,15 @@
 The order of the steps, fixed here and in `batches`, and why:
 
 1. positions 0, 1, 2, ... of an endless stream; this host's rows of each global batch. Nothing but numbers yet, so that
-   the state of the whole pipeline is one number, and starting in the middle costs nothing;
-2. shuffle: position p is epoch p // n, and its place in that epoch goes through a seeded permutation of all n clips.
+   the state of the whole pipeline is one number, and starting in the middle costs nothing. In a mixture the position says
+   which data set gives the example, and that it is its p-th (`mixture.deal`); otherwise p is the position;
+2. shuffle: example p is of epoch p // n, and its place in that epoch goes through a seeded permutation of all n clips.
    A perfect shuffle of the whole split, without a buffer that would have to be filled, kept and saved;
 3. repeat: by the epoch in 2, which gives each epoch its own order (`Dataset.repeat` would replay the first);
 4. read: records by number, many at once (`records.IN_FLIGHT`), and given on in the order asked for;
 5. map: seqio's preprocessors, whose randomness comes from the `seed` that every example carries: seed and position. So
    a crop, too, is the same in a resumed run and different in every epoch;
-6. batch after everything is cropped, and widen int16 to float32 after the batch: half the bytes to copy.
+6. batch after everything is cropped; sound stays int16 and latents float16, half the bytes to copy and to send.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from data_pipelines import read
+from data_pipelines import mixture, read
 from melody_jax.errors import UserError
 
 _BLOCK = 16  # records that TensorFlow takes over at a time
@@ -38,10 +39,29 @@ class Stream:
     Attributes:
         start: examples that all hosts together have already given out.
         block: consecutive examples a host takes before the next host's turn: its rows of a global batch.
+        weights: of the data sets of a mixture; see `mixture.deal`.
+        number: which of them is read here. Its examples alone are given; they keep their positions in the mixture.
     """
 
     start: int = 0
     block: int = 1
+    weights: tuple[int, ...] = (1,)
+    number: int = 0
+
+    def positions(self, shard: seqio.ShardInfo) -> Iterator[np.ndarray]:
+        """A host's positions, of all data sets, a block at a time."""
+        for first in itertools.count(0, _BLOCK):
+            turn, place = np.divmod(np.arange(first, first + _BLOCK), self.block)
+            yield self.start + (turn * shard.num_shards + shard.index) * self.block + place
+
+    def choices(self, shard: seqio.ShardInfo) -> tf.data.Dataset:
+        """The numbers of the data sets that a host's examples come from, one after another."""
+
+        def blocks() -> Iterator[np.ndarray]:
+            for positions in self.positions(shard):
+                yield mixture.deal(positions, self.weights)[0]
+
+        return tf.data.Dataset.from_generator(blocks, output_signature=tf.TensorSpec([None], tf.int64)).unbatch()
 
 
 class RecordSource(seqio.DataSource):
@@ -101,8 +121,8 @@ class RecordSource(seqio.DataSource):
 
         def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             given, ahead = itertools.tee(_positions(self.stream, len(records), shard))
-            data = records.read(number for positions in ahead for number in order(positions))
-            for positions in given:
+            data = records.read(number for _, index in ahead for number in order(index))
+            for positions, _ in given:
                 found = np.empty(len(positions), object)
                 found[:] = list(itertools.islice(data, len(positions)))
                 yield positions, found
@@ -116,21 +136,22 @@ class RecordSource(seqio.DataSource):
         return dataset.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-def _positions(stream: Stream | None, count: int, shard: seqio.ShardInfo) -> Iterator[np.ndarray]:
-    """This host's positions in the order of all hosts, a block at a time."""
-    start, size = (stream.start, stream.block) if stream else (0, 1)
-    for first in itertools.count(0, _BLOCK):
-        turn, place = np.divmod(np.arange(first, first + _BLOCK), size)
-        positions = start + (turn * shard.num_shards + shard.index) * size + place
+def _positions(stream: Stream | None, count: int, shard: seqio.ShardInfo) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """This host's positions in the order of all hosts, and the how manieth examples of the data set they are."""
+    for positions in (stream or Stream()).positions(shard):
         if stream is None:
             positions = positions[positions < count]
             if not len(positions):
                 return
-        yield positions
+            yield positions, positions
+        else:
+            which, index = mixture.deal(positions, stream.weights)
+            if (mine := which == stream.number).any():
+                yield positions[mine], index[mine]
 
 
 def _order(count: int, shuffle: bool, seed: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Positions [n] to record numbers [n]."""
+    """The how manieth examples [n] of the data set to record numbers [n]."""
 
     @functools.lru_cache(maxsize=1)
     def permutation(epoch: int) -> np.ndarray:
@@ -138,11 +159,11 @@ def _order(count: int, shuffle: bool, seed: int) -> Callable[[np.ndarray], np.nd
         np.random.default_rng((seed, epoch)).shuffle(numbers)
         return numbers
 
-    def order(positions: np.ndarray) -> np.ndarray:
-        epochs, places = np.divmod(positions, count)
+    def order(index: np.ndarray) -> np.ndarray:
+        epochs, places = np.divmod(index, count)
         if not shuffle:
             return places
         taken = [permutation(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()]
-        return np.concatenate(taken)  # positions rise, so that epochs follow one another
+        return np.concatenate(taken)  # they rise, so that epochs follow one another
 
     return order

@@ -26,14 +26,14 @@ class Opened:
       stage: with its parents.
       run: how it is trained.
       mesh: that it is trained on.
-      directory: version folder of its data set.
+      directories: version folders of its data sets, and their rates.
       tokenizer: a tokenizer.json for the captions; None takes the pretrained text tower's.
     """
 
     stage: Stage
     run: Run
     mesh: Mesh
-    directory: Path
+    directories: Mapping[Path, Any]
     tokenizer: str | None = None
 
     def data(self) -> Data:
@@ -47,7 +47,7 @@ class Opened:
         except ImportError as error:
             raise UserError(f"melody train needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
         shard = host_shard(self.mesh)
-        where = (self.stage, self.stage.geometry, self.directory)
+        where = (self.stage, self.stage.geometry, self.directories)
         options = {"tokenizer": self.tokenizer, "shard": shard.index, "shards": shard.count}
         training = batches.for_stage(*where, seed=self.run.seed, **options)
         return Data(training, batches.held_out_for_stage(*where, **options))
@@ -65,11 +65,27 @@ def open_run(stage: Stage, run: Run, data_dir: str, tokenizer: str | None = None
     mesh = make_mesh(run.mesh)
     check_batch_size(stage.batch_size, mesh)
     stage = with_parents(stage, run.model_dir)
-    if make_tokens and stage.name in graph.READ_TOKENS:
-        tokens.of_model_dir(run.model_dir, run.data, data_dir, tokenizer=tokenizer)
-    directory = data_directory(stage.name, run.model_dir, run.data, data_dir)
-    check_geometry(stage, directory)
-    return Opened(stage, run, mesh, directory, tokenizer)
+    directories = {}
+    for name, rate in rates_of(run.data).items():
+        if make_tokens and stage.name in graph.READ_TOKENS:
+            tokens.of_model_dir(run.model_dir, name, data_dir, tokenizer=tokenizer)
+        directory = data_directory(stage.name, run.model_dir, name, data_dir)
+        check_geometry(stage, directory)
+        directories[directory] = rate
+    return Opened(stage, run, mesh, directories, tokenizer)
+
+
+def rates_of(data: str) -> Mapping[str, Any]:
+    """Name -> rate of the data sets that --data names, one or a mixture.
+
+    Raises:
+      UserError: it cannot be read, or the extra `data` is not installed.
+    """
+    try:
+        from data_pipelines import mixture
+    except ImportError as error:
+        raise UserError(f"melody train needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
+    return mixture.parse(data)
 
 
 def with_parents(stage: Stage, model_dir: str) -> Stage:
@@ -137,13 +153,14 @@ def check_clips(stage: Stage, data: str, data_dir: str) -> None:
     """
     from data_pipelines import read
 
-    directory = read.audio_directory(data_dir, data)
-    seconds = read.metadata(directory).get("seconds", stage.geometry.clip_seconds)
-    if seconds != stage.geometry.clip_seconds:
-        advice = f"build it again with melody data ... --seconds {stage.geometry.clip_seconds:g}"
-        raise UserError(
-            f"{directory} has clips of {seconds:g} s, this size {stage.geometry.clip_seconds:g} s; {advice}"
-        )
+    for name in rates_of(data):
+        directory = read.audio_directory(data_dir, name)
+        seconds = read.metadata(directory).get("seconds", stage.geometry.clip_seconds)
+        if seconds != stage.geometry.clip_seconds:
+            advice = f"build it again with melody data ... --seconds {stage.geometry.clip_seconds:g}"
+            raise UserError(
+                f"{directory} has clips of {seconds:g} s, this size {stage.geometry.clip_seconds:g} s; {advice}"
+            )
 
 
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Batches: which rows of the global batch a host reads, and how they become one global array."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from jax.sharding import Mesh, NamedSharding
 from melody_jax.errors import UserError
 from melody_jax.parallel.init import to_host
 from melody_jax.parallel.rules import RULES, AnyMesh, on_mesh, spec_for
+
+_NARROW = (np.dtype(np.int16), np.dtype(np.float16))
 
 
 class HostShard(NamedTuple):
@@ -52,6 +55,8 @@ def host_shard(mesh: Mesh) -> HostShard:
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This host's rows [B / hosts, ...] as (its part of) global arrays [B, ...], split over the mesh.
 
+    Sound in int16 and what is in float16 go to the devices as they are, half the bytes, and are made float32 there.
+
     Raises:
       UserError: the global batch does not divide over the mesh.
     """
@@ -60,8 +65,25 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     for name, rows in batch.items():
         shape = (rows.shape[0] * count, *rows.shape[1:])
         check_batch_size(shape[0], mesh)
-        placed[name] = jax.make_array_from_process_local_data(sharding, np.asarray(rows), shape)
+        array = jax.make_array_from_process_local_data(sharding, np.asarray(rows), shape)
+        placed[name] = _widen_on(sharding)(array) if rows.dtype in _NARROW else array
     return placed
+
+
+def widened(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A host's batch as the devices will see it, for what is measured on the host."""
+    return {name: _widen(array) if array.dtype in _NARROW else array for name, array in batch.items()}
+
+
+def _widen(array: Any) -> Any:
+    """int16 sound to float32 in [-1, 1), float16 to float32: to the same bits on a host and on devices."""
+    wide = array.astype(np.float32)
+    return wide * np.float32(1 / 32768) if array.dtype == np.int16 else wide
+
+
+@functools.cache
+def _widen_on(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(_widen, out_shardings=sharding)
 
 
 def measure_batches(

@@ -26,6 +26,7 @@ import numpy as np
 
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
+from melody_jax.parallel.batch import widened
 from melody_jax.train.optim import OptimConfig
 from melody_jax.train.state import TrainState
 
@@ -63,8 +64,8 @@ class Data(NamedTuple):
 
 
 def endless(batches: Batches) -> Iterator[HostBatch]:
-    """The batches that follow, as a plain iterator."""
-    return iter(lambda: next(batches), None)
+    """The batches that follow, as a plain iterator, sound and latents as float32: for what a stage measures on the host."""
+    return iter(lambda: widened(next(batches)), None)
 
 
 class Stage(ABC):

@@ -1,6 +1,7 @@
 import collections
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,12 +11,16 @@ import jax
 import numpy as np
 import pytest
 import seqio
+import soundfile
 import tensorflow as tf
 
-from data_pipelines import batches, read, records, tasks
+from data_pipelines import batches, build, read, records, tasks
+from data_pipelines.request import Request
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
-from tests.data_pipelines.tones import RATE
+from melody_jax.parallel.batch import place_batch, widened
+from melody_jax.parallel.mesh import make_mesh
+from tests.data_pipelines.tones import RATE, pitch_of, tone
 
 GEOMETRY = Geometry(sample_rate=RATE, hop=80, latent_channels=2, token_samples=320, clip_seconds=1.0)
 LENGTHS = {"audio": 400}
@@ -39,8 +44,11 @@ def _examples(task, count):
 
 def test_batches_are_what_the_stage_expects(task):
     batch = next(batches.Batches(task, LENGTHS, 4))
-    assert set(batch) == {"audio"} and batch["audio"].shape == (4, 400) and batch["audio"].dtype == np.float32
-    assert 0.29 < np.abs(batch["audio"]).max() < 0.31  # the tones have level 0.3
+    assert set(batch) == {"audio"} and batch["audio"].shape == (4, 400) and batch["audio"].dtype == np.int16
+    (placed,) = place_batch(batch, make_mesh("data=4", devices=jax.devices()[:4])).values()
+    assert placed.dtype == np.float32 and 0.29 < np.abs(placed).max() < 0.31  # the tones have level 0.3
+    np.testing.assert_array_equal(placed, batch["audio"] / np.float32(32768))
+    np.testing.assert_array_equal(placed, widened(batch)["audio"])
 
 
 def test_the_order_follows_from_the_seed(task):
@@ -97,6 +105,65 @@ def test_reads_beside_one_another_keep_the_sequential_order(task, small_data, la
         given.append([(row["id"].decode(), tuple(row["seed"].tolist())) for row in stream.as_numpy_iterator()])
     whole = [row for turn in range(9) for host in given for row in host[turn * rows : (turn + 1) * rows]]
     assert whole == expected
+
+
+@pytest.fixture(scope="module")
+def other_data(tmp_path_factory):
+    """Another data set, of higher tones."""
+    root = tmp_path_factory.mktemp("other")
+    for number in range(5):
+        soundfile.write(root / f"high{number}.wav", tone(2000 + 100 * number, 1.0, RATE), RATE)
+        (root / f"high{number}.txt").write_text("a high tone")
+    request = Request("folder", str(root), sample_rate=RATE, seconds=1.0, min_seconds=0.9, validation=0.2, test=0)
+    return build.build("other", request, str(root / "data"), processes=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeClips:
+    """A stage that reads whole clips, so that crops are no matter of chance."""
+
+    batch_size: int = 8
+    name = "semantic"
+
+    def batch_shapes(self):
+        return {"audio": jax.ShapeDtypeStruct((self.batch_size, RATE), np.float32)}
+
+
+def test_a_mixture_keeps_its_rates_and_the_order_of_its_data_sets(small_data, other_data, tmp_path):
+    rates = {small_data: 0.75, other_data: 0.25}
+
+    def mixed(rates=rates, **options):
+        return batches.for_stage(WholeClips(), GEOMETRY, rates, seed=3, **options)
+
+    def rows(iterator, count):
+        return np.concatenate(_take(iterator, count))
+
+    whole = mixed()
+    first = rows(whole, 5)
+    high = np.asarray([pitch_of(row, RATE) > 1900 for row in first])
+    assert high.sum() == 10 and high.reshape(10, 4).sum(axis=1).tolist() == [1] * 10
+    for directory, mine in {small_data: first[~high], other_data: first[high]}.items():
+        alone = rows(batches.for_stage(WholeClips(), GEOMETRY, directory, seed=3), 5)
+        np.testing.assert_array_equal(mine, alone[: len(mine)])
+    whole.save(tmp_path)
+    following = rows(whole, 3)
+    hosts = [mixed(shard=shard, shards=2) for shard in range(2)]
+    for host in hosts:
+        host.restore(tmp_path)
+    again = np.concatenate([rows(host, 1) for _ in range(3) for host in hosts])
+    np.testing.assert_array_equal(again, following)
+    with pytest.raises(UserError, match="or the mixture is another"):
+        mixed({small_data: 0.5, other_data: 0.5}).restore(tmp_path)
+    held_out = list(batches.held_out_for_stage(WholeClips(4), GEOMETRY, rates))
+    assert len(held_out) == sum(read.counts(directory)["validation"] for directory in rates) // 4
+
+
+def test_tokens_of_other_parts_are_not_mixed(small_data, other_data, tmp_path):
+    changed = tmp_path / "changed"
+    shutil.copytree(other_data, changed)
+    (changed / "metadata.json").write_text(json.dumps(read.metadata(other_data) | {"lineage": {"codes": "x"}}))
+    with pytest.raises(UserError, match="have another lineage and cannot be mixed"):
+        batches.for_stage(WholeClips(), GEOMETRY, {small_data: 0.5, changed: 0.5})
 
 
 def test_hosts_that_do_not_divide_the_batch_are_refused(task):

@@ -236,7 +236,7 @@ def test_batches_of_tokens(token_set, stage, lengths, shapes):
     task = tasks.make_task(f"small_{stage}", stage, token_set, GEOMETRY)
     batch = next(batches.Batches(task, lengths, 4))
     assert {name: array.shape for name, array in batch.items()} == shapes
-    dtypes = dict.fromkeys(("mulan", "text", "semantic", "controls"), np.int32) | {"latents": np.float32}
+    dtypes = dict.fromkeys(("mulan", "text", "semantic", "controls"), np.int32) | {"latents": np.float16}
     assert all(array.dtype == dtypes[name] for name, array in batch.items())
     if "controls" in shapes:
         stored = {(*row["mulan"], *row["controls"]) for row in tokens.read_tokens(token_set, "train")}

@@ -50,7 +50,7 @@ def test_data_of_another_geometry_is_refused(data_set, tmp_path, facts, said):
 def test_data_that_fits_is_opened(data_set, tmp_path):
     directory = data_set(sample_rate=RATE, seconds=2 * CLIP)
     opened = opening.open_run(SEMANTIC, Run(1, model_dir=str(tmp_path), data="music"), str(tmp_path))
-    assert opened.directory == directory and opened.stage is SEMANTIC
+    assert list(opened.directories) == [directory] and opened.stage is SEMANTIC
     with pytest.raises(UserError, match="this size"):  # tokens would be of whole clips
         opening.check_clips(SEMANTIC, "music", str(tmp_path))
 

@@ -11,9 +11,9 @@ from melody_jax.errors import StoppedError, UserError
 from melody_jax.operations.configuration import RunConfig
 from melody_jax.operations.doctor import disk, inputs, kernels, lineage, rehearsal
 from melody_jax.operations.doctor.finding import FAILURE, Finding
-from melody_jax.operations.opening import Opened
+from melody_jax.operations.opening import Opened, rates_of
 from melody_jax.operations.training import Request
-from melody_jax.parallel.batch import host_shard
+from melody_jax.parallel.batch import host_shard, widened
 from melody_jax.train.stage import Stage, endless
 from melody_jax.train.start import calibrated, initial_state
 
@@ -44,16 +44,17 @@ def _examine_data_set(request: Request, stage: Stage, parts: dict[str, str]) -> 
     """What the data set says of itself. Nothing is tokenised here."""
     from data_pipelines import read
 
-    audio = read.audio_directory(request.data_dir, request.data)
     of_tokens = stage.name in graph.READ_TOKENS
-    directory = read.tokens_directory(request.model_dir, request.data) if of_tokens else audio
-    facts = read.metadata(directory)
-    yield from lineage.check_splits(facts["id"], read.counts(directory), stage.batch_size)
-    if directory == audio:
-        yield lineage.check_sample_rate(facts["sample_rate"], stage.geometry)
-    else:
-        source = read.metadata(audio)["id"] if (audio / "metadata.json").is_file() else ""
-        yield from lineage.check_tokens(facts, parts, source, stage.geometry)
+    for name in rates_of(request.data):
+        audio = read.audio_directory(request.data_dir, name)
+        directory = read.tokens_directory(request.model_dir, name) if of_tokens else audio
+        facts = read.metadata(directory)
+        yield from lineage.check_splits(facts["id"], read.counts(directory), stage.batch_size)
+        if directory == audio:
+            yield lineage.check_sample_rate(facts["sample_rate"], stage.geometry)
+        else:
+            source = read.metadata(audio)["id"] if (audio / "metadata.json").is_file() else ""
+            yield from lineage.check_tokens(facts, parts, source, stage.geometry)
 
 
 def _examine_run(opened: Opened, updates: int) -> Iterator[Finding]:
@@ -68,7 +69,7 @@ def _examine_run(opened: Opened, updates: int) -> Iterator[Finding]:
 
     findings, taken, batches = inputs.check_order(training, BATCHES)
     yield from findings
-    for what, several in {"batch": taken, "held-out batch": list(islice(held_out[0], 1))}.items():
+    for what, several in {"batch": taken, "held-out batch": list(map(widened, islice(held_out[0], 1)))}.items():
         findings = inputs.check_shapes(what, several[0], stage.batch_shapes(), host_shard(mesh).count)
         yield from findings
         if any(finding.level == FAILURE for finding in findings):

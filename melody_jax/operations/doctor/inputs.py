@@ -10,6 +10,7 @@ import numpy as np
 
 from melody_jax.geometry import Geometry
 from melody_jax.operations.doctor.finding import Finding, judge
+from melody_jax.parallel.batch import widened
 from melody_jax.shapes import Float
 from melody_jax.train.stage import Batches, HostBatch, Stage
 
@@ -31,6 +32,7 @@ def check_order(opened: Callable[[], Batches], count: int) -> tuple[list[Finding
     batches, again = opened(), opened()
     taken: list[HostBatch] = [next(batches) for _ in range(count)]
     repeated = [_same(next(again), batch) for batch in taken[:2]]
+    taken = [widened(batch) for batch in taken]  # as steps get them
     with TemporaryDirectory() as position:
         batches.save(Path(position))
         following = next(batches)

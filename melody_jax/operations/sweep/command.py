@@ -62,12 +62,13 @@ def check_inputs(sweep: Sweep) -> None:
       UserError: see above.
     """
     needed = graph.needed_by(sweep.stage)
-    opening.data_directory("", "", sweep.data, sweep.data_dir)  # the audio, of which tokens are made too
+    for name in opening.rates_of(sweep.data):
+        opening.data_directory("", "", name, sweep.data_dir)  # the audio, of which tokens are made too
     if needed and not sweep.parents_dir:
         raise UserError(f"a sweep of {sweep.stage} needs --parents_dir, a model folder with {', '.join(needed)}")
     tokens.finished(sweep.parents_dir, needed)
-    if sweep.stage in graph.READ_TOKENS:
-        tokens.check(sweep.parents_dir, sweep.data, sweep.data_dir)
+    for name in opening.rates_of(sweep.data) if sweep.stage in graph.READ_TOKENS else ():
+        tokens.check(sweep.parents_dir, name, sweep.data_dir)
 
 
 def train_command(sweep: Sweep, trial: Trial, model_dir: Path) -> list[str]:
@@ -106,8 +107,8 @@ def link_parents(sweep: Sweep, model_dir: Path) -> None:
         return
     names = [name for name in graph.ORDER if name != sweep.stage]
     links = {model_dir / name: Path(sweep.parents_dir) / name for name in names}
-    tokens = read.tokens_directory(str(model_dir), sweep.data)
-    links[tokens] = read.tokens_directory(sweep.parents_dir, sweep.data)
+    for data in opening.rates_of(sweep.data):
+        links[read.tokens_directory(str(model_dir), data)] = read.tokens_directory(sweep.parents_dir, data)
     for link, target in links.items():
         if target.is_dir() and not link.is_symlink():
             link.parent.mkdir(parents=True, exist_ok=True)
