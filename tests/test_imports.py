@@ -18,6 +18,7 @@ LAYERS = [
     {"lm"},
     {"dpd"},
     {"bundle"},
+    {"system"},
     {"watch"},
     {"train"},
     {"stages"},
