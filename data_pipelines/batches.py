@@ -21,6 +21,7 @@ import seqio
 import tensorflow as tf
 
 from data_pipelines import read, tasks
+from data_pipelines.clip import FULL_SCALE
 from data_pipelines.converters import CONVERTERS, converter_of
 from data_pipelines.record_source import RecordSource, Stream
 from melody_jax.errors import UserError
@@ -255,7 +256,7 @@ def _widen(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     widened = {}
     for name, value in batch.items():
         if value.dtype == tf.int16:
-            widened[name] = tf.cast(value, tf.float32) * tf.constant(1 / 32768, tf.float32)
+            widened[name] = tf.cast(value, tf.float32) * tf.constant(1 / FULL_SCALE, tf.float32)
         else:
             widened[name] = tf.cast(value, tf.float32) if value.dtype == tf.float16 else value
     return widened

@@ -8,6 +8,19 @@ from melody_jax.codes.control_words import key_of, metre_of
 from melody_jax.codes.controls import FASTEST, SLOWEST, Controls
 from melody_jax.codes.instruments import NAMES
 
+FULL_SCALE = 32768
+"""Of int16 samples: dividing by it is exact in float32."""
+
+
+def to_int16(audio: np.ndarray) -> np.ndarray:
+    """Samples in [-1, 1] as a data set stores them; what is beyond is clipped."""
+    return np.clip(np.round(audio * float(FULL_SCALE)), -FULL_SCALE, FULL_SCALE - 1).astype("<i2")
+
+
+def from_int16(samples: np.ndarray) -> np.ndarray:
+    """Stored samples as float32 in [-1, 1)."""
+    return samples.astype(np.float32) / np.float32(FULL_SCALE)
+
 
 @dataclasses.dataclass(frozen=True)
 class Truth:

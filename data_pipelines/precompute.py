@@ -13,6 +13,7 @@ import numpy as np
 import tqdm
 
 from data_pipelines import read, replacing, tokens
+from data_pipelines.clip import from_int16
 from data_pipelines.records import Records
 from melody_jax import config
 from melody_jax.codes import controls
@@ -146,7 +147,7 @@ def _encode_chunk(encode: Encode, records: Records, features, start: int, stop: 
     for first in range(start, stop, batch_size):
         data = records.read(np.arange(first, min(first + batch_size, stop)))
         examples = [features.deserialize_example_np(record) for record in data]
-        clips = np.stack([example["audio"] for example in examples]).astype(np.float32) / np.float32(32768)
+        clips = from_int16(np.stack([example["audio"] for example in examples]))
         filled = np.concatenate([clips, np.repeat(clips[-1:], batch_size - len(clips), axis=0)])
         captions = [tuple(text.decode() for text in example["captions"]) for example in examples]
         encoded = encode(filled, captions + [()] * (batch_size - len(clips)))

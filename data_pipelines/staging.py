@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import tqdm
 
-from data_pipelines.clip import Clip
+from data_pipelines.clip import Clip, to_int16
 from data_pipelines.decode import UnusableError
 from data_pipelines.sources import Rejection
 from melody_jax.codes import controls
@@ -260,8 +260,7 @@ def _write_rejection(rejection: Rejection, file: BinaryIO) -> None:
 
 
 def _write_clip(clip: Clip, file: BinaryIO) -> None:
-    # 2^15 is the scale of every reader: int16 / 32768 is exact in float32
-    audio = np.clip(np.round(clip.audio * 32768.0), -32768, 32767).astype("<i2").tobytes()
+    audio = to_int16(clip.audio).tobytes()
     truth = dataclasses.asdict(clip.truth) if clip.truth else None
     record = {
         "id": clip.id,
