@@ -16,6 +16,7 @@ from melody_jax import config
 from melody_jax.codes import controls
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
+from melody_jax.samples import from_int16
 
 Encode = Callable[[np.ndarray, Sequence[Sequence[str]]], Mapping[str, Any]]
 # Batches of a file: the work that a kill can cost.
@@ -132,7 +133,7 @@ def _encoded(
     stored = map(features.deserialize_example_np, records.read(range(chunk.start, chunk.stop)))
     while examples := list(itertools.islice(stored, batch_size)):
         missing = batch_size - len(examples)
-        clips = np.stack([example["audio"] for example in examples]).astype(np.float32) / np.float32(32768)
+        clips = from_int16(np.stack([example["audio"] for example in examples]))
         filled = np.concatenate([clips, np.repeat(clips[-1:], missing, axis=0)])
         captions = [tuple(text.decode() for text in example["captions"]) for example in examples]
         encoded = encode(filled, captions + [()] * missing)

@@ -11,6 +11,7 @@ from data_pipelines.clip import Clip, Truth
 from data_pipelines.records import Records
 from melody_jax.codes.controls import Controls, decode
 from melody_jax.errors import UserError
+from melody_jax.samples import from_int16
 
 AUDIO_VERSION = "1.1.0"  # 1.0 had neither metre nor notes
 TOKENS_VERSION = "3.0.0"  # tokens and latents apart; of older versions only 2.1 is read, others are made anew
@@ -104,7 +105,7 @@ def clip_of(example: dict[str, Any]) -> Clip:
         (on, length, int(pitch), int(part)) for on, length, pitch, part in example["truth"]["notes"].tolist()
     )
     return Clip(
-        audio=example["audio"].astype(np.float32) / np.float32(32768),
+        audio=from_int16(example["audio"]),
         captions=_text(example["captions"]),
         truth=Truth(tempo=float(example["truth"]["tempo"]), **truth) if truth["family"] else None,
         told=decode(example["controls"]) if "controls" in example else Controls(),  # older data sets have none

@@ -25,6 +25,7 @@ from data_pipelines.decode import UnusableError
 from data_pipelines.sources import Rejection
 from melody_jax.codes import controls
 from melody_jax.errors import UserError
+from melody_jax.samples import to_int16
 
 # Part of every chunk's name: raise it when the staged form or the making of clips changes.
 _FORM = 3
@@ -260,8 +261,7 @@ def _write_rejection(rejection: Rejection, file: BinaryIO) -> None:
 
 
 def _write_clip(clip: Clip, file: BinaryIO) -> None:
-    # 2^15 is the scale of every reader: int16 / 32768 is exact in float32
-    audio = np.clip(np.round(clip.audio * 32768.0), -32768, 32767).astype("<i2").tobytes()
+    audio = to_int16(clip.audio).tobytes()
     truth = dataclasses.asdict(clip.truth) if clip.truth else None
     record = {
         "id": clip.id,

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "melody_jax"
 # Top to bottom; the names of one line never import each other.
 LAYERS = [
-    {"errors", "shapes", "files", "lock", "graph", "__init__"},
+    {"errors", "shapes", "files", "lock", "graph", "samples", "__init__"},
     {"config", "geometry", "dsp"},
     {"parallel"},
     {"nn"},
@@ -18,6 +18,7 @@ LAYERS = [
     {"lm"},
     {"dpd"},
     {"bundle"},
+    {"system"},
     {"watch"},
     {"train"},
     {"stages"},

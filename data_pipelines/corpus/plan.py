@@ -5,7 +5,6 @@ process. The first n clips of a split are the same however many are asked for.
 """
 
 import dataclasses
-import json
 import math
 import os
 
@@ -68,16 +67,6 @@ class ClipPlan:
     one_family: bool
     texture: str
     drums: bool
-
-    def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "ClipPlan":
-        """The plan that `to_json` wrote."""
-        fields = json.loads(text)
-        return cls(**fields | {"excerpt": tuple(tuple(note) for note in fields["excerpt"])})
 
 
 def plan(

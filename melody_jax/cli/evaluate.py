@@ -50,7 +50,6 @@ def run(args: argparse.Namespace) -> int:
     from melody_jax.evaluate.figures import table, write_report
     from melody_jax.evaluate.truth import Truth
     from melody_jax.generate import Melody
-    from melody_jax.generate.represent import Representations
     from melody_jax.operations.tokens import ensure
 
     bundle = Bundle.load(args.bundle)
@@ -58,13 +57,14 @@ def run(args: argparse.Namespace) -> int:
     held_out = list(read.read_clips(audio, "test", args.clips))
     if len(held_out) < FEWEST:
         raise UserError(f"{audio}: {len(held_out)} clips in the test split are too few to measure on")
-    models, melody = Representations(bundle.parts, bundle.tokenizer), Melody(bundle)
+    melody = Melody(bundle)
+    models = melody.loaded
     folder = ensure(bundle.parts, args.model_dir or args.out, args.data, args.data_dir, tokenizer=bundle.tokenizer)
     train = _columns(tokens.read_tokens(folder, "train"), latents=False)
     test = _columns(tokens.read_tokens(folder, "test")).of([clip.id for clip in held_out])
     figures = [
         *protocol.representations(models, held_out, bundle.geometry.sample_rate),
-        *protocol.token_models(bundle, train, test),
+        *protocol.token_models(models, train, test),
     ]
     tables, judges = [], None
     if (args.links or args.prompts) and all(clip.truth for clip in held_out):

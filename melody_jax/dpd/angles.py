@@ -51,14 +51,6 @@ def clean_from_velocity(
     return cos * noisy - sin * v
 
 
-def noise_from_velocity(
-    noisy: Float[Array, "B L D"], v: Float[Array, "B L D"], angles: Float[Array, "#B #L"]
-) -> Float[Array, "B L D"]:
-    """epsilon of z_delta and v_delta."""
-    cos, sin = _cos_sin(angles)
-    return sin * noisy + cos * v
-
-
 def velocity_from_clean(
     noisy: Float[Array, "B L D"], clean: Float[Array, "B L D"], angles: Float[Array, "#B #L"]
 ) -> Float[Array, "B L D"]:

@@ -4,6 +4,7 @@ Losses and the sampler know denoisers only, of one signature: no configuration, 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -15,7 +16,7 @@ Denoiser = Callable[..., Array]
 dropped, None keeps all."""
 
 
-def bind(network: Callable[..., Array], tokens: Int[Array, "B W"]) -> Denoiser:
+def bind(network: Callable[..., Any], tokens: Int[Array, "B W"]) -> Denoiser:
     """The denoiser under these tokens.
 
     Args:

@@ -4,7 +4,6 @@ Clips come from the caller, with `audio`, `captions` and `truth` (data_pipelines
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,12 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from melody_jax.bundle.bundle import Bundle
-from melody_jax.config import from_dict
 from melody_jax.dpd import loss as dpd_loss
-from melody_jax.dpd import model_of, wiener
-from melody_jax.dpd.config import DPDConfig
-from melody_jax.dpd.denoiser import bind
+from melody_jax.dpd import wiener
 from melody_jax.evaluate import distances, links, measures, memorisation, rates, spectra
 from melody_jax.evaluate.estimate import Estimate
 from melody_jax.evaluate.families import FamilyJudge
@@ -25,10 +20,7 @@ from melody_jax.evaluate.figures import Figure
 from melody_jax.evaluate.tables import Cell, Table
 from melody_jax.evaluate.truth import Asked, Truth, choose_prompts
 from melody_jax.geometry import Geometry
-from melody_jax.lm.config import LMConfig
-from melody_jax.nn.measured import variables
-from melody_jax.stages.lm import LMStage
-from melody_jax.train.optim import OptimConfig
+from melody_jax.system import Loaded
 
 BATCH = 8
 DIFFUSION_CLIPS = 64  # each is denoised at eight angles under three conditions
@@ -64,17 +56,17 @@ class Player(Protocol):
 
 @runtime_checkable
 class Listener(Protocol):
-    """What represents music; generate.Representations is one."""
+    """What represents music, as arrays; system.Loaded is one."""
 
-    def reconstruct(self, audio: Any) -> np.ndarray:
+    def reconstruct(self, audio: Any) -> Any:
         """Music [B, T] through the autoencoder and back."""
         ...
 
-    def embed_music(self, audio: Any) -> np.ndarray:
+    def embed_music(self, audio: Any) -> Any:
         """MuLan embeddings [B, E] of music."""
         ...
 
-    def embed_text(self, sentences: Any) -> np.ndarray:
+    def embed_text(self, sentences: Any) -> Any:
         """MuLan embeddings [B, E] of sentences."""
         ...
 
@@ -113,51 +105,46 @@ def representations(models: Listener, clips: Sequence[Any], sample_rate: int) ->
     """Autoencoder and MuLan."""
     audio = np.stack([clip.audio for clip in clips])
     music = batched(models.embed_music, audio)
-    text = models.embed_text([clip.captions[i % len(clip.captions)] for i, clip in enumerate(clips)])
+    text = np.asarray(models.embed_text([clip.captions[i % len(clip.captions)] for i, clip in enumerate(clips)]))
     return [
         *measures.reconstruction(audio, batched(models.reconstruct, audio), sample_rate),
         *measures.text_to_music_retrieval(text, music),
     ]
 
 
-def token_models(bundle: Bundle, train: Columns, held_out: Columns) -> list[Figure]:
+def token_models(loaded: Loaded, train: Columns, held_out: Columns) -> list[Figure]:
     """Codes, language model and diffusion."""
-    codes = bundle.geometry.semantic_size
+    codes = loaded.geometry.semantic_size
     figures = []
     if all(train.families) and all(held_out.families):
         figures += measures.codes(train.semantic, train.families, held_out.semantic, held_out.families, codes)
-    own, shuffled = (language_loss(bundle, held_out, by) for by in (0, 1))
+    own, shuffled = (language_loss(loaded, held_out, by) for by in (0, 1))
     figures += measures.language_model(np.exp(own), np.exp(shuffled), train.semantic, held_out.semantic, codes)
     some = held_out.take(np.arange(min(DIFFUSION_CLIPS, len(held_out.ids))))
-    return figures + measures.diffusion(*diffusion_errors(bundle, some))
+    return figures + measures.diffusion(*diffusion_errors(loaded, some))
 
 
-def language_loss(bundle: Bundle, clips: Columns, shift: int = 0) -> float:
+def language_loss(loaded: Loaded, clips: Columns, shift: int = 0) -> float:
     """Nats per semantic token, given MuLan tokens and controls of the clip `shift` places before."""
-    config = from_dict(LMConfig, bundle.parts["lm"].config)
-    stage = LMStage(config, bundle.geometry, OptimConfig(), BATCH)
-    params = _float32(bundle.parts["lm"].params)
-    losses = jax.jit(stage.clip_losses)
+    losses, weights = jax.jit(loaded.system.token_losses), loaded.weights["lm"]
     columns = [np.roll(clips.mulan, shift, axis=0), clips.semantic]
-    if config.controls and clips.controls is not None:
+    if loaded.system.vocabulary.controls and clips.controls is not None:
         columns.append(np.roll(clips.controls, shift, axis=0))
 
     def loss(mulan: np.ndarray, semantic: np.ndarray, controls: np.ndarray | None = None) -> np.ndarray:
-        return np.asarray(losses(params, mulan, semantic, None, controls))
+        return np.asarray(losses(weights, mulan, semantic, None, controls))
 
     return float(np.mean(batched(loss, *columns)))
 
 
-def diffusion_errors(bundle: Bundle, clips: Columns) -> tuple[float, float, float]:
+def diffusion_errors(loaded: Loaded, clips: Columns) -> tuple[float, float, float]:
     """Velocity errors over a grid of angles: with the clips' own tokens, with another clip's, of the Wiener predictor."""
-    config = from_dict(DPDConfig, bundle.parts["dpd"].config)
-    model, grid = model_of(config, bundle.geometry), dpd_loss.angle_grid()
-    weights = variables(_float32(bundle.parts["dpd"].params))
+    grid = dpd_loss.angle_grid()
 
     @jax.jit
-    def errors(clean, tokens, others):
+    def errors(weights, clean, tokens, others):
         def error(ids):
-            denoise = bind(functools.partial(model.apply, weights), ids)
+            denoise = loaded.system.denoiser(weights, ids)
             return jnp.mean(dpd_loss.grid_errors(denoise, clean, jax.random.key(DIFFUSION_SEED), grid))
 
         linear = wiener.batch_error(clean, jnp.asarray(grid, jnp.float32))
@@ -165,10 +152,14 @@ def diffusion_errors(bundle: Bundle, clips: Columns) -> tuple[float, float, floa
 
     if clips.latents is None:
         raise ValueError("diffusion_errors: the clips have no latents")
-    clean = clips.latents.astype(np.float32) / config.data_std
+    clean = clips.latents.astype(np.float32) / loaded.system.dpd.config.data_std
     tokens, others = clips.semantic, np.roll(clips.semantic, 1, axis=0)
     size = min(BATCH, len(clean))
-    rows = [errors(*(x[i : i + size] for x in (clean, tokens, others))) for i in range(0, len(clean) - size + 1, size)]
+    weights = loaded.weights["dpd"]
+    rows = [
+        errors(weights, *(x[i : i + size] for x in (clean, tokens, others)))
+        for i in range(0, len(clean) - size + 1, size)
+    ]
     own, shuffled, linear = (float(x) for x in np.mean(np.asarray(rows), axis=0))
     return own, shuffled, linear
 
@@ -197,7 +188,7 @@ def notes_at_every_link(
 
     Args:
       geometry: of the tokens.
-      melody, models: the same weights, twice.
+      melody, models: of the same weights.
       train: what probes are fitted on.
       clips: held-out ones, solos and others.
       tokens: of these clips, with latents.
@@ -253,7 +244,7 @@ def text_to_music(
 
     Args:
       geometry: of the tokens.
-      melody, models: the same weights, twice.
+      melody, models: of the same weights.
       clips: held-out ones, with truth or without.
       tokens: of these clips.
       train_tokens: of the training clips, for shared runs.
@@ -283,7 +274,7 @@ def text_to_music(
     for cells, runs in ((found, written), (beside, heard)):
         cells |= _shared_runs(runs, links.by_level(train_tokens.semantic, levels, codes))
     embedded = batched(models.embed_music, made), batched(models.embed_music, real)
-    spoken = models.embed_text(sentences)
+    spoken = np.asarray(models.embed_text(sentences))
     found |= _distances(spoken, embedded[0], embedded[1])
     others = np.setdiff1d(np.arange(len(real)), rows)
     beside |= _distances(spoken, embedded[1][rows], embedded[1][others])
@@ -316,7 +307,7 @@ def _distances(text: np.ndarray, music: np.ndarray, real: np.ndarray) -> dict[st
     }
 
 
-def batched(function: Callable[..., np.ndarray], *columns: np.ndarray) -> np.ndarray:
+def batched(function: Callable[..., Any], *columns: np.ndarray) -> np.ndarray:
     """`function` over batches of one shape; the last one is filled up and cut."""
     count = len(columns[0])
     index = np.minimum(np.arange(count + -count % BATCH), count - 1)
@@ -334,7 +325,3 @@ def balanced(truths: Sequence[Any], count: int) -> list[int]:
     turns = max(len(rows) for rows in kinds.values())
     rows = [rows[turn] for turn in range(turns) for rows in kinds.values() if turn < len(rows)]
     return sorted(rows[:count])
-
-
-def _float32(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dict(params))

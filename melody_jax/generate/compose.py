@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from melody_jax.generate.clock import Clock
-from melody_jax.generate.models import Models, fold_in
 from melody_jax.generate.settings import Settings
 from melody_jax.generate.windows import runs, starts
 from melody_jax.shapes import Array, Bool, Float, Int, UInt32
+from melody_jax.system import Loaded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,12 +102,12 @@ def laps(settings: Settings) -> int:
 
 
 class Composer:
-    """Makes batches with the models of a bundle."""
+    """Makes batches with a loaded system."""
 
-    def __init__(self, models: Models):
-        self.models = models
-        self.geometry = models.geometry
-        self.levels = models.geometry.semantic_levels
+    def __init__(self, loaded: Loaded):
+        self.loaded = loaded
+        self.geometry = loaded.geometry
+        self.levels = loaded.geometry.semantic_levels
 
     def batches(self, rows: Sequence[Row], settings: Settings, clock: Clock):
         """One `Batch` for every candidate, in their order."""
@@ -130,16 +130,16 @@ class Composer:
     def embed(self, prompts: Sequence[Any]) -> Float[Array, "B E"]:
         """MuLan embeddings of sentences, or of clips."""
         if isinstance(prompts[0], str):
-            return self.models.embed_text(list(prompts))
-        return self.models.embed_music(np.stack(prompts))
+            return self.loaded.embed_text(list(prompts))
+        return self.loaded.embed_music(np.stack(prompts))
 
     def condition(self, embeddings: Array, rows: Sequence[Row], settings: Settings) -> tuple[Array, Array]:
         """(what the language model starts from, MuLan codes)."""
-        codes = self.models.mulan_codes(embeddings)
+        codes = self.loaded.mulan_codes(embeddings)
         controls = None
         if all(row.controls is not None for row in rows):
             controls = np.stack([row.controls for row in rows if row.controls is not None])
-        return self.models.condition(codes, settings.mulan_levels, controls), codes
+        return self.loaded.condition(codes, settings.mulan_levels, controls), codes
 
     def similarity(self, prompt: Float[Array, "B E"], audio: Float[np.ndarray, "B T"]) -> Float[np.ndarray, " B"]:
         """Cosine of the MuLan embeddings of prompts and music, the mean over whole clips; shorter music is repeated."""
@@ -148,7 +148,7 @@ class Composer:
             audio = np.stack([np.resize(row, size) for row in audio])
         places = range(0, audio.shape[1] - size + 1, size)
         clips = [audio[:, at : at + size].astype(np.float32) for at in places]
-        return np.mean([jnp.sum(prompt * self.models.embed_music(clip), axis=1) for clip in clips], axis=0)
+        return np.mean([jnp.sum(prompt * self.loaded.embed_music(clip), axis=1) for clip in clips], axis=0)
 
     def _candidate(
         self,
@@ -180,7 +180,7 @@ class Composer:
         if known is not None and known.audio is not None:
             music = np.stack([row.known.audio for row in rows if row.known is not None and row.known.audio is not None])
             fixed = ~np.repeat(made, self.geometry.token_samples)
-        audio = jax.device_get(self.models.audio(latents[:, : count * frames], music, fixed))
+        audio = jax.device_get(self.loaded.decode(latents[:, : count * frames], music, fixed))
         clock.lap("decoder")
         return Batch(
             np.asarray(which),
@@ -200,7 +200,7 @@ class Composer:
         frames = self.geometry.frames_per_token
         latents = np.zeros((len(tokens), total * frames, self.geometry.latent_channels), np.float32)
         latents = self._latents(latents, _extended(new, total), tokens, places, fold_in(keys, 1), settings, 1.0)
-        audio = jax.device_get(self.models.audio(latents[:, : moments * frames]))
+        audio = jax.device_get(self.loaded.decode(latents[:, : moments * frames]))
         return audio / np.maximum(np.abs(audio).max(axis=1, keepdims=True), 1.0)
 
     def _places(self, made: Bool[np.ndarray, " N"], settings: Settings) -> tuple[list[int], int]:
@@ -217,7 +217,7 @@ class Composer:
 
     def sequence(self) -> tuple[int, int]:
         """(moments in a window of the language model, those of them that it continues)."""
-        size = self.models.lm_config.window or self.geometry.clip_tokens
+        size = self.loaded.system.lm.config.window or self.geometry.clip_tokens
         return size, size // 2
 
     def _tokens(
@@ -242,7 +242,7 @@ class Composer:
                 length = room
                 if at == begin:
                     length = min(wanted if begin == 0 else -(-wanted // second) * second, room)
-                fresh = self.models.draw(
+                fresh = self.loaded.write_tokens(
                     condition,
                     tokens[:, (at - earlier) * levels : at * levels],
                     fold_in(keys, index),
@@ -292,12 +292,19 @@ class Composer:
     ) -> Float[np.ndarray, "B L D"]:
         """One window: latents of its moments, those of the known ones as they are."""
         mask = np.repeat(known, self.geometry.frames_per_token)
-        return np.asarray(self.models.diffuse(tokens, keys, latents, mask[None], settings, strength))
+        how = {"steps": settings.steps, "schedule": settings.schedule, "scale": settings.guidance}
+        how |= {"clip": settings.clip_latents, "strength": strength}
+        return np.asarray(self.loaded.diffuse(tokens, keys, latents, mask[None], **how))
 
 
 def _extended(flags: Bool[np.ndarray, " N"], total: int) -> Bool[np.ndarray, " M"]:
     """What lies beyond the end is new, and cut off in the end."""
     return np.pad(flags, (0, total - len(flags)), constant_values=True)
+
+
+def fold_in(keys: UInt32[Array, "B 2"], use: int) -> UInt32[Array, "B 2"]:
+    """A key of each row for another use."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, use)
 
 
 def key_of(seed: int, candidate: int) -> UInt32[Array, "2"]:

@@ -6,28 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from melody_jax.bundle.bundle import Bundle
 from melody_jax.errors import UserError
-from melody_jax.generate.represent import Representations
 from melody_jax.generate.settings import LONGEST_SECONDS
 from melody_jax.geometry import Geometry
 from melody_jax.shapes import Bool, Float, Int
+from melody_jax.system import Loaded
 
 
 class Given:
-    """Tokens and latents of given music, by the representation models of a bundle.
+    """Tokens and latents of given music, by a bundle's models.
 
     Raises:
-      UserError: the bundle has no semantic encoder.
+      UserError: there is no semantic encoder among them.
     """
 
-    def __init__(self, bundle: Bundle, devices: Sequence[Any] | None = None):
-        if "semantic" not in bundle.parts:
+    def __init__(self, loaded: Loaded):
+        if "semantic" not in loaded.weights:
             raise UserError(
                 "this bundle has no semantic encoder, which continuing, repainting and varying need: export one with it"
             )
-        self._models = Representations(bundle.parts, bundle.tokenizer, devices)
-        self.geometry = bundle.geometry
+        self._loaded = loaded
+        self.geometry = loaded.geometry
 
     def represent(self, audio: Float[np.ndarray, " T"]) -> tuple[Int[np.ndarray, " W"], Float[np.ndarray, "L D"]]:
         """(semantic codes [N R], latents [L, D]) of N moments, the last one filled up with silence.
@@ -46,7 +45,7 @@ class Given:
             begin = 0 if index == 0 else (places[index - 1] + place + size) // 2
             end = count if index + 1 == len(places) else (place + places[index + 1] + size) // 2
             clip = whole[place * g.token_samples : (place + size) * g.token_samples]
-            encoded = self._models.encode(clip[None], [()])
+            encoded = self._loaded.represent(clip[None], [()])
             moments, frames = (np.asarray(encoded[name])[0] for name in ("semantic", "latents"))
             moments = moments.reshape(size, -1)[begin - place : end - place]
             tokens.append(moments.reshape(-1).astype(np.int32))

@@ -13,13 +13,12 @@ import numpy as np
 from melody_jax.bundle.bundle import Bundle
 from melody_jax.codes.control_words import read_sentence
 from melody_jax.codes.controls import Controls, encode, merge, to_json
+from melody_jax.config import from_dict
 from melody_jax.errors import UserError
 from melody_jax.generate import work
 from melody_jax.generate.compose import Composer, Known, Row
 from melody_jax.generate.given import Given, check_audio, check_spans, digest, moments_in, redrawn
-from melody_jax.generate.host import Host
 from melody_jax.generate.loudness import brought_to, faded, limited, lufs
-from melody_jax.generate.models import Models
 from melody_jax.generate.options import RUN, TOLD, Options, controls_of
 from melody_jax.generate.prompts import check_prompts
 from melody_jax.generate.replay import read_call
@@ -28,7 +27,9 @@ from melody_jax.generate.settings import Settings, seeds_of, with_settings
 from melody_jax.generate.splice import JOINT_SECONDS, matched, spliced
 from melody_jax.generate.stream import Stream
 from melody_jax.geometry import Geometry
+from melody_jax.mulan.config import PretrainedText
 from melody_jax.shapes import Float, Int
+from melody_jax.system import Loaded
 
 Audio = Float[np.ndarray, " _"]  # lengths come and go
 
@@ -48,16 +49,17 @@ class Melody:
 
     Attributes:
       bundle: what it was loaded from.
+      loaded: its models.
       defaults: settings where the caller chooses none; the bundle may carry its own.
     """
 
     def __init__(self, bundle: Bundle, devices: Sequence[Any] | None = None):
         self.bundle = bundle
         self.defaults = with_settings(Settings(), bundle.sampling)
-        self._devices = devices
-        self._host = Host(devices)
-        self._models = Models(bundle, self._host)
-        self._composer = Composer(self._models)
+        text = bundle.references.get("mulan/text")
+        text = None if text is None else from_dict(PretrainedText, text)
+        self.loaded = Loaded(bundle.parts, bundle.tokenizer, devices, text)
+        self._composer = Composer(self.loaded)
 
     @classmethod
     def load(
@@ -294,7 +296,7 @@ class Melody:
         """Music of given semantic tokens, those of whole training clips: what diffusion and decoder make of them.
 
         Args:
-          tokens: as `Representations.encode` gives them.
+          tokens: as `Loaded.represent` gives them.
           seed: of the first row; the others count on.
           batch_size: how many rows are worked on at once.
           progress: whether a bar on stderr shows the work done and the time left.
@@ -305,15 +307,15 @@ class Melody:
         def play(rows: Any) -> Any:
             return self._composer.play(tokens[rows], [seed + int(row) for row in rows], moments, chosen)
 
-        return work.in_batches(play, len(tokens), self._host.filled(min(batch_size, len(tokens))), progress)
+        return work.in_batches(play, len(tokens), self.loaded.filled(min(batch_size, len(tokens))), progress)
 
     def decode(self, latents: Float[np.ndarray, "n L D"], *, batch_size: int = 16) -> Float[np.ndarray, "n T"]:
         """Waveforms of latents by the decoder that sampling uses."""
 
         def play(rows: Any) -> Any:
-            return np.asarray(self._models.audio(latents[rows].astype(np.float32)))
+            return np.asarray(self.loaded.decode(latents[rows].astype(np.float32)))
 
-        return work.in_batches(play, len(latents), self._host.filled(min(batch_size, len(latents))), False)
+        return work.in_batches(play, len(latents), self.loaded.filled(min(batch_size, len(latents))), False)
 
     def stream(
         self,
@@ -371,7 +373,7 @@ class Melody:
 
     @functools.cached_property
     def _given(self) -> Given:
-        return Given(self.bundle, self._devices)
+        return Given(self.loaded)
 
     def _edit(
         self,
@@ -415,7 +417,7 @@ class Melody:
         if candidate is not None:
             jobs = [dataclasses.replace(job, row=dataclasses.replace(job.row, candidate=candidate)) for job in jobs]
         told: Any = {name: value for name, value in options.items() if name in TOLD}
-        results = work.run(jobs, self._composer, self._host, chosen, **told)
+        results = work.run(jobs, self._composer, chosen, **told)
         return results[0] if alone else results
 
     def _settings(self, options: Options) -> Settings:
@@ -426,7 +428,7 @@ class Melody:
 
     def _asked(self, sentence: str, flags: Controls | None) -> tuple[np.ndarray | None, dict[str, Any]]:
         """(codes of the controls, what they say for `Result.call`): those of the flags, and what the sentence names."""
-        if not self._models.knows_controls:
+        if not self.loaded.system.vocabulary.controls:
             if flags:
                 raise UserError("this bundle's language model knows no controls; say it in the sentence")
             return None, {}
@@ -462,10 +464,10 @@ class Melody:
 
     def _warn_of_cuts(self, prompts: Sequence[str]) -> None:
         for prompt in prompts:
-            kept = self._models.tokenizer.kept(prompt, self._models.text_length)
+            kept = self.loaded.tokenizer.kept(prompt, self.loaded.text_length)
             if kept is not None:
                 warnings.warn(
-                    f"a prompt is longer than the {self._models.text_length} tokens that the model reads; it reads up to "
+                    f"a prompt is longer than the {self.loaded.text_length} tokens that the model reads; it reads up to "
                     f"{'...' + kept[-40:]!r}",
                     stacklevel=4,
                 )

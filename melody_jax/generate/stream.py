@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from melody_jax.errors import UserError
-from melody_jax.generate.compose import Composer, Row, key_of
+from melody_jax.generate.compose import Composer, Row, fold_in, key_of
 from melody_jax.generate.loudness import faded, limiter_gain, limiter_reach, lufs
-from melody_jax.generate.models import fold_in
 from melody_jax.generate.prompts import check_prompts
 from melody_jax.generate.settings import Settings, with_settings
 from melody_jax.generate.splice import JOINT_SECONDS
@@ -103,7 +102,7 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
             length = sequence - earlier
             keys = fold_in(fold_in(jnp.asarray(self._key), 2 * self._index), part)
             context = tokens[:, tokens.shape[1] - earlier * levels :]
-            drawn = composer.models.draw(
+            drawn = composer.loaded.write_tokens(
                 self._condition, context, keys, length * levels, self.settings.sampling, self._away
             )
             kept = min(length, moments - done)
@@ -128,7 +127,7 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         g = self._geometry
         length = latents.shape[1] * g.hop
         past = np.pad(self._past, (0, length - len(self._past)))[None]
-        audio = np.array(self._composer.models.audio(latents, past, np.arange(length) < len(self._past)))[0]
+        audio = np.array(self._composer.loaded.decode(latents, past, np.arange(length) < len(self._past)))[0]
         overlap = self._composer.window(self.settings)[1]
         behind = min(overlap, max(1, round(g.token_rate / 2)))
         begin = (known - behind) * g.token_samples if known else 0

@@ -11,7 +11,6 @@ import tqdm
 from melody_jax.errors import UserError
 from melody_jax.generate.clock import Clock
 from melody_jax.generate.compose import Batch, Composer, Row, laps
-from melody_jax.generate.host import Host
 from melody_jax.generate.result import Cancelled, Progress, ProgressCallback, Result
 from melody_jax.generate.settings import Settings
 from melody_jax.shapes import Float
@@ -40,7 +39,6 @@ class Job:
 def run(
     jobs: Sequence[Job],
     composer: Composer,
-    host: Host,
     settings: Settings,
     batch_size: Any = 16,
     progress: bool | ProgressCallback = False,
@@ -61,7 +59,7 @@ def run(
         groups.setdefault(job.row.group, []).append(index)
     batches = []
     for members in groups.values():
-        size = host.filled(min(int(batch_size), len(members)))
+        size = composer.loaded.filled(min(int(batch_size), len(members)))
         batches += [(size, members[at : at + size]) for at in range(0, len(members), size)]
     results: dict[int, Result] = {}
     with _told(progress) as tell:

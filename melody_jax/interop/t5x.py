@@ -20,12 +20,10 @@ from melody_jax.dpd import angles, loss, sampler
 from melody_jax.dpd.denoiser import bounded, guide
 from melody_jax.interop.t5x_layout import initial_variables
 from melody_jax.lm import decode
-from melody_jax.lm.continuation import continue_codes
 from melody_jax.nn.measured import MEASURED, joined
 from melody_jax.shapes import Array, Float, Int
 from melody_jax.stages.dpd import EVAL_SEED, DPDStage
 from melody_jax.stages.lm import LMStage
-from melody_jax.train.state import TrainState
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, Any]
@@ -58,10 +56,7 @@ class StageModel(models.BaseModel):  # pyright: ignore[reportAttributeAccessIssu
 
     def eval_fn(self, params: Any, batch: Batch, flax_mutables: Any = None) -> tuple[Any, Metrics]:
         """The metrics of `stage.eval_step`; the first of them is the loss."""
-        measured = {} if flax_mutables is None else dict(flax_mutables[MEASURED])
-        zero = jnp.zeros((), jnp.int32)
-        state = TrainState(zero, dict(params), opt_state=(), ema=None, key=zero, extra={}, frozen={}, measured=measured)
-        metrics = self.stage.eval_step(state, batch)
+        metrics = self.stage.metrics(_with_measured(params, flax_mutables), batch)
         return next(iter(metrics.values())), _averages(metrics)
 
     def predict_batch(self, params: Any, batch: Batch, rng: Any = None, flax_mutables: Any = None) -> Array:
@@ -94,11 +89,12 @@ class LanguageModel(StageModel):
     ) -> tuple[Int[Array, "B W"], dict[str, Array]]:
         """One window of semantic codes for each caption's MuLan tokens, and {"scores" [B]} as of `score_batch`."""
         del flax_mutables
-        mulan, model = batch["text"], self.stage.model
+        mulan, system = batch["text"], self.stage.system
         condition = self.stage.vocabulary.condition(mulan)
         keys = jax.random.split(jax.random.PRNGKey(0) if rng is None else rng, mulan.shape[0])
         nothing = jnp.zeros((mulan.shape[0], 0), jnp.int32)
-        codes = continue_codes(model, params, condition, nothing, self.stage.width, keys, self.sampling)
+        drawn = {"length": self.stage.width, "sampling": self.sampling}
+        codes = system.write_tokens(params, condition, nothing, keys, **drawn)
         return codes, {"scores": self.score_batch(params, {"text": mulan, "semantic": codes})}
 
     def score_batch(
@@ -106,7 +102,7 @@ class LanguageModel(StageModel):
     ) -> Float[Array, " B"]:
         """Mean log-likelihood (nats per token) of each clip's semantic tokens given its caption's MuLan tokens."""
         del return_intermediates, flax_mutables
-        return -self.stage.clip_losses(params, batch["text"], batch["semantic"])
+        return -self.stage.system.token_losses(params, batch["text"], batch["semantic"])
 
 
 class DiffusionModel(StageModel):
@@ -142,7 +138,7 @@ class DiffusionModel(StageModel):
         per_token, data_std = geometry.frames_per_token, self.stage.config.data_std
         shape = (tokens.shape[0], tokens.shape[1] // geometry.semantic_levels * per_token, geometry.latent_channels)
         noise = jax.random.normal(jax.random.PRNGKey(0) if rng is None else rng, shape, jnp.float32)
-        denoise = guide(self.stage.denoiser(_with_measured(params, flax_mutables), tokens), self.scale)
+        denoise = guide(self.stage.system.denoiser(_with_measured(params, flax_mutables), tokens), self.scale)
         return sampler.sample(bounded(denoise, 1 / data_std), noise, self.step_sizes, data_std=data_std), {}
 
     def score_batch(
@@ -154,7 +150,7 @@ class DiffusionModel(StageModel):
 
         def clip_error(clip: tuple[Array, Array]) -> Array:
             clean, tokens = clip[0][None], clip[1][None]
-            denoise = self.stage.denoiser(weights, tokens)
+            denoise = self.stage.system.denoiser(weights, tokens)
             return jnp.mean(loss.grid_errors(denoise, clean, jax.random.key(EVAL_SEED), grid))
 
         return -jax.lax.map(clip_error, (self.stage.normalised(batch), batch["semantic"]))

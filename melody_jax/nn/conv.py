@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from melody_jax.nn.dense import Dense, matmul
-from melody_jax.nn.norm import LayerNorm
+from melody_jax.nn.dense import matmul
 from melody_jax.parallel import activations
 from melody_jax.parallel.activations import constrain
 from melody_jax.shapes import Array, Float
@@ -192,34 +191,3 @@ class ConvTranspose1d(nn.Module):
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
             y = y + self.param("bias", zeros, (self.features,), jnp.dtype(self.param_dtype)).astype(y.dtype)[None, None]
         return constrain(y, "conv_out")
-
-
-class ConvNeXtBlock(nn.Module):
-    """x + scale * W2 gelu(W1 LayerNorm(depthwise(x))) (Liu et al., A ConvNet for the 2020s; 1-D as in Vocos).
-
-    Attributes:
-      hidden: inner width.
-      kernel: taps of the depthwise convolution.
-      dilation: distance of its taps.
-      layer_scale: initial value of the per-channel scale of the branch.
-      dtype: compute dtype.
-      param_dtype: dtype of the parameters.
-    """
-
-    hidden: int
-    kernel: int = 7
-    dilation: int = 1
-    layer_scale: float = 0.1
-    dtype: str = "float32"
-    param_dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B T H"]) -> Float[Array, "B T H"]:
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        y = DepthwiseConv1d(self.kernel, self.dilation, name="depthwise", **types)(x)
-        y = LayerNorm(eps=1e-6, param_dtype=self.param_dtype, name="norm")(y)
-        y = Dense(self.hidden, ("embed", "mlp"), name="in", **types)(y)
-        y = Dense(x.shape[-1], ("mlp", "embed"), name="out", **types)(jax.nn.gelu(y, approximate=True))
-        init = nn.with_logical_partitioning(nn.initializers.constant(self.layer_scale), ("norm",))
-        scale = self.param("scale", init, (x.shape[-1],), jnp.dtype(self.param_dtype))
-        return x + y.astype(x.dtype) * scale.astype(x.dtype)[None, None]

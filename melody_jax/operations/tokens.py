@@ -77,12 +77,15 @@ def ensure(
     def barrier() -> None:
         multihost_utils.sync_global_devices("tokenize")
 
+    missing = [name for name in READ_AUDIO if name not in parts]
+    if missing:
+        raise UserError(f"these stages are not trained yet: {', '.join(missing)}")
     lineage = {name: parts[name].id for name in READ_AUDIO}
     found = present(lineage, folder, data, data_dir)
     if found is not None:
         return found
     from data_pipelines import precompute, read
-    from melody_jax.generate.represent import Representations
+    from melody_jax.system import Loaded
 
     audio, directory = read.audio_directory(data_dir, data), read.tokens_directory(folder, data)
     barrier()  # all have seen what is there before it is removed, and nobody writes before it is gone
@@ -90,10 +93,10 @@ def ensure(
         print(f"{directory}: made by other parts or from other audio; made anew")
         shutil.rmtree(directory)
     barrier()
-    models = Representations(parts, tokenizer)
+    loaded = Loaded({name: parts[name] for name in READ_AUDIO}, tokenizer)
     hosts = {"shard": jax.process_index(), "shards": jax.process_count()}
     return precompute.precompute(
-        models.encode, audio, folder, data, lineage, models.geometry, batch_size, **hosts, barrier=barrier
+        loaded.represent, audio, folder, data, lineage, loaded.geometry, batch_size, **hosts, barrier=barrier
     )
 
 

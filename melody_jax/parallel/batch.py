@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from melody_jax.errors import UserError
 from melody_jax.parallel.init import to_host
 from melody_jax.parallel.rules import RULES, AnyMesh, on_mesh, spec_for
+from melody_jax.samples import from_int16
 
 _NARROW = (np.dtype(np.int16), np.dtype(np.float16))
 
@@ -77,8 +78,7 @@ def widened(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _widen(array: Any) -> Any:
     """int16 sound to float32 in [-1, 1), float16 to float32: to the same bits on a host and on devices."""
-    wide = array.astype(np.float32)
-    return wide * np.float32(1 / 32768) if array.dtype == np.int16 else wide
+    return from_int16(array) if array.dtype == np.int16 else array.astype(np.float32)
 
 
 @functools.cache

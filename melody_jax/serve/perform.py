@@ -6,8 +6,9 @@ from typing import Any
 from melody_jax.errors import UserError
 from melody_jax.generate import Melody, Result
 from melody_jax.generate.writer import describe, tags
+from melody_jax.samples import to_int16
 from melody_jax.serve.jobs import Wanted
-from melody_jax.serve.takes import Take, new_id, sixteen_bits
+from melody_jax.serve.takes import Take, new_id
 
 
 def perform(melody: Melody, wanted: Sequence[Wanted], **told: Any) -> list[Result]:
@@ -51,7 +52,7 @@ def _take(melody: Melody, wanted: Wanted, result: Result) -> Take:
     title = result.prompt or (parent.title if parent else "")
     return Take(
         new_id(),
-        sixteen_bits(result.audio),
+        to_int16(result.audio),
         result.sample_rate,
         wanted.verb,
         title,

@@ -10,9 +10,10 @@ from fastapi.responses import JSONResponse, Response
 
 from melody_jax.errors import UserError
 from melody_jax.generate.sound_file import SoundFormat
+from melody_jax.samples import to_int16
 from melody_jax.serve.service import Service
 from melody_jax.serve.sound import MEDIA_TYPES, picture_of, sound_of
-from melody_jax.serve.takes import Take, new_id, sixteen_bits
+from melody_jax.serve.takes import Take, new_id
 from melody_jax.serve.upload import TYPES, decoded, received
 
 UPLOAD = "/v1/takes"
@@ -58,7 +59,7 @@ def router(service: Service) -> fastapi.APIRouter:
         shortest = service.melody.bundle.geometry.token_samples
         if len(audio) < shortest:
             raise UserError(f"this file cannot be used: it is shorter than {shortest / rate:g} s")
-        take = Take(new_id(), sixteen_bits(audio), rate, "upload", title)
+        take = Take(new_id(), to_int16(audio), rate, "upload", title)
         service.takes.add(take)
         return JSONResponse(take.said(), 201, {"Location": f"{UPLOAD}/{take.id}"})
 

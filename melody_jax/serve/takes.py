@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from melody_jax.samples import from_int16
 from melody_jax.shapes import Float, Int
 
 
@@ -40,7 +41,7 @@ class Take:
     @property
     def audio(self) -> Float[np.ndarray, " T"]:
         """[T] float32, full scale 1."""
-        return self.samples.astype(np.float32) / 32768
+        return from_int16(self.samples)
 
     @property
     def size(self) -> int:
@@ -65,11 +66,6 @@ class Take:
             "similarity": self.made.get("similarity"),
             "controls": self.made.get("call", {}).get("controls"),
         }
-
-
-def sixteen_bits(audio: Float[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
-    """Samples as a 16-bit file holds them; the inverse of `Take.audio`."""
-    return np.clip(np.round(audio.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)
 
 
 def new_id() -> str:

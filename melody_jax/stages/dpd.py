@@ -1,7 +1,6 @@
 """Training the dual-path diffusion model: latents of the autoencoder from noise, given semantic tokens."""
 
 import dataclasses
-import functools
 import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -13,13 +12,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from melody_jax.bundle.part import read_info
-from melody_jax.dpd import DPD, Preconditioned, loss, model_of, wiener
+from melody_jax.dpd import DPD, Preconditioned, loss, wiener
 from melody_jax.dpd.config import DPDConfig
-from melody_jax.dpd.denoiser import Denoiser, bind, unconditional
+from melody_jax.dpd.denoiser import unconditional
 from melody_jax.dpd.precondition import measure
 from melody_jax.geometry import Geometry
 from melody_jax.graph import PARENTS
-from melody_jax.nn.measured import MEASURED, joined, variables
+from melody_jax.nn.measured import MEASURED, joined
+from melody_jax.system import System
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
 from melody_jax.train.stage import HostBatch, Metrics, Stage
 from melody_jax.train.state import TrainState
@@ -60,9 +60,14 @@ class DPDStage(Stage):
         return dataclasses.replace(self.geometry, clip_seconds=self.clip_seconds or self.geometry.clip_seconds)
 
     @property
+    def system(self) -> System:
+        """The diffusion model's part of it."""
+        return System({"dpd": self.config}, self.geometry)
+
+    @property
     def model(self) -> DPD | Preconditioned:
         """The network."""
-        return model_of(self.config, self.geometry)
+        return self.system.dpd
 
     @property
     def row_seconds(self) -> float:
@@ -95,7 +100,7 @@ class DPDStage(Stage):
         """(multi-chunk velocity loss of a training batch, no metrics); `weights` are a part's."""
         chunks, dropout = self.config.chunks, self.config.condition_dropout
         return loss.velocity_loss(
-            self.denoiser(weights, batch["semantic"]), self.normalised(batch), key, chunks, dropout
+            self.system.denoiser(weights, batch["semantic"]), self.normalised(batch), key, chunks, dropout
         ), {}
 
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
@@ -108,15 +113,15 @@ class DPDStage(Stage):
         state, metrics = apply_gradients(self.optim, state, gradients)
         return state, {"loss": value, **metrics}
 
-    def denoiser(self, weights: Any, tokens: jax.Array) -> Denoiser:
-        """The network with a part's weights, under tokens [B, N R]."""
-        return bind(functools.partial(self.model.apply, variables(weights)), tokens)
-
     def normalised(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """z [B, L, D] of the batch: latents in units of their deviation."""
         return batch["latents"].astype(jnp.float32) / self.config.data_std
 
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
+        """`metrics` of the averaged weights."""
+        return self.metrics(state.weights, batch)
+
+    def metrics(self, weights: Any, batch: Mapping[str, jax.Array]) -> Metrics:
         """Velocity error averaged over the grid of angles, with the same noise under every condition.
 
         `velocity_error`: the clip's own tokens; `shuffled_velocity_error`: those of the next clip of the batch;
@@ -125,10 +130,10 @@ class DPDStage(Stage):
         """
         clean, tokens = self.normalised(batch), batch["semantic"]
         grid = loss.angle_grid(self.grid_points)
-        own = self.denoiser(state.weights, tokens)
+        own = self.system.denoiser(weights, tokens)
         conditions = {
             "velocity_error": own,
-            "shuffled_velocity_error": self.denoiser(state.weights, jnp.roll(tokens, 1, axis=0)),
+            "shuffled_velocity_error": self.system.denoiser(weights, jnp.roll(tokens, 1, axis=0)),
             "unconditional_velocity_error": unconditional(own),
         }
         metrics = {}

@@ -15,7 +15,8 @@ from melody_jax.geometry import Geometry
 from melody_jax.lm.config import LMConfig
 from melody_jax.lm.loss import token_losses, weighted_mean
 from melody_jax.lm.network import SemanticLM
-from melody_jax.shapes import Array, Bool, Float, Int
+from melody_jax.shapes import Array, Bool, Int
+from melody_jax.system import System
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
 from melody_jax.train.stage import HostBatch, Metrics, Stage
 from melody_jax.train.state import TrainState
@@ -65,19 +66,24 @@ class LMStage(Stage):
     starts: ClassVar[Mapping[str, str]] = {"lm": "", "llama": ""}
 
     @property
+    def system(self) -> System:
+        """The language model's part of it."""
+        return System({"lm": self.config}, self.geometry)
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """Layout of the token ids."""
-        return Vocabulary.of(self.geometry, self.config.controls)
+        return self.system.vocabulary
 
     @property
     def model(self) -> SemanticLM:
         """The network."""
-        return SemanticLM(self.config, self.vocabulary)
+        return self.system.lm
 
     @property
     def window(self) -> int:
         """Moments with semantic tokens in one sequence."""
-        return min(self.config.window or self.geometry.clip_tokens, self.geometry.clip_tokens)
+        return self.system.window
 
     @property
     def width(self) -> int:
@@ -121,6 +127,10 @@ class LMStage(Stage):
         return state, {"loss": loss, **metrics, **updates}
 
     def eval_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Metrics:
+        """`metrics` of the averaged weights."""
+        return self.metrics(state.weights, batch)
+
+    def metrics(self, weights: Any, batch: Mapping[str, jax.Array]) -> Metrics:
         """Cross entropy (nats) and perplexity per semantic token: with the clip's own MuLan tokens and controls, with the
         MuLan tokens of its caption (`text_*`), with the condition of the next clip of the batch (`shuffled_*`), without any
         (`unconditional_*`)."""
@@ -134,29 +144,9 @@ class LMStage(Stage):
         }
         metrics = {}
         for label, (codes, known, keep) in conditions.items():
-            loss = jnp.mean(self.clip_losses(state.averaged, codes, semantic, keep, known))
+            loss = jnp.mean(self.system.token_losses(weights, codes, semantic, keep, known))
             metrics |= {f"{label}loss": loss, f"{label}perplexity": jnp.exp(loss)}
         return metrics
-
-    def clip_losses(
-        self,
-        params: Any,
-        mulan: Int[Array, "B Q"],
-        semantic: Int[Array, "B N"],
-        keep: Array | None = None,
-        controls: Int[Array, "B K"] | None = None,
-    ) -> Float[Array, " B"]:
-        """Cross entropy of each clip (nats per semantic token) given MuLan codes and controls, none where `keep` [B] is
-        False.
-
-        Clips longer than a window are cut into as few windows as cover them, evenly spaced."""
-        windows = self._windows(semantic)
-        repeats = windows.shape[0] // semantic.shape[0]
-        keep = None if keep is None else jnp.repeat(keep, repeats)
-        controls = None if controls is None else jnp.repeat(controls, repeats, axis=0)
-        tokens = self.vocabulary.sequence(jnp.repeat(mulan, repeats, axis=0), windows, keep, controls)
-        losses = token_losses(self.model.apply({"params": params}, tokens[:, :-1]), tokens[:, 1:])
-        return jnp.mean(losses[:, self.vocabulary.prefix - 1 :].reshape(semantic.shape[0], -1), axis=1)
 
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """mulan [B, Q] of the music, text [B, Q] of one of its captions, semantic [B, N R] codes and, where the model has
@@ -183,15 +173,6 @@ class LMStage(Stage):
         last = semantic.shape[1] // levels - self.window
         starts = levels * jax.random.randint(key, (semantic.shape[0],), 0, last + 1)
         return jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, self.width))(semantic, starts)
-
-    def _windows(self, semantic: Int[Array, "B N"]) -> Int[Array, "R W"]:
-        """The windows that cover each clip, those of one clip beside one another."""
-        levels = self.geometry.semantic_levels
-        moments = semantic.shape[1] // levels
-        count = -(-moments // self.window)
-        starts = levels * np.linspace(0, moments - self.window, count).round().astype(int)
-        windows = jnp.stack([semantic[:, start : start + self.width] for start in starts], axis=1)
-        return windows.reshape(-1, self.width)
 
     def _choose_condition(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> Int[Array, "B Q"]:
         """Each clip's MuLan codes: its caption's with probability `text_share`, else its music's."""

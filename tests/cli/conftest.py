@@ -7,7 +7,7 @@ import pytest
 
 from data_pipelines import read, tokens
 from melody_jax.bundle.part import save_part
-from melody_jax.generate.represent import NEEDED
+from melody_jax.graph import READ_AUDIO
 from melody_jax.operations import configuration
 
 
@@ -18,7 +18,7 @@ def tokenised(tmp_path_factory):
     stage = configuration.compose(configuration.gin_files("lm", "tiny", "cpu")).stage
     geometry = stage.geometry
     weight = {"w": np.zeros(2, np.float32)}
-    lineage = {name: save_part(models / name, name, weight, stage.config, geometry, {}, {}).id for name in NEEDED}
+    lineage = {name: save_part(models / name, name, weight, stage.config, geometry, {}, {}).id for name in READ_AUDIO}
     audio = read.audio_directory(str(data), "music")
     audio.mkdir(parents=True)
     (audio / "metadata.json").write_text(json.dumps({"id": "of the music"}))

@@ -20,7 +20,7 @@ from melody_jax import config
 from melody_jax.bundle.part import load_part, save_part
 from melody_jax.cli import main, sweep
 from melody_jax.errors import UserError
-from melody_jax.generate.represent import NEEDED
+from melody_jax.graph import READ_AUDIO
 from melody_jax.operations import configuration
 from melody_jax.operations.sweep import command as commands
 from melody_jax.operations.sweep.trial import Trial
@@ -55,7 +55,7 @@ def parents(tmp_path):
     models, data = tmp_path / "models", tmp_path / "data"
     stage = configuration.compose(configuration.gin_files("lm", "tiny", "cpu")).stage
     weight = {"w": np.zeros(2, np.float32)}
-    made = {name: save_part(models / name, name, weight, stage.config, stage.geometry, {}, {}) for name in NEEDED}
+    made = {name: save_part(models / name, name, weight, stage.config, stage.geometry, {}, {}) for name in READ_AUDIO}
     lineage = {name: part.id for name, part in made.items()}
     for folder, facts in {
         read.audio_directory(str(data), "music"): {"id": "of the music"},

@@ -38,7 +38,7 @@ def test_tokens_of_the_given_music_are_the_context(melody, given):
     tokens, latents = melody._given.represent(given[len(given) - seen * GEOMETRY.token_samples :])
     np.testing.assert_array_equal(made.tokens[:seen], tokens)
     assert latents.shape == (seen * GEOMETRY.frames_per_token, GEOMETRY.latent_channels)
-    encoded = melody._given._models.encode(given[None, -GEOMETRY.clip_samples :], [()])
+    encoded = melody.loaded.represent(given[None, -GEOMETRY.clip_samples :], [()])
     np.testing.assert_array_equal(tokens, encoded["semantic"][0])
 
 
@@ -68,7 +68,7 @@ def test_variations_go_from_the_given_to_the_new(melody, given):
     near, far = (melody.vary(piece, strength, "flute", seed=3, loudness=None) for strength in (0.0, 1.0))
     tokens, latents = melody._given.represent(piece)
     np.testing.assert_array_equal(near.tokens, tokens)
-    decoded = np.asarray(melody._models.audio(latents[None]))[0]
+    decoded = np.asarray(melody.loaded.decode(latents[None]))[0]
     np.testing.assert_allclose(near.audio[40:-40], decoded[40:1_560] / max(1, np.abs(decoded).max()), atol=1e-4)
     assert not np.array_equal(far.tokens, tokens) and far.audio.shape == near.audio.shape
 
@@ -159,7 +159,7 @@ def test_prompts_beyond_the_limit_are_cut_with_a_word(melody):
 
 
 def test_special_tokens_in_a_prompt_are_text(melody):
-    tokenizer = melody._models.tokenizer
+    tokenizer = melody.loaded.tokenizer
     ids = tokenizer.encode(["a [SEP] b"], 16)[0]
     assert ids[0] == 2 and (ids == 3).sum() == 1 and ids[np.flatnonzero(ids)[-1]] == 3
     assert tokenizer.encode(["a \udcff"], 16).shape == (1, 16)

@@ -69,9 +69,9 @@ def test_chips_share_the_rows(melody, bundle_dir):
         assert (alone.batch, shared.batch) == (3, 4)
         np.testing.assert_array_equal(alone.tokens, shared.tokens)
         assert apart(alone, shared) < 1e-2
-    models, made = several._models, {}
+    models, made = several.loaded, {}
     made["mulan"] = models.mulan_codes(models.embed_text([*prompts, PROMPT]))
-    made["audio"] = models.audio(jnp.ones((4, GEOMETRY.clip_frames, GEOMETRY.latent_channels)))
+    made["audio"] = models.decode(jnp.ones((4, GEOMETRY.clip_frames, GEOMETRY.latent_channels)))
     for array in made.values():
         assert {(shard.device, shard.data.shape[0]) for shard in array.addressable_shards} == {(c, 1) for c in chips}
 
@@ -89,7 +89,7 @@ def test_of_several_candidates_the_nearest_is_kept(melody):
     chosen = {n: melody.generate(prompts, seed=seeds, candidates=n, **settings) for n in (2, 3, 4)}
     first = melody.generate(prompts, seed=seeds, **settings)
     assert [piece.similarity for piece in first] == [None, None]
-    models, size = melody._models, GEOMETRY.clip_samples
+    models, size = melody.loaded, GEOMETRY.clip_samples
     cosines = []
     for row, piece in enumerate(first):
         clips = [models.embed_music(piece.audio[None, at : at + size]) for at in (0, size)]
@@ -118,10 +118,12 @@ def test_long_music_begins_as_its_first_window(melody):
 
 def test_a_language_model_of_short_windows_sees_no_more_than_they_hold(melody, monkeypatch):
     """Windows of six tokens at 0, 3, 6: each continues the last three tokens of the one before, under the whole prefix."""
-    monkeypatch.setattr(melody._models, "lm_config", dataclasses.replace(melody._models.lm_config, window=6))
-    calls, draw = [], melody._models._continue
+    system = melody.loaded.system
+    config = dataclasses.replace(system.lm.config, window=6)
+    monkeypatch.setattr(system, "lm", system.lm.clone(config=config))
+    calls, draw = [], melody.loaded._write
     monkeypatch.setattr(
-        melody._models, "_continue", lambda *a, **k: calls.append((a[2].shape[1], k["length"])) or draw(*a, **k)
+        melody.loaded, "_write", lambda *a, **k: calls.append((a[2].shape[1], k["length"])) or draw(*a, **k)
     )
     (piece,) = melody.generate([PROMPT], seconds=0.4)
     assert calls == [(0, 6), (3, 3), (3, 3)] and len(piece.tokens) == 10
@@ -131,23 +133,23 @@ def test_a_language_model_of_short_windows_sees_no_more_than_they_hold(melody, m
 
 
 def test_decoding_in_pieces_equals_whole(melody):
-    models = melody._models
+    models = melody.loaded
     latents = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 190, 4)), jnp.float32)
-    whole = np.asarray(models._decode(models.params["autoencoder"], latents))
-    np.testing.assert_allclose(np.asarray(models.audio(latents)), whole, atol=1e-3)
+    whole = np.asarray(models._decode(models.weights["autoencoder"], latents))
+    np.testing.assert_allclose(np.asarray(models.decode(latents)), whole, atol=1e-3)
 
 
 def test_loud_music_is_scaled_down_and_not_cut_off(melody, monkeypatch):
     quiet = melody.generate(PROMPT, seconds=0.4, loudness=None)
     inside = slice(40, -40)  # the ends are faded
-    decode, seen = melody._models.audio, []
+    decode, seen = melody.loaded.decode, []
 
     def louder(*args):
         made = 100.0 * decode(*args)
         seen.append(float(jnp.abs(made).max()))
         return made
 
-    monkeypatch.setattr(melody._models, "audio", louder)
+    monkeypatch.setattr(melody.loaded, "decode", louder)
     loud = melody.generate(PROMPT, seconds=0.4, loudness=None)
     assert seen[0] > 1.0 >= np.abs(loud.audio).max()
     np.testing.assert_allclose(loud.audio[inside], quiet.audio[inside] * 100.0 / seen[0], atol=1e-5)

@@ -8,8 +8,9 @@ from flax import linen as nn
 
 from melody_jax.bundle.part import load_part, locate, save_part
 from melody_jax.codes import rvq
-from melody_jax.generate.represent import NEEDED, Representations
+from melody_jax.graph import READ_AUDIO
 from melody_jax.semantic.network import SemanticEncoder
+from melody_jax.system import Loaded
 from tests.generate.conftest import GEOMETRY, SEMANTIC
 
 CAPTIONS = [("a slow waltz", "organ", "reel in d minor"), (), ("jig",), ("fast", "polka for two")]
@@ -21,9 +22,9 @@ def make(model_dir, tmp_path_factory):
     params = nn.unbox(jax.jit(lambda key: encoder.init(key, audio, method="features"))(jax.random.PRNGKey(0)))["params"]
     folder = tmp_path_factory.mktemp("semantic")
     save_part(folder, "semantic", jax.device_get(params), SEMANTIC, GEOMETRY, {}, {})
-    parts = {name: load_part(locate(model_dir / name)) for name in NEEDED if name != "semantic"}
+    parts = {name: load_part(locate(model_dir / name)) for name in READ_AUDIO if name != "semantic"}
     parts["semantic"] = load_part(folder)
-    return lambda **options: Representations(parts, model_dir / "tokenizer.json", **options)
+    return lambda **options: Loaded(parts, model_dir / "tokenizer.json", **options)
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +34,12 @@ def models(make):
 
 def test_text_codes_are_those_of_each_clips_captions(models):
     audio = np.random.default_rng(0).normal(0, 0.1, (4, GEOMETRY.clip_samples)).astype(np.float32)
-    encoded = models.encode(audio, CAPTIONS)
+    encoded = models.represent(audio, CAPTIONS)
     assert {name: encoded[name].shape for name in ("mulan", "semantic", "latents")} == {
         "mulan": (4, 3), "semantic": (4, 10), "latents": (4, 40, 4)
     }  # fmt: skip
     assert [text.shape for text in encoded["text"]] == [(3, 3), (0, 3), (1, 3), (2, 3)]
-    codebooks = models._params["codes"]["rvq"]
+    codebooks = models.weights["codes"]["rvq"]
     for text, captions in zip(encoded["text"], CAPTIONS):
         assert text.dtype == np.int32
         for codes, caption in zip(text, captions):
@@ -51,7 +52,7 @@ def test_chips_share_the_rows(make, models, rows):
     """Also where they do not divide them."""
     audio = np.random.default_rng(1).normal(0, 0.1, (rows, GEOMETRY.clip_samples)).astype(np.float32)
     several = make(devices=jax.devices()[:4])
-    alone, shared = models.encode(audio, CAPTIONS[:rows]), several.encode(audio, CAPTIONS[:rows])
+    alone, shared = models.represent(audio, CAPTIONS[:rows]), several.represent(audio, CAPTIONS[:rows])
     for name in ("mulan", "semantic", "text"):
         jax.tree.map(np.testing.assert_array_equal, alone[name], shared[name])
     np.testing.assert_allclose(alone["latents"], shared["latents"], atol=2e-3)  # float16
@@ -60,7 +61,7 @@ def test_chips_share_the_rows(make, models, rows):
 def test_any_number_of_sentences_in_one_compiled_shape(models):
     sentences = [caption for captions in CAPTIONS for caption in captions]
     whole = models.text_codes(sentences, 4)
-    before = models._text_codes_jit._cache_size()
+    before = models._text_codes._cache_size()
     np.testing.assert_array_equal(models.text_codes(sentences[:3], 4), whole[:3])
     assert models.text_codes([], 4).shape == (0, 3)
-    assert models._text_codes_jit._cache_size() == before
+    assert models._text_codes._cache_size() == before

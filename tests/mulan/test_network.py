@@ -150,6 +150,7 @@ def test_impossible_shapes_are_refused():
         lambda: MusicTowerConfig(width=10, heads=3),
         lambda: MusicTowerConfig(mels=8),
         lambda: dataclasses.replace(tiny.TEXT, pooling="max"),
+        lambda: dataclasses.replace(tiny.CONFIG, text_length=17),
         lambda: MuLanConfig(train_text_tower=False),
     ):
         with pytest.raises(UserError):

@@ -29,7 +29,9 @@ def on_arrays(monkeypatch):
             else rng.integers(0, 8, shape.shape).astype(np.int32)
             for name, shape in stage.batch_shapes().items()
         }
-        made = opening.Opened(opening.with_parents(stage, run.model_dir), run, opening.make_mesh(run.mesh), pathlib.Path(run.model_dir))
+        made = opening.Opened(
+            opening.with_parents(stage, run.model_dir), run, opening.make_mesh(run.mesh), pathlib.Path(run.model_dir)
+        )
         data = Data(ArrayBatches(arrays, stage.batch_size), ArrayBatches(arrays, stage.batch_size, shuffle=False))
         monkeypatch.setattr(opening.Opened, "data", lambda _: data)
         return made

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from melody_jax.generate.programs import Programs
 from melody_jax.lm.network import empty_cache
 from melody_jax.nn.measured import joined, variables
 from melody_jax.operations.ahead.program import bytes_per_chip
 from melody_jax.parallel import rules
 from melody_jax.parallel.batch import batch_sharding, check_batch_size
 from melody_jax.parallel.init import abstract_state
+from melody_jax.system import System
 from melody_jax.train.stage import Stage
 from melody_jax.train.steps import train_program
 from melody_jax.watch import flops
@@ -81,9 +81,9 @@ def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, step
     """
     check_batch_size(rows, mesh)
     stage = stages[SAMPLING[name]]
-    programs = Programs({key: one.config for key, one in stages.items()}, stage.geometry)
-    params = _weights(stage, programs, mesh)
-    function, inputs, split = _sampling_program(name, programs, mesh, rows, steps, guidance)
+    system = System({key: one.config for key, one in stages.items()}, stage.geometry)
+    params = _weights(stage, system, mesh)
+    function, inputs, split = _sampling_program(name, system, mesh, rows, steps, guidance)
     layouts = [
         jax.tree.map(lambda axis: NamedSharding(mesh, _rows_at(axis)), axes, is_leaf=lambda axis: axis is None)
         for axes in split
@@ -100,40 +100,41 @@ def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, step
 
 
 def _sampling_program(
-    name: str, programs: Programs, mesh: Mesh, rows: int, steps: int, guidance: float
+    name: str, system: System, mesh: Mesh, rows: int, steps: int, guidance: float
 ) -> tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]]:
     """(program, its inputs after the weights, where the rows are in each of their arrays)."""
-    geometry, twice = programs.geometry, rows * (1 if guidance == 1 else 2)
+    geometry, twice = system.geometry, rows * (1 if guidance == 1 else 2)
     tokens = jax.ShapeDtypeStruct((rows, geometry.clip_semantic), jnp.int32)
     latents = jax.ShapeDtypeStruct((rows, geometry.clip_frames, geometry.latent_channels), jnp.float32)
     if name == "decoder":
-        return programs.decode_latents, (latents,), (0,)
+        return system.decode, (latents,), (0,)
     if name == "dpd-sampler":
 
         def diffuse(params: PyTree, tokens: Any, keys: Any, known: Any, mask: Any) -> Any:
-            return programs.diffuse_window(params, tokens, keys, known, mask, steps, "linear", guidance, 1.0, 1.0)
+            how = {"steps": steps, "schedule": "linear", "scale": guidance, "clip": 1.0}
+            return system.diffuse(params, tokens, keys, known, mask, **how)
 
         keys = jax.ShapeDtypeStruct((rows, 2), jnp.uint32)
         mask = jax.ShapeDtypeStruct((1, geometry.clip_frames), bool)
         return diffuse, (tokens, keys, latents, mask), (0, 0, 0, None)
-    length = programs.vocabulary.prefix + tokens.shape[1]
-    cache = jax.eval_shape(rules.on_mesh(lambda: empty_cache(programs.lm.config, twice, length), mesh))
+    length = system.vocabulary.prefix + tokens.shape[1]
+    cache = jax.eval_shape(rules.on_mesh(lambda: empty_cache(system.lm.config, twice, length), mesh))
     split = cache.replace(key=1, value=1, length=None)
 
     def extend(params: PyTree, tokens: Any, cache: Any) -> Any:
-        return programs.lm.apply(variables(params), tokens, cache, method="extend")
+        return system.lm.apply(variables(params), tokens, cache, method="extend")
 
     return extend, (jax.ShapeDtypeStruct((twice, 1), jnp.int32), cache), (0, split)
 
 
-def _weights(stage: Stage, programs: Programs, mesh: Mesh) -> PyTree:
+def _weights(stage: Stage, system: System, mesh: Mesh) -> PyTree:
     """Abstract weights of the stage's finished part, laid out as in training."""
     state = abstract_state(stage.init, mesh)
     params = joined(state.params, state.measured)
     params = params["generator"] if stage.name == "autoencoder" else params
 
     def kept(path: tuple[Any, ...], leaf: Any) -> Any:
-        return jax.ShapeDtypeStruct(leaf.shape, programs.kept_dtype(stage.name, path), sharding=leaf.sharding)
+        return jax.ShapeDtypeStruct(leaf.shape, system.kept_dtype(stage.name, path), sharding=leaf.sharding)
 
     return jax.tree_util.tree_map_with_path(kept, params)
 
