@@ -237,7 +237,8 @@ def _identity_of(task: seqio.Task | seqio.Mixture) -> str:
 
 
 def _source(task: seqio.Task) -> RecordSource:
-    assert isinstance(task.source, RecordSource)
+    if not isinstance(task.source, RecordSource):
+        raise UserError(f"{task.name} has no RecordSource: an exact position needs random access to its records")
     return task.source
 
 

@@ -43,7 +43,7 @@ def whole_numbers(rates: Sequence[float | Fraction]) -> tuple[int, ...]:
     Raises:
         UserError: a rate is less than that.
     """
-    total = sum(map(Fraction, rates))
+    total = sum((Fraction(rate) for rate in rates), Fraction(0))
     parts = [round(Fraction(rate) / total * _FINEST) for rate in rates]
     if not all(parts):
         raise UserError(f"a rate of {float(min(rates) / total):g} is less than a millionth of the mixture")

@@ -17,6 +17,7 @@ import os
 import pathlib
 import resource
 import struct
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -43,8 +44,8 @@ class Records:
     """
 
     def __init__(self, paths: Sequence[str], lengths: Sequence[int], index: pathlib.Path | None = None):
-        _allow_open_files(len(paths))
-        self._files = list(_POOL.map(_open, map(os.fspath, paths)))
+        stay_open = len(paths) <= _most_open_files() // 4
+        self._files = list(_POOL.map(lambda path: _open(os.fspath(path), stay_open), paths))
         self._first = np.cumsum([0, *lengths]).tolist()  # number of each file's first record
         ends = None if index is None else self._mapped(index)
         if ends is None:
@@ -104,13 +105,22 @@ _NONE = np.empty(0, _END)
 
 
 class _Local:
-    def __init__(self, path: str):
+    """A file that stays open if it may: opening asks a mounted bucket once more, and an open file outlives its removal."""
+
+    def __init__(self, path: str, stay_open: bool):
         self.path, self._descriptor = path, -1
-        self._descriptor = os.open(path, os.O_RDONLY)
-        self.size = os.fstat(self._descriptor).st_size
+        descriptor = os.open(path, os.O_RDONLY)
+        self.size = os.fstat(descriptor).st_size
+        if stay_open:
+            self._descriptor = descriptor
+        else:
+            os.close(descriptor)
 
     def read(self, start: int, size: int) -> bytes:
-        return os.pread(self._descriptor, size, start)
+        if self._descriptor >= 0:
+            return os.pread(self._descriptor, size, start)
+        with open(self.path, "rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, start)
 
     def __del__(self):
         if self._descriptor >= 0:
@@ -131,21 +141,22 @@ class _Remote:
             return file.read(size)
 
 
-def _open(path: str) -> _Local | _Remote:
+def _open(path: str, stay_open: bool) -> _Local | _Remote:
     if "://" in path:
         return _Remote(path)
     try:
-        return _Local(path)
+        return _Local(path, stay_open)
     except FileNotFoundError:
         raise UserError(f"{path}: a file of the data set is missing; build it again") from None
 
 
-def _allow_open_files(count: int) -> None:
-    """Lets this process have `count` files open beside those that it has, as far as the system lets it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = soft + count if hard == resource.RLIM_INFINITY else min(soft + count, hard)
-    if soft != resource.RLIM_INFINITY and count > soft // 4:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+def _most_open_files() -> int:
+    """How many files this process may have open, once it has asked for as many as it is allowed."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):  # without a limit some systems allow less than they say
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _ends(file: _Local | _Remote, length: int) -> np.ndarray:

@@ -48,7 +48,7 @@ def train_batches(
         feature_converter_cls: as the Task's stage has it.
 
     Raises:
-        UserError: no such split, or hosts that do not divide the batch.
+        UserError: no such split, hosts that do not divide the batch, or a Mixture with Tasks of others.
     """
     del feature_converter_cls  # the features say which one it is
     task = seqio.maybe_get_mixture_or_task(config.mixture_or_task_name)

@@ -135,7 +135,8 @@ class Writing:
             notes = list(pool.map(lambda chunk: json.loads(self._note(chunk).read_text()), self.chunks))
         id_ = hashlib.sha256("".join(note["digest"] for note in notes).encode()).hexdigest()
         for name, features in reversed(_features(self.geometry).items()):  # the tokens last
-            folder, splits = self.directory / _FOLDERS[name], []
+            folder: Any = self.directory / _FOLDERS[name]
+            splits: list[tfds.core.SplitInfo] = []
             template = tfds.core.ShardedFileTemplate(
                 data_dir=folder, dataset_name=name, split=None, filetype_suffix="tfrecord"
             )

@@ -11,6 +11,8 @@ import tensorflow_datasets as tfds
 import tqdm
 from tensorflow_datasets.core import shuffle
 
+from data_pipelines import read
+
 # TFDS keeps up to 1 GB of examples in memory to shuffle them, and more in files; the order is the same.
 _SHUFFLED_IN_MEMORY = 64 << 20
 
@@ -19,13 +21,15 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A TFDS builder that says in our words, not in its own, what it does."""
 
     def download_and_prepare(self, **kwargs) -> None:
-        """As TFDS's own, and clears away what killed runs left behind."""
+        """As TFDS's own; clears away what killed runs left behind, and leaves an index of the records."""
         directory = pathlib.Path(self.data_path)
         for leftover in directory.parent.glob(f"incomplete.*_{directory.name}"):
             shutil.rmtree(leftover)
         tfds.disable_progress_bar()
         with _bounded():
             super().download_and_prepare(**kwargs)
+        for split in self.info.splits:
+            read.open_split(directory, split)  # which makes the index, while the files are at hand
 
     def _log_download_bytes(self) -> None:
         pass

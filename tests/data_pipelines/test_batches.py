@@ -332,8 +332,10 @@ def test_at_least_64_reads_are_under_way(three_files, monkeypatch):
     assert [len(record) for record in read_] == [1, 2, 3, *([200, 5] * 63)[:125]]
 
 
-def test_an_index_is_made_once_and_answers_for_the_files(three_files, monkeypatch):
+@pytest.mark.parametrize("allowed", [3, 1000])  # files that may stay open: none of the three, all
+def test_an_index_is_made_once_and_answers_for_the_files(three_files, monkeypatch, allowed):
     paths, lengths, index = three_files
+    monkeypatch.setattr(records, "_most_open_files", lambda: allowed)
     sizes = [1, 2, 3, *[200, 5] * 100]
     for _ in range(2):
         made = records.Records(*three_files)

@@ -110,6 +110,8 @@ def test_the_same_bytes_whatever_the_number_of_workers(tmp_path, small_data):
     again = build.build("small", request, str(tmp_path), processes=2)
     assert _bytes(again) == _bytes(small_data)
     assert read.metadata(again)["id"] == read.metadata(small_data)["id"]
+    for split, count in read.counts(again).items():  # opening it will read no record
+        assert (again / f"{split}.index").stat().st_size == 8 * count
 
 
 def _music(tmp_path):
