@@ -1,6 +1,7 @@
 # make demo    install what sampling needs, make music for a few sentences
 # make install install what training, own music and evaluation need
 # make test    install everything, lint, type-check, test
+# make serve   the web page and REST service with the shipped bundle, on http://127.0.0.1:8000
 # make train   train the whole tiny system from scratch and measure it
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # One environment per interpreter, so that `make test PYTHON=python3.12` leaves the usual one alone.
@@ -15,10 +16,16 @@ export GLIBC_TUNABLES ?= glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=171
 # Test processes beside one another; each wants 2 GiB.
 WORKERS ?= 2
 
-.PHONY: demo install test test-slow test-parity train lint clean
+.PHONY: demo serve install test test-slow test-parity train lint clean
 
 demo: $(VENV)/.base
 	$(BIN)/melody generate --prompts bundles/demo.txt --bundle bundles/tiny --seconds 10 --seed 1 --out music --overwrite
+
+# A server gives memory back, and starts warm.
+serve: export GLIBC_TUNABLES = glibc.malloc.arena_max=2
+serve: export JAX_COMPILATION_CACHE_DIR ?= .cache/jax-serve
+serve: $(VENV)/.serve
+	$(BIN)/melody serve --bundle bundles/tiny $(SERVE)
 
 install: $(VENV)/.data
 
@@ -51,6 +58,10 @@ $(VENV)/bin/python:
 $(VENV)/.base: setup.py constraints.txt packages-no-deps.txt | $(VENV)/bin/python
 	$(PIP) --editable .
 	$(PIP) --no-deps --requirement packages-no-deps.txt
+	touch $@
+
+$(VENV)/.serve: $(VENV)/.base
+	$(PIP) --editable '.[serve]'
 	touch $@
 
 $(VENV)/.data: $(VENV)/.base packages-no-deps-data.txt

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Sequence
 
 import uvicorn
@@ -14,7 +15,7 @@ from melody_jax.serve.limits import Limits
 from melody_jax.serve.service import Service
 
 _FETCH_SECONDS = 5.0
-"""After the last piece is finished, so long may it still be fetched."""
+"""After the last job has ended, so long may be asked for it and its takes."""
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -92,8 +93,6 @@ class _Server(uvicorn.Server):
         self._ending = asyncio.ensure_future(self._end())
 
     async def _end(self) -> None:
-        busy = self._service.busy
         await self._service.close(self._grace)
-        if busy:
-            await asyncio.sleep(_FETCH_SECONDS)
+        await asyncio.sleep(max(0.0, self._service.ended + _FETCH_SECONDS - time.monotonic()))
         self.should_exit = True

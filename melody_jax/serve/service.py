@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import logging
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ class Service:
     Attributes:
       defaults: the bundle's settings, within the limits.
       stopping: whether nothing is taken in any more.
+      ended: when the last job ended, by the monotonic clock.
     """
 
     def __init__(self, melody: Melody, limits: Limits = Limits()):  # noqa: B008  it is frozen
@@ -43,7 +45,7 @@ class Service:
         self.defaults = with_settings(own, {name: min(getattr(own, name), value) for name, value in most.items()})
         self.jobs, self.takes, self.metrics = Jobs(), Takes(limits.kept_mib << 20), Metrics()
         self.streams: dict[str, Live] = {}
-        self.stopping = False
+        self.stopping, self.ended = False, -math.inf
         self._queue: FairQueue[Any] = FairQueue(limits.waiting, limits.waiting_each, limits.batch)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._halt = threading.Event()
@@ -63,11 +65,6 @@ class Service:
     def alive(self) -> bool:
         """Whether the worker works."""
         return self._thread.is_alive()
-
-    @property
-    def busy(self) -> bool:
-        """Whether a job is worked on."""
-        return bool(self._running)
 
     @property
     def waiting(self) -> int:
@@ -208,10 +205,9 @@ class Service:
 
     def _end(self, job: Job, state: str, error: str = "", takes: tuple[str, ...] = ()) -> None:
         self.metrics.jobs.labels(job.wanted.verb, state).inc()
+        self.ended = time.monotonic()
         wanted = dataclasses.replace(job.wanted, take=None)  # a job remembered must not hold music
-        job.tell(
-            error=error, takes=takes, ended=time.monotonic(), wanted=wanted, state=state
-        )  # the state is read first
+        job.tell(error=error, takes=takes, ended=self.ended, wanted=wanted, state=state)  # the state is read first
 
     def _count_program(self, event: str, *_: Any, **__: Any) -> None:
         self._compiled += event == _COMPILED

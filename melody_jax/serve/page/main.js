@@ -94,8 +94,7 @@ async function make(verb, body) {
 function tell(job) {
   const text = job.state === "waiting" ? "waiting for its turn" : STEPS[job.step] ? `${STEPS[job.step]}: done` : "at work";
   find("work-text").textContent = text;
-  if (job.state === "waiting") find("work-bar").removeAttribute("value");
-  else find("work-bar").value = job.done / job.total;
+  find("work-bar").value = job.done / job.total;
 }
 
 function busy(is, text = "") {
