@@ -105,9 +105,9 @@ class Loaded:
     def _tokenized(self, sentences: Sequence[str]) -> Int[np.ndarray, "B W"]:
         return self.tokenizer.encode(list(sentences), self.text_length)
 
-    def embed_text(self, prompts: Sequence[str]) -> Float[Array, "B E"]:
+    def embed_text(self, sentences: Sequence[str]) -> Float[Array, "B E"]:
         """MuLan embeddings of sentences, unit norm."""
-        return self._embed_text(self.weights["mulan"], self._rows(self._tokenized(prompts)))
+        return self._embed_text(self.weights["mulan"], self._rows(self._tokenized(sentences)))
 
     def embed_music(self, audio: Float[Array | np.ndarray, "B T"]) -> Float[Array, "B E"]:
         """MuLan embeddings of music at the geometry's sample rate, T as in its clips; unit norm."""

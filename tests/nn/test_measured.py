@@ -24,7 +24,7 @@ class Twice(nn.Module):
 
 
 X = jnp.arange(6.0).reshape(2, 3)
-MEAN = np.array([1.0, 2.0, 3.0], np.float32)
+MEAN = jnp.array([1.0, 2.0, 3.0])
 
 
 def test_they_lie_beside_the_parameters_with_their_axes():
@@ -37,7 +37,7 @@ def test_a_part_holds_both_in_one_tree():
     made = nn.unbox(Twice().init(jax.random.PRNGKey(0), X))
     tree = joined(made["params"], {"inner": {"mean": MEAN}})
     assert set(tree["inner"]) == {"gain", "mean"} and set(made["params"]["inner"]) == {"gain"}
-    np.testing.assert_array_equal(Twice().apply(variables(tree), X), X - MEAN)
+    np.testing.assert_array_equal(Twice().apply(variables(tree), X), X - MEAN[None])
 
 
 def test_without_the_collection_they_are_what_they_start_as_and_else_must_be_there():
