@@ -23,6 +23,7 @@ from typing import Any, TypedDict
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from etils import epath
 
 from data_pipelines import read, records
 from melody_jax import config
@@ -138,7 +139,7 @@ class Writing:
             folder: Any = self.directory / _FOLDERS[name]
             splits: list[tfds.core.SplitInfo] = []
             template = tfds.core.ShardedFileTemplate(
-                data_dir=folder, dataset_name=name, split=None, filetype_suffix="tfrecord"
+                data_dir=epath.Path(folder), dataset_name=name, split=None, filetype_suffix="tfrecord"
             )
             for split in dict.fromkeys(chunk.split for chunk in self.chunks):
                 ends = [note[name] for chunk, note in zip(self.chunks, notes) if chunk.split == split]
@@ -153,7 +154,7 @@ class Writing:
                     )
                 )
             tfds.folder_dataset.write_metadata(
-                data_dir=folder,
+                data_dir=epath.Path(folder),
                 features=features,
                 split_infos=splits,
                 version=read.TOKENS_VERSION,
