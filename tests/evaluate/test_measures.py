@@ -81,3 +81,14 @@ def test_reconstruction_counts_the_spectrum_alone():
     assert same.value < 1e-3 and same.reached
     (noise,) = measures.reconstruction(audio, np.roll(audio, 1, axis=0), RATE)
     assert noise.value > 10 * same.value + 0.1
+
+
+def test_of_few_clips_no_more_is_asked_than_they_can_show():
+    rng = np.random.default_rng(0)
+    music = rng.standard_normal((8, 16)).astype(np.float32)
+    music /= np.linalg.norm(music, axis=1, keepdims=True)
+    (found,) = measures.text_to_music_retrieval(music, music)
+    assert found.name == "text-to-music R@1 of 8 clips" and found.reached
+    assert not measures.text_to_music_retrieval(np.roll(music, 1, axis=0), music)[0].reached
+    labels, tokens = np.array(["a", "b"] * 4), rng.integers(0, 1000, (8, 50))
+    assert measures.codes(tokens, labels, tokens, labels, 1000)[0].reached

@@ -44,6 +44,7 @@ def asked(out, *stages, rank=0):
     return Finetuning(BUNDLE, "mine", str(out), stages=stages, rank=rank, bindings=small)
 
 
+@pytest.mark.slow
 def test_all_weights_of_the_diffusion_model(on_arrays, tmp_path):
     """They move, what the part measured stays as the network knows it, and the bundle says where it comes from."""
     made = finetune(asked(tmp_path, "dpd"))
