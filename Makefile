@@ -21,7 +21,7 @@ WORKERS ?= 2
 demo: $(VENV)/.base
 	$(BIN)/melody generate --prompts bundles/demo.txt --bundle bundles/tiny --seconds 10 --seed 1 --out music --overwrite
 
-# A server gives memory back, and starts warm.
+# A server gives memory back, and starts warm. SERVE holds further arguments: make serve SERVE='--port 9000'
 serve: export GLIBC_TUNABLES = glibc.malloc.arena_max=2
 serve: export JAX_COMPILATION_CACHE_DIR ?= .cache/jax-serve
 serve: $(VENV)/.serve

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.requests import ClientDisconnect
 
 from melody_jax import __version__
 from melody_jax.codes.controls import FASTEST, METRES, SLOWEST, TONICS
@@ -145,6 +146,7 @@ def _add_answers(app: fastapi.FastAPI, service: Service) -> None:
     app.add_exception_handler(ClosedError, lambda *_: say(503, "the server is stopping", {"Retry-After": "30"}))
     app.add_exception_handler(UserError, lambda _, error: say(422, str(error)))
     app.add_exception_handler(NoTakeError, lambda _, error: say(404, str(error)))
+    app.add_exception_handler(ClientDisconnect, lambda *_: say(400, "the request broke off"))
     app.add_exception_handler(TooLargeError, lambda _, error: say(413, str(error)))
     app.add_exception_handler(TimeoutError, lambda *_: say(408, "the request took too long to arrive"))
     app.add_exception_handler(json.JSONDecodeError, lambda *_: say(422, "this is no JSON"))

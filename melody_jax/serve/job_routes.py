@@ -14,6 +14,8 @@ from melody_jax.serve.service import Service
 
 _HEARTBEAT = 15.0
 """Seconds without news after which a comment keeps the connection open."""
+UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""Headers of answers that come piece by piece; the second one is for nginx."""
 
 
 def client_of(request: fastapi.Request) -> str:
@@ -67,9 +69,7 @@ def router(service: Service, checker: Checker) -> fastapi.APIRouter:
     @routes.get("/jobs/{id}/events", response_class=StreamingResponse)
     async def events(id: str) -> StreamingResponse:
         """Server-sent events, `job` with every change, until it has ended."""
-        return StreamingResponse(
-            _events(found(id)), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-        )
+        return StreamingResponse(_events(found(id)), media_type="text/event-stream", headers=UNBUFFERED)
 
     @routes.delete("/jobs/{id}")
     async def cancel(id: str) -> JSONResponse:

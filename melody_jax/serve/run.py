@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+import warnings
 from collections.abc import Sequence
 
 import uvicorn
@@ -64,7 +65,9 @@ def serve(
         timeout_keep_alive=15,
         timeout_graceful_shutdown=5,
     )
-    _Server(config, service, grace).run(sockets=[place])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # they quote sentences, which are not for the server's log
+        _Server(config, service, grace).run(sockets=[place])
 
 
 class _Server(uvicorn.Server):

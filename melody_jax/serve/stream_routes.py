@@ -6,7 +6,7 @@ from typing import Any
 import fastapi
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from melody_jax.serve.job_routes import client_of
+from melody_jax.serve.job_routes import UNBUFFERED, client_of
 from melody_jax.serve.live import Live
 from melody_jax.serve.schema import Change, Checker, Stream
 from melody_jax.serve.service import Service
@@ -59,7 +59,7 @@ def router(service: Service, checker: Checker) -> fastapi.APIRouter:
             service.leave(live)
             calls.pop(live.id, None)
 
-        headers = {"X-Stream-Id": live.id, "Cache-Control": "no-store", "X-Seed": str(call["seed"])}
+        headers = {"X-Stream-Id": live.id, "X-Seed": str(call["seed"]), **UNBUFFERED}
         return _Played(sound(), leave, MEDIA_TYPES[body.format], headers)
 
     @routes.patch("/{id}")

@@ -195,6 +195,33 @@ def test_a_large_upload_is_cut_off(serving):
         asyncio.run(sent())
 
 
+def test_an_upload_that_breaks_off_leaves_nothing(client, tmp_path, monkeypatch):
+    """No take, no file, no traceback."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    parts = iter([{"type": "http.request", "body": b"RIFF", "more_body": True}, {"type": "http.disconnect"}])
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/takes",
+        "query_string": b"",
+        "headers": [],
+        "http_version": "1.1",
+    }
+    sent = []
+
+    async def run():
+        async def receive():
+            return next(parts)
+
+        async def send(message):
+            sent.append(message)
+
+        await client.app(scope, receive, send)
+
+    client.portal.call(run)
+    assert sent[0]["status"] == 400 and len(client.service.takes) == 0 and list(tmp_path.iterdir()) == []
+
+
 def test_a_token(serving):
     client = serving(token="secret")
     assert client.get("/v1/about").status_code == client.get("/metrics").status_code == 401
