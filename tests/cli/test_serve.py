@@ -37,6 +37,7 @@ def test_an_empty_token_is_refused(tmp_path, capsys):
 
 def test_it_finishes_what_runs_when_it_is_stopped(bundle_dir):  # noqa: F811
     command = [sys.executable, "-m", "melody_jax.cli.main", "serve", "--bundle", str(bundle_dir), "--port", "0"]
+    command += ["--grace", "300"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     address = process.stdout.readline().split()[-1]
@@ -52,7 +53,10 @@ def test_it_finishes_what_runs_when_it_is_stopped(bundle_dir):  # noqa: F811
     while call(f"/v1/jobs/{job['id']}")["state"] == "waiting" and time.monotonic() < until:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    job = call(f"/v1/jobs/{job['id']}?wait=60")
-    assert job["state"] == "done" and call(f"/v1/takes/{job['takes'][0]}")["seconds"] == 0.4
+    until = time.monotonic() + 300
+    while job["state"] in ("waiting", "running") and time.monotonic() < until:
+        job = call(f"/v1/jobs/{job['id']}?wait=60")
+    assert job["state"] == "done", job
+    assert call(f"/v1/takes/{job['takes'][0]}")["seconds"] == 0.4
     errors = process.communicate(timeout=120)[1]
     assert process.returncode == 0 and not errors.strip(), errors
