@@ -66,9 +66,9 @@ def next_batch(name, folder, parents):
     return next(batches)
 
 
-# the loop is one for all; of what stages add, codes has measured values and batches in order, dpd a calibration
+# the loop is one for all; of what stages add, codes has most: memories, and batches in order
 @pytest.mark.parametrize(
-    "name", [name if name in ("codes", "dpd") else pytest.param(name, marks=pytest.mark.slow) for name in CONTENTS]
+    "name", [name if name == "codes" else pytest.param(name, marks=pytest.mark.slow) for name in CONTENTS]
 )
 def test_a_killed_run_goes_on_with_the_same_bits(name, parents, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
