@@ -106,8 +106,17 @@ def test_run_and_data_files_bind_nothing_in_vain(path):
     assert set.intersection(*ignored) == set()
 
 
+@pytest.mark.parametrize("kind", ("full", "lora"))
+@pytest.mark.parametrize("stage", graph.READ_TOKENS)
+def test_finetuning_files_bind_nothing_in_vain(stage, kind):
+    files = [*configuration.gin_files(stage, "tiny", "cpu"), *(ROOT / "finetune" / f"{n}.gin" for n in (stage, kind))]
+    assert configuration.compose(files).run.total_steps > 0
+    assert configuration.unread() == []
+
+
 def test_every_gin_file_is_covered_by_these_tests():
-    known = {"stages", "sizes", "hardware", "data", "runs", "sweeps", "t5x"}
+    assert {path.stem for path in (ROOT / "finetune").glob("*.gin")} == {*graph.READ_TOKENS, "full", "lora"}
+    known = {"finetune", "stages", "sizes", "hardware", "data", "runs", "sweeps", "t5x"}
     assert {path.relative_to(ROOT).parts[0] for path in ROOT.rglob("*.gin")} <= known
     assert {path.stem for path in (ROOT / "stages").glob("*.gin")} == set(graph.ORDER)
     assert {path.stem for path in (ROOT / "sizes").glob("*/*.gin")} <= {*graph.ORDER, "geometry", "sampling"}
