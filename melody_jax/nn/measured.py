@@ -34,7 +34,7 @@ def measured(
     if not module.is_initializing() and MEASURED not in module.variables:
         return init(*arguments)
     found = module.variable(MEASURED, name, nn.with_logical_partitioning(init, tuple(axes)), *arguments)
-    return jax.lax.stop_gradient(found.value)
+    return jax.lax.stop_gradient(jnp.asarray(found.value))
 
 
 def variables(params: Any, found: Any = None) -> dict[str, Any]:

@@ -29,9 +29,8 @@ def on_arrays(monkeypatch):
             else rng.integers(0, 8, shape.shape).astype(np.int32)
             for name, shape in stage.batch_shapes().items()
         }
-        made = opening.Opened(
-            opening.with_parents(stage, run.model_dir), run, opening.make_mesh(run.mesh), pathlib.Path(run.model_dir)
-        )
+        stage, mesh = opening.with_parents(stage, run.model_dir), opening.make_mesh(run.mesh)
+        made = opening.Opened(stage, run, mesh, {pathlib.Path(run.model_dir): 1})
         data = Data(ArrayBatches(arrays, stage.batch_size), ArrayBatches(arrays, stage.batch_size, shuffle=False))
         monkeypatch.setattr(opening.Opened, "data", lambda _: data)
         return made
