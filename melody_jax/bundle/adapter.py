@@ -74,8 +74,8 @@ def adapted(part: Part, adapters: Sequence[tuple[Part, float]]) -> Part:
             raise UserError(
                 f"the adapter {short(adapter.id)} was trained on {config.of} {trained_on}, not {short(part.id)}"
             )
-        wide = _float32(adapter.params)
-        params = merged(_float32(params), wide, weight * config.scale)
+        wide = float32(adapter.params)
+        params = merged(float32(params), wide, weight * config.scale)
         added.append([adapter.id, weight])
     if not added:
         return part
@@ -123,10 +123,12 @@ def _config(adapter: Part) -> AdapterConfig:
     return from_dict(AdapterConfig, adapter.config)
 
 
-def _float32(tree: Mapping[str, Any]) -> dict[str, Any]:
+def float32(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's parameters with floating-point numbers in float32, as adapters are added to."""
+
     def wide(leaf: Any) -> Any:
         if isinstance(leaf, Mapping):
-            return _float32(leaf)
+            return float32(leaf)
         return leaf.astype(np.float32) if leaf.dtype.kind in "fV" else leaf
 
     return {name: wide(leaf) for name, leaf in tree.items()}

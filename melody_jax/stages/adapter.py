@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
-from melody_jax.bundle.adapter import DOWN, NAME, UP, AdapterConfig, merged
+from melody_jax.bundle.adapter import DOWN, NAME, UP, AdapterConfig, float32, merged
 from melody_jax.bundle.part import load_part, read_info
 from melody_jax.geometry import Geometry
 from melody_jax.stages.dpd import DPDStage
@@ -92,7 +91,7 @@ class AdapterStage(Stage):
         Raises:
           UserError: there is no such part.
         """
-        return state.replace(frozen=jax.tree.map(_float32, load_part(self.base).params))
+        return state.replace(frozen=float32(load_part(self.base).params))
 
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         """One update of the adapter on the stage's loss."""
@@ -136,7 +135,3 @@ def _put(tree: dict[str, Any], path: tuple[str, ...], leaf: Any) -> None:
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
     tree[path[-1]] = leaf
-
-
-def _float32(leaf: np.ndarray) -> np.ndarray:
-    return leaf.astype(np.float32) if leaf.dtype.kind in "fV" else leaf
