@@ -226,6 +226,10 @@ class Llama(Counterpart):
 
     def of_stage(self, part):
         lm = config_lib.from_dict(LMConfig, part.config)
+        if lm.condition_everywhere:
+            raise UserError(
+                "this language model is no LLaMA: its condition goes into every position (condition_everywhere)"
+            )
         return LlamaShape(lm, Vocabulary.of(part.geometry, lm.controls).size)
 
     def rules(self, config):

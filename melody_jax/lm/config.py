@@ -22,6 +22,9 @@ class LMConfig:
         predicted depends on the MuLan tokens instead of a long history.
       controls: tempo, key, metre, drums and instruments stand as tokens between the MuLan and the semantic ones, as far
         as they are known (codes/controls.py). The publication has none.
+      condition_everywhere: the sum of the condition's embeddings goes, through a linear map that begins at zero, into every
+        semantic position too. The publication's model meets the condition by attention alone; a small model that is
+        trained shortly learns to look there late.
       rope: base of the rotary positions.
       norm_eps: epsilon of RMSNorm.
       tie_embeddings: the output layer is the embedding table.
@@ -39,6 +42,7 @@ class LMConfig:
     hidden: int = 4096
     window: int = 0
     controls: bool = False
+    condition_everywhere: bool = False
     rope: float = 10_000.0
     norm_eps: float = 1e-6
     tie_embeddings: bool = False

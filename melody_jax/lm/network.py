@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import flax.struct
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -18,6 +20,17 @@ from melody_jax.shapes import Array, Bool, Float, Int
 _INIT = nn.initializers.normal(0.02)
 
 
+@flax.struct.dataclass
+class LMCache(KVCache):
+    """Keys and values, and the ids that they were made of.
+
+    Attributes:
+      tokens: [B, U] int32.
+    """
+
+    tokens: Any
+
+
 class Block(nn.Module):
     """x + Attention(RMSNorm(x)), then x + SwiGLU(RMSNorm(x))."""
 
@@ -26,8 +39,8 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, carry: tuple[Float[Array, "B W H"], KVCache | None], layer: Any, mask: Array | None, positions: Array
-    ) -> tuple[tuple[Float[Array, "B W H"], KVCache | None], None]:
+        self, carry: tuple[Float[Array, "B W H"], LMCache | None], layer: Any, mask: Array | None, positions: Array
+    ) -> tuple[tuple[Float[Array, "B W H"], LMCache | None], None]:
         cfg, (x, cache) = self.config, carry
         drop = nn.Dropout(cfg.dropout, deterministic=not self.train)
         kinds = {"fused": cfg.fused_attention, "dtype": cfg.dtype, "param_dtype": cfg.param_dtype}
@@ -61,13 +74,21 @@ class SemanticLM(nn.Module):
         cfg = self.config
         slots = jnp.arange(tokens.shape[1], dtype=jnp.int32)
         if cache is not None:
-            mask, positions = _visibility(valid, cache.length + slots)
+            every = jnp.ones((tokens.shape[0], cache.key.shape[2]), bool) if valid is None else valid
+            mask, positions = _visibility(every, cache.length + slots)
         elif valid is not None:
             mask, positions = valid[:, None, None, :], _positions(valid)
         else:
             mask, positions = None, slots[None]
         table = Embed(self.vocabulary.size, cfg.width, dtype=cfg.dtype, param_dtype=cfg.param_dtype, name="embed")
-        x = nn.Dropout(cfg.dropout, deterministic=not train)(table(tokens))
+        x = table(tokens)
+        if cache is not None:
+            held = jax.lax.dynamic_update_slice(cache.tokens, tokens.astype(cache.tokens.dtype), (0, cache.length))
+            cache = cache.replace(tokens=held)
+        if cfg.condition_everywhere:
+            known = tokens if cache is None else cache.tokens
+            x = x + self._everywhere(table, known, valid, positions).astype(x.dtype)
+        x = nn.Dropout(cfg.dropout, deterministic=not train)(x)
         layers = nn.scan(
             _remat(cfg.remat),
             variable_axes={"params": 0},
@@ -88,6 +109,19 @@ class SemanticLM(nn.Module):
         head = Dense(self.vocabulary.size, ("embed", "vocab"), False, cfg.dtype, cfg.param_dtype, _INIT, name="head")
         return head(x), cache
 
+    def _everywhere(self, table, known, valid, positions):
+        """What the condition, the first `prefix` real ids of `known`, adds to the positions that see all of it."""
+        cfg, prefix = self.config, self.vocabulary.prefix
+        if valid is None:
+            embedded = table(known[:, :prefix])
+        else:
+            first = valid & (_positions(valid) < prefix)
+            embedded = jnp.where(first[..., None], table(known), 0)
+        zeros = nn.initializers.zeros
+        spread = Dense(cfg.width, ("input", "embed"), False, cfg.dtype, cfg.param_dtype, zeros, name="condition")
+        everywhere = spread(jnp.sum(embedded, axis=1, dtype=embedded.dtype))[:, None]
+        return jnp.where(positions[..., None] >= prefix - 1, everywhere, 0)
+
     def __call__(
         self, tokens: Int[Array, "B W"], mask: Bool[Array, "B W"] | None = None, train: bool = False
     ) -> Float[Array, "B W V"]:
@@ -101,8 +135,8 @@ class SemanticLM(nn.Module):
         return self._forward(tokens, mask, None, train)[0].astype(jnp.float32)
 
     def extend(
-        self, tokens: Int[Array, "B W"], cache: KVCache, mask: Bool[Array, "B U"] | None = None
-    ) -> tuple[Float[Array, "B W V"], KVCache]:
+        self, tokens: Int[Array, "B W"], cache: LMCache, mask: Bool[Array, "B U"] | None = None
+    ) -> tuple[Float[Array, "B W V"], LMCache]:
         """Continues the sequences of `cache` by `tokens`: their logits (float32) and the longer cache.
 
         Args:
@@ -110,8 +144,7 @@ class SemanticLM(nn.Module):
           cache: from `empty_cache` or an earlier call, with room for W more.
           mask: over the cache's U slots, True = holds, or will hold, a real token; all real if None.
         """
-        valid = jnp.ones((tokens.shape[0], cache.key.shape[2]), bool) if mask is None else mask
-        logits, cache = self._forward(tokens, valid, cache, False)
+        logits, cache = self._forward(tokens, mask, cache, False)
         return logits.astype(jnp.float32), cache
 
 
@@ -127,11 +160,11 @@ def _positions(valid: Bool[Array, "B U"]) -> Int[Array, "B U"]:
     return jnp.maximum(jnp.cumsum(valid.astype(jnp.int32), axis=1) - 1, 0)
 
 
-def empty_cache(config: LMConfig, rows: int, size: int) -> KVCache:
+def empty_cache(config: LMConfig, rows: int, size: int) -> LMCache:
     """A cache for `rows` sequences of at most `size` tokens.
 
     In the compute dtype; on CPUs in float32, because XLA there converts all of a bfloat16 array to write some of it.
     """
     dtype = jnp.float32 if activations.platform() == "cpu" else jnp.dtype(config.dtype)
     empty = jnp.zeros((config.layers, rows, size, config.width), dtype)
-    return KVCache(empty, empty, jnp.zeros((), jnp.int32))
+    return LMCache(empty, empty, jnp.zeros((), jnp.int32), jnp.zeros((rows, size), jnp.int32))

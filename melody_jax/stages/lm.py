@@ -47,6 +47,9 @@ class LMStage(Stage):
         `opening_tokens` tokens. Later tokens can be guessed from those before them; the first ones only from the MuLan
         tokens, and what a sampled piece begins with it goes on with.
       opening_tokens: see `opening_weight`.
+      history_dropout: probability that a semantic token is hidden from the tokens after it ("word dropout": Bowman et al.,
+        "Generating Sentences from a Continuous Space", 2016). What the hidden tokens would tell must then come from MuLan
+        tokens and controls, and a wrong token misleads what follows it less.
       parents_dir: folder with the part "codes" that made the tokens.
     """
 
@@ -61,6 +64,7 @@ class LMStage(Stage):
     text_share: float = 0.0
     opening_weight: float = 0.0
     opening_tokens: float = 12.0
+    history_dropout: float = 0.0
     parents_dir: str = ""
     name: ClassVar[str] = "lm"
     starts: ClassVar[Mapping[str, str]] = {"lm": "", "llama": ""}
@@ -110,10 +114,11 @@ class LMStage(Stage):
     def loss(self, params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Metrics]:
         """(weighted cross entropy in nats, {"perplexity"} of the semantic tokens) of a training batch."""
         text_key, condition_key, dropout_key, window_key = jax.random.split(key, 4)
+        history_key = jax.random.fold_in(key, 1)
         semantic = self._draw_window(window_key, batch["semantic"])
         mulan = self._choose_condition(text_key, batch)
         targets = self.vocabulary.sequence(mulan, semantic, controls=batch.get("controls"))
-        inputs = self._drop_condition(condition_key, targets)
+        inputs = self._drop_history(history_key, self._drop_condition(condition_key, targets))
         logits = self.model.apply({"params": params}, inputs[:, :-1], train=True, rngs={"dropout": dropout_key})
         losses = token_losses(logits, targets[:, 1:])
         semantic = jnp.mean(losses[:, self.vocabulary.prefix - 1 :])
@@ -202,6 +207,14 @@ class LMStage(Stage):
         nothing = self.vocabulary.control_ids(jnp.zeros((1, count), tokens.dtype))
         ids = jnp.where(known & whole[:, None], tokens[:, first : first + count], nothing)
         return tokens.at[:, first : first + count].set(ids)
+
+    def _drop_history(self, key: jax.Array, tokens: Int[Array, "B W"]) -> Int[Array, "B W"]:
+        """Replaces some semantic tokens by `unknown`."""
+        if not self.history_dropout:
+            return tokens
+        hidden = jax.random.uniform(key, tokens.shape) < self.history_dropout
+        hidden &= jnp.arange(tokens.shape[1])[None, :] >= self.vocabulary.prefix
+        return jnp.where(hidden, self.vocabulary.unknown, tokens)
 
     def _weights(self) -> Array:
         """Loss weight of each predicted position [1, W-1]: 1 for semantic tokens, or more for the first of them,

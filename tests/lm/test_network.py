@@ -1,5 +1,7 @@
 """The network: causality, padding, cache, sizes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,9 +25,11 @@ def build(**changes):
     return model, params
 
 
-@pytest.fixture(scope="module")
-def network():
-    model, params = build()
+@pytest.fixture(scope="module", params=[False, True], ids=["llama", "condition everywhere"])
+def network(request):
+    model, params = build(condition_everywhere=request.param)
+    if request.param:
+        params["condition"]["kernel"] = jax.random.normal(jax.random.key(1), (16, 16))
     return jax.jit(lambda tokens, mask: model.apply({"params": params}, tokens, mask)), model, params
 
 
@@ -54,7 +58,7 @@ def test_cached_decoding_equals_the_full_forward(network, pieces, padding):
     widths = ((0, 0), (padding, 0))
     tokens, mask = jnp.pad(TOKENS, widths), jnp.pad(jnp.ones(TOKENS.shape, bool), widths)
     full = forward(tokens, mask)
-    cache, start, found = empty_cache(CONFIG, 2, 12), 0, []
+    cache, start, found = empty_cache(model.config, 2, 12), 0, []
     slots = jnp.pad(mask, ((0, 0), (0, 12 - mask.shape[1])), constant_values=True)
     extend = jax.jit(lambda tokens, cache: model.apply({"params": params}, tokens, cache, slots, method="extend"))
     for size in (pieces[0] + padding, *pieces[1:]):
@@ -63,6 +67,19 @@ def test_cached_decoding_equals_the_full_forward(network, pieces, padding):
         start += size
     np.testing.assert_allclose(jnp.concatenate(found, axis=1)[:, padding:], full[:, padding:], atol=1e-5)
     assert cache.length == tokens.shape[1]
+
+
+def test_the_condition_reaches_every_semantic_position_and_none_before():
+    """Without attention and feed-forward nothing but the map tells a position of another one."""
+    model, params = build(condition_everywhere=True)
+    params["layers"] = jax.tree.map(jnp.zeros_like, params["layers"])
+    params["condition"]["kernel"] = jnp.eye(16)
+    alone = np.asarray(model.apply({"params": params}, TOKENS))
+    other = np.asarray(model.apply({"params": params}, TOKENS.at[:, 1].set((TOKENS[:, 1] + 1) % VOCABULARY.size)))
+    changed = np.abs(other - alone).max(axis=-1) > 1e-6
+    assert changed[:, 1:].all() and not changed[:, 0].any()  # position 1 is the changed token itself
+    later = np.asarray(model.apply({"params": params}, TOKENS.at[:, 2].set((TOKENS[:, 2] + 1) % VOCABULARY.size)))
+    assert not (np.abs(later - alone).max(axis=-1) > 1e-6)[:, :2].any()
 
 
 def test_tied_head_is_the_embedding():
@@ -77,15 +94,15 @@ def test_tied_head_is_the_embedding():
 def test_remat_changes_no_gradient(network, remat):
     _, plain, params = network
     gradients = []
-    for model in (plain, build(remat=remat)[0]):
+    for model in (plain, plain.clone(config=dataclasses.replace(plain.config, remat=remat))):
         loss = jax.jit(jax.grad(lambda p, model=model: jnp.sum(jnp.square(model.apply({"params": p}, TOKENS)))))
         gradients.append(loss(params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *gradients)
 
 
 def test_dropout_only_in_training(network):
-    _, _, params = network
-    model = SemanticLM(LMConfig(**{**CONFIG.__dict__, "dropout": 0.5}), VOCABULARY)
+    _, plain, params = network
+    model = plain.clone(config=dataclasses.replace(plain.config, dropout=0.5))
     rngs = {"dropout": jax.random.PRNGKey(1)}
     plain = network[0](TOKENS, jnp.ones(TOKENS.shape, bool))
     np.testing.assert_allclose(model.apply({"params": params}, TOKENS), plain, atol=1e-6)
@@ -93,8 +110,8 @@ def test_dropout_only_in_training(network):
 
 
 def test_bfloat16_compute_gives_float32_logits_near_the_float32_ones(network):
-    forward, _, params = network
-    model = SemanticLM(LMConfig(**{**CONFIG.__dict__, "dtype": "bfloat16"}), VOCABULARY)
+    forward, plain, params = network
+    model = plain.clone(config=dataclasses.replace(plain.config, dtype="bfloat16"))
     logits = model.apply({"params": params}, TOKENS)
     exact = forward(TOKENS, jnp.ones(TOKENS.shape, bool))
     assert logits.dtype == jnp.float32

@@ -74,6 +74,21 @@ def test_dropped_prefixes(condition, level):
     np.testing.assert_allclose(shares, [condition, partial, partial, (1 - condition) * (1 - level)], atol=0.04)
 
 
+def test_hidden_history(state):
+    """A share of the semantic tokens is hidden from what follows, none of the prefix, and all of it counts in the loss."""
+    tokens = jnp.full((500, 14), 9, jnp.int32)
+    some = dataclasses.replace(STAGE, condition_dropout=0.0, history_dropout=0.3)
+    hidden = np.asarray(some._drop_history(jax.random.PRNGKey(1), tokens) == some.vocabulary.unknown)
+    assert not hidden[:, :4].any()
+    np.testing.assert_allclose(hidden[:, 4:].mean(axis=0), 0.3, atol=0.08)
+    batch, unknown = batch_of(0), some.vocabulary.unknown
+    sequence = some.vocabulary.sequence(batch["mulan"], batch["semantic"])
+    unseen = sequence.at[:, 4:].set(unknown)
+    losses = token_losses(some.model.apply({"params": state.params}, unseen)[:, :-1], sequence[:, 1:])
+    every = dataclasses.replace(some, history_dropout=1.0)
+    np.testing.assert_allclose(jax.jit(every.train_step)(state, batch)[1]["loss"], losses[:, 3:].mean(), rtol=1e-5)
+
+
 def test_a_window_is_drawn_anywhere_in_a_clip():
     stage = dataclasses.replace(STAGE, config=dataclasses.replace(STAGE.config, window=4))
     clips = jnp.arange(10, dtype=jnp.int32)[None] + 100 * jnp.arange(500, dtype=jnp.int32)[:, None]

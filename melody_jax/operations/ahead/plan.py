@@ -119,7 +119,7 @@ def _sampling_program(
         return diffuse, (tokens, keys, latents, mask), (0, 0, 0, None)
     length = system.vocabulary.prefix + tokens.shape[1]
     cache = jax.eval_shape(rules.on_mesh(lambda: empty_cache(system.lm.config, twice, length), mesh))
-    split = cache.replace(key=1, value=1, length=None)
+    split = cache.replace(key=1, value=1, length=None, tokens=0)
 
     def extend(params: PyTree, tokens: Any, cache: Any) -> Any:
         return system.lm.apply(variables(params), tokens, cache, method="extend")
