@@ -1,6 +1,7 @@
 """`melody evaluate`: every model of a bundle on held-out music, each figure beside its baseline."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from melody_jax.bundle.bundle import Bundle
     from melody_jax.evaluate import links, protocol
     from melody_jax.evaluate.figures import table, write_report
+    from melody_jax.evaluate.probe import MusicProbe
     from melody_jax.evaluate.truth import Truth
     from melody_jax.generate import Melody
     from melody_jax.operations.tokens import ensure
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         *protocol.representations(models, held_out, bundle.geometry.sample_rate),
         *protocol.token_models(models, train, test),
     ]
-    tables, judges = [], None
+    tables, judges, probe = [], None, None
     if (args.links or args.prompts) and all(clip.truth for clip in held_out):
         seen = [clip for clip in read.read_clips(audio, "train", JUDGE_CLIPS) if clip.truth]
         real = protocol.Real(
@@ -75,6 +77,10 @@ def run(args: argparse.Namespace) -> int:
             train.of([clip.id for clip in seen]),
         )
         judges = links.Judges(real.audio, real.truth, bundle.geometry.sample_rate)
+        levels, codes = bundle.geometry.semantic_levels, bundle.geometry.semantic_codes
+        one = [truth.family if len(truth.families) == 1 else "" for truth in (clip.truth for clip in seen)]
+        written = links.by_level(real.tokens.semantic, levels, codes)
+        probe = MusicProbe(written, real.audio, one, codes, bundle.geometry.sample_rate)
         if rows := protocol.balanced([clip.truth for clip in held_out], args.links):
             linked = [held_out[row] for row in rows], test.take(rows)
             found, more = protocol.notes_at_every_link(
@@ -83,10 +89,11 @@ def run(args: argparse.Namespace) -> int:
             tables, figures = [found], figures + more
     if args.prompts:
         judge = judges and judges.family
-        everything = held_out, test, train, judge, args.prompts, args.seed
+        everything = held_out, test, train, judge, probe, args.prompts, args.seed
         found, more = protocol.text_to_music(bundle.geometry, melody, models, *everything)
         tables, figures = [*tables, found], figures + more
     facts: dict[str, Any] = {"data": read.metadata(audio)["id"][:12], "held-out clips": len(held_out)}
+    facts["sampled with"] = dataclasses.asdict(melody.defaults)
     facts |= {name: {"parameters": part.parameters} | _training(part.training) for name, part in bundle.parts.items()}
     print(*(entry.markdown() for entry in tables), table(figures), sep="\n\n")
     write_report(Path(args.out), figures, facts, tables)

@@ -1,4 +1,4 @@
-"""What tokens tell by themselves: pitch class, family and spectrum, read by linear models fitted on training clips."""
+"""What tokens tell by themselves: pitch class, family, key, tempo and spectrum, read by linear models of training clips."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import numpy as np
 import scipy.sparse
 
 from melody_jax.errors import UserError
+from melody_jax.evaluate import adherence, spectra
 from melody_jax.evaluate.estimate import Estimate, mean
 from melody_jax.evaluate.families import Classifier, Labels
 from melody_jax.evaluate.notes import NONE, Notes, agreement, lone_pitch_class
@@ -82,9 +83,13 @@ class FamilyProbe:
         self._codes = codes
         self._classifier = Classifier(self._shares(tokens), families)
 
+    def heard(self, tokens: Int[np.ndarray, "n N *R"]) -> list[str]:
+        """The most probable family of every clip."""
+        return [str(family) for family in self._classifier.predict(self._shares(tokens))]
+
     def right(self, tokens: Int[np.ndarray, "n N *R"], families: Labels) -> Estimate:
         """Share of the clips whose family is read."""
-        return mean(np.asarray(self._classifier.predict(self._shares(tokens))) == np.asarray(families))
+        return mean(np.asarray(self.heard(tokens)) == np.asarray(families))
 
     def _shares(self, tokens: np.ndarray) -> np.ndarray:
         from melody_jax.evaluate.families import histograms
@@ -114,3 +119,47 @@ class SpectrumProbe:
         """Relative log bands of every frame."""
         found = self._one_hot(stacked(tokens)) @ self._weights + self._mean
         return found.reshape(*tokens.shape[:2], -1)
+
+
+class MusicProbe:
+    """Family, key and tempo of clips, read from their tokens: what the language model wrote, before any sound is made of it.
+
+    Key and tempo are those of the spectra that tokens stand for, judged as sound is (`adherence`).
+
+    Args:
+      tokens: training clips'.
+      audio: of the same clips.
+      families: that lead them; "" where none does.
+      codes: centres of a level.
+      sample_rate: Hz.
+    """
+
+    def __init__(
+        self,
+        tokens: Int[np.ndarray, "n N *R"],
+        audio: Float[np.ndarray, "n T"],
+        families: Labels,
+        codes: int,
+        sample_rate: int,
+    ):
+        led = [i for i, family in enumerate(families) if family]
+        self._family = FamilyProbe(tokens[led], [families[i] for i in led], codes)
+        level = spectra.bands(audio, sample_rate)
+        self._level = SpectrumProbe(tokens, level, codes)
+        self._spectrum = SpectrumProbe(tokens, spectra.relative(level), codes)
+
+    def families(self, tokens: Int[np.ndarray, "n N *R"]) -> list[str]:
+        """The most probable family of every clip."""
+        return self._family.heard(tokens)
+
+    def keys(self, tokens: Int[np.ndarray, "n N *R"]) -> list[tuple[int, str]]:
+        """Tonic (pitch class) and mode of every clip."""
+        return adherence.keys(spectra.chroma(self._spectrum.spectrum(tokens)))
+
+    def tempi(self, tokens: Int[np.ndarray, "n N *R"]) -> Float[np.ndarray, " n"]:
+        """Beats per minute of every clip, by the rise of its bands from token to token."""
+        level = self._level.spectrum(tokens)
+        rise = np.maximum(np.diff(level, axis=1, prepend=level[:, :1]), 0.0).mean(-1)
+        finer = spectra.FLUX_RATE // spectra.FRAME_RATE
+        at = np.arange(rise.shape[1] * finer) / finer
+        return adherence.tempi(np.stack([np.interp(at, np.arange(len(row)), row) for row in rise]))

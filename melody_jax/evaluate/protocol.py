@@ -4,6 +4,7 @@ Clips come from the caller, with `audio`, `captions` and `truth` (data_pipelines
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +18,7 @@ from melody_jax.evaluate import distances, links, measures, memorisation, rates,
 from melody_jax.evaluate.estimate import Estimate
 from melody_jax.evaluate.families import FamilyJudge
 from melody_jax.evaluate.figures import Figure
+from melody_jax.evaluate.probe import MusicProbe
 from melody_jax.evaluate.tables import Cell, Table
 from melody_jax.evaluate.truth import Asked, Truth, choose_prompts
 from melody_jax.geometry import Geometry
@@ -120,8 +122,30 @@ def token_models(loaded: Loaded, train: Columns, held_out: Columns) -> list[Figu
         figures += measures.codes(train.semantic, train.families, held_out.semantic, held_out.families, codes)
     own, shuffled = (language_loss(loaded, held_out, by) for by in (0, 1))
     figures += measures.language_model(np.exp(own), np.exp(shuffled), train.semantic, held_out.semantic, codes)
+    passage = held_out.semantic[:, : loaded.system.window // 2 * loaded.geometry.semantic_levels]
+    figures.append(
+        memory(functools.partial(jax.jit(loaded.system.sequence_losses), loaded.weights["lm"]), held_out.mulan, passage)
+    )
     some = held_out.take(np.arange(min(DIFFUSION_CLIPS, len(held_out.ids))))
     return figures + measures.diffusion(*diffusion_errors(loaded, some))
+
+
+def memory(losses: Callable[..., Any], mulan: np.ndarray, semantic: np.ndarray) -> Figure:
+    """Whether the language model knows music again: its loss on tokens that repeat a passage, over that on the passage.
+
+    1 for a model that looks at what is near alone; one that copies what it has heard (Olsson et al., "In-context Learning
+    and Induction Heads", 2022) comes close to 0.
+
+    Args:
+      losses: (MuLan codes [B, Q], tokens [B, 2 N]) -> nats [B, 2 N] of every token.
+      mulan: of the clips, [n, Q].
+      semantic: the passages, [n, N], half as long as a sequence.
+    """
+    rows = batched(lambda codes, once: np.asarray(losses(codes, np.concatenate([once, once], axis=1))), mulan, semantic)
+    new, known = (float(half.mean()) for half in np.split(rows, 2, axis=1))
+    return Figure(
+        "lm", "loss on what is repeated / on what is new", known / new, f"{known:.3f} / {new:.3f} nats", 1.0, "<="
+    )
 
 
 def language_loss(loaded: Loaded, clips: Columns, shift: int = 0) -> float:
@@ -236,6 +260,7 @@ def text_to_music(
     tokens: Columns,
     train_tokens: Columns,
     judge: FamilyJudge | None,
+    probe: MusicProbe | None,
     prompts: int,
     seed: int = 0,
     progress: bool = True,
@@ -249,6 +274,7 @@ def text_to_music(
       tokens: of these clips.
       train_tokens: of the training clips, for shared runs.
       judge: of families, fitted on real renders; None without truth.
+      probe: of tokens, fitted on the same; None without truth.
       prompts: how many at most.
       seed: of the first piece; the others count on.
       progress: whether a bar is shown.
@@ -269,8 +295,8 @@ def text_to_music(
     heard, truths = links.by_level(tokens.semantic, levels, codes), [clips[row].truth for row in rows]
     asked = Asked.by(sentences, truths) if known else None
     everything = Asked.all_of([clip.truth for clip in clips]) if known else None
-    found: dict[str, Cell] = {**rates.rates(made, geometry.sample_rate, asked, judge, written)}
-    beside: dict[str, Cell] = {**rates.rates(real, geometry.sample_rate, everything, judge, heard)}
+    found: dict[str, Cell] = {**rates.rates(made, geometry.sample_rate, asked, judge, written, probe)}
+    beside: dict[str, Cell] = {**rates.rates(real, geometry.sample_rate, everything, judge, heard, probe)}
     for cells, runs in ((found, written), (beside, heard)):
         cells |= _shared_runs(runs, links.by_level(train_tokens.semantic, levels, codes))
     embedded = batched(models.embed_music, made), batched(models.embed_music, real)

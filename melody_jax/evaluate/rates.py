@@ -9,6 +9,7 @@ from melody_jax.evaluate import adherence, faults, memorisation
 from melody_jax.evaluate.estimate import Estimate, mean
 from melody_jax.evaluate.families import FamilyJudge
 from melody_jax.evaluate.notes import onset_peaks
+from melody_jax.evaluate.probe import MusicProbe
 from melody_jax.evaluate.tables import Cell, Table
 from melody_jax.evaluate.truth import Asked
 from melody_jax.shapes import Float, Int
@@ -28,6 +29,7 @@ def rates(
     asked: Asked | None = None,
     family: FamilyJudge | None = None,
     tokens: Int[np.ndarray, "n N R"] | None = None,
+    probe: MusicProbe | None = None,
 ) -> dict[str, Estimate]:
     """Every measure of these pieces.
 
@@ -37,12 +39,15 @@ def rates(
       asked: what they should be; measures that need it are left out if None.
       family: judge of families, where these are asked for.
       tokens: codes by level, for the share of repeats.
+      probe: reads from the tokens what was asked, where something was.
     """
     heard = adherence.listen(audio, sample_rate)
     tempi = adherence.tempi(heard.strength)
     found: dict[str, Estimate] = {}
     if asked is not None:
         found |= _asked(audio, heard, tempi, asked, family)
+        if tokens is not None and probe is not None:
+            found |= _written(tokens, asked, probe)
     lines = [
         adherence.melody_line(chroma, onset_peaks(strength))
         for chroma, strength in zip(heard.chroma, heard.strength, strict=True)
@@ -99,6 +104,16 @@ def _asked(
     for name, kind in (("bars of three, heard as such", True), ("bars of two or four, heard as such", False)):
         found[name] = _share(three, [None if want is not kind else kind for want in wanted])
     return found
+
+
+def _written(tokens: np.ndarray, asked: Asked, probe: MusicProbe) -> dict[str, Estimate]:
+    """What is asked and can be read from the tokens: music in which it is not was written wrongly, not played wrongly."""
+    right = adherence.tempo_right(probe.tempi(tokens), asked.tempi)
+    return {
+        "family, read from the tokens": _share(probe.families(tokens), asked.families),
+        "key, read from the tokens": _share(probe.keys(tokens), asked.keys),
+        "tempo, read from the tokens": mean(np.where(np.isfinite(asked.tempi), right, np.nan)),
+    }
 
 
 def _share(heard: Any, asked: Any) -> Estimate:

@@ -43,9 +43,22 @@ def clip_losses(
     repeats = windows.shape[0] // semantic.shape[0]
     keep = None if keep is None else jnp.repeat(keep, repeats)
     controls = None if controls is None else jnp.repeat(controls, repeats, axis=0)
-    tokens = model.vocabulary.sequence(jnp.repeat(mulan, repeats, axis=0), windows, keep, controls)
+    losses = sequence_losses(model, weights, jnp.repeat(mulan, repeats, axis=0), windows, keep, controls)
+    return jnp.mean(losses.reshape(semantic.shape[0], -1), axis=1)
+
+
+def sequence_losses(
+    model: SemanticLM,
+    weights: Any,
+    mulan: Int[Array, "B Q"],
+    semantic: Int[Array, "B N"],
+    keep: Bool[Array, " B"] | None = None,
+    controls: Int[Array, "B K"] | None = None,
+) -> Float[Array, "B N"]:
+    """Cross entropy (nats) of every semantic token of a sequence, given those before it; see `clip_losses`."""
+    tokens = model.vocabulary.sequence(mulan, semantic, keep, controls)
     losses = token_losses(model.apply({"params": weights}, tokens[:, :-1]), tokens[:, 1:])
-    return jnp.mean(losses[:, model.vocabulary.prefix - 1 :].reshape(semantic.shape[0], -1), axis=1)
+    return losses[:, model.vocabulary.prefix - 1 :]
 
 
 def _windows(semantic: Int[Array, "B N"], window: int, levels: int) -> Int[Array, "R W"]:

@@ -20,7 +20,7 @@ from melody_jax.geometry import Geometry
 from melody_jax.lm.config import LMConfig
 from melody_jax.lm.continuation import continue_codes
 from melody_jax.lm.decode import Sampling
-from melody_jax.lm.loss import clip_losses
+from melody_jax.lm.loss import clip_losses, sequence_losses
 from melody_jax.lm.network import SemanticLM
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.network import MuLan
@@ -153,6 +153,10 @@ class System:
     ) -> Array:
         """Cross entropy [B] of clips, nats per semantic token; see `lm.loss.clip_losses`."""
         return clip_losses(self.lm, lm, mulan, semantic, self.window, self.geometry.semantic_levels, keep, controls)
+
+    def sequence_losses(self, lm: Weights, mulan: Array, semantic: Array) -> Array:
+        """Cross entropy [B, N] of the tokens of one sequence, nats; see `lm.loss.sequence_losses`."""
+        return sequence_losses(self.lm, lm, mulan, semantic)
 
     def denoiser(self, dpd: Weights, tokens: Array) -> Denoiser:
         """The diffusion network with its weights, under tokens [B, N R]."""

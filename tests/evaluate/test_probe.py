@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from melody_jax.errors import UserError
-from melody_jax.evaluate import distances, links, probe
+from melody_jax.evaluate import adherence, distances, links, probe
 
 CODES = 24
 
@@ -44,6 +44,44 @@ def test_families_and_spectra_are_read_from_codes():
     bands = table[0][tokens[..., 0]] + table[1][tokens[..., 1]]
     read = probe.SpectrumProbe(tokens[:30], bands[:30], CODES).spectrum(tokens[30:])
     assert np.abs(read - bands[30:]).mean() < 0.05 * np.abs(bands).mean()
+
+
+REST, RATE = 24, 24_000
+
+
+def _melodies(count: int, seed: int):
+    """Tokens [n, 250, 1] of notes and rests in a key, their sound, keys, tempi and families: code 12 f + p is the pitch
+    class p as family f plays it (the second with an octave above)."""
+    rng = np.random.default_rng(seed)
+    keys, beats = rng.integers(0, 12, count), rng.choice([12, 15, 20], count)  # frames of a beat
+    families = np.arange(count) % 2
+    tokens = np.full((count, 250), REST)
+    for row, (tonic, beat, family) in enumerate(zip(keys, beats, families, strict=True)):
+        for i, start in enumerate(range(0, 250, beat)):
+            degree = (0, 4, 7, 0, 5, 9, 11, 0, 2, 7, 4, 0)[i % 12]
+            tokens[row, start : start + beat // 2] = 12 * family + (tonic + degree) % 12
+    sounding, family, pitch = tokens != REST, tokens // 12 == 1, tokens % 12
+    frames = sounding, sounding & family, 2 * np.pi * 440 * 2 ** ((pitch - 9) / 12) / RATE
+    first, octave, step = (np.repeat(x, RATE // 25, axis=1) for x in frames)
+    phase = np.cumsum(step, axis=1)
+    audio = (0.3 * (first * np.sin(phase) + octave * np.sin(2 * phase))).astype(np.float32)
+    return (
+        tokens[..., None],
+        audio,
+        [(int(k), "major") for k in keys],
+        60 * 25 / beats,
+        [f"family {f}" for f in families],
+    )
+
+
+def test_key_tempo_and_family_are_read_from_tokens_alone():
+    tokens, audio, *_, families = _melodies(40, 0)
+    reader = probe.MusicProbe(tokens, audio, ["", *families[1:]], REST + 1, RATE)
+    unseen, _, keys, tempi, families = _melodies(12, 1)
+    assert reader.families(unseen) == families
+    assert np.mean([heard == key for heard, key in zip(reader.keys(unseen), keys, strict=True)]) > 0.7
+    assert adherence.tempo_right(reader.tempi(unseen), tempi).mean() > 0.8
+    assert not adherence.tempo_right(reader.tempi(unseen), 1.23 * tempi).any()
 
 
 def test_levels_are_told_from_their_ids():
