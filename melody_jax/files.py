@@ -90,8 +90,12 @@ class Appended:
             self._file.write(json_lines([record]))
             self._file.flush()
         if time.monotonic() - self._since >= CLOSE_SECONDS:
-            self.close()
-            self._open()
+            self.keep()
+
+    def keep(self) -> None:
+        """What has been written until now will survive a kill, also in a bucket."""
+        self.close()
+        self._open()
 
     def close(self) -> None:
         """Ends it."""

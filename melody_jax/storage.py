@@ -118,6 +118,17 @@ def written(path: Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
+def written_folder(directory: Path) -> Iterator[pathlib.Path]:
+    """A folder of this machine to write files of `directory` to: itself, or one whose files are uploaded at the end."""
+    if isinstance(directory, pathlib.Path):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="melody-") as scratch:
+        yield pathlib.Path(scratch)
+        upload(pathlib.Path(scratch), directory, list(files_below(pathlib.Path(scratch))))
+
+
+@contextlib.contextmanager
 def fetched(path: Path) -> Iterator[pathlib.Path]:
     """A file of this machine with the contents of `path`, for what reads no other: itself, or a copy for the time being."""
     if isinstance(path, pathlib.Path):

@@ -47,6 +47,13 @@ GIN_ARGUMENTS = ("train", "doctor", "config")
 TEXTS = ("prompts", "prompt", "negative", "title", "licence", "storage", "cors")
 """Arguments in which an address is as good as any word: text for people, URLs of databases and of pages."""
 
+BUCKETS = {
+    "train": ("model_dir", "data_dir", "init_from", "precompiled"),
+    "tokenize": ("model_dir", "data_dir"),
+    "report": ("model_dir", "out"),
+}
+"""Command -> its arguments that may be paths in buckets, gs://BUCKET/...; in all others an address is refused."""
+
 NO_BACKEND = "nable to initialize backend"
 """In what JAX raises where JAX_PLATFORMS names devices that are not here."""
 
@@ -161,9 +168,16 @@ def _dispatch(argv: list[str]) -> int:
     if unknown and args.command not in GIN_ARGUMENTS:
         raise UserError(f"unknown arguments: {' '.join(unknown)} (see melody {args.command} --help)")
     args.unknown = unknown
-    given = (value for name, value in vars(args).items() if name not in TEXTS)
-    values = (value if isinstance(value, (list, tuple)) else [value] for value in given)
-    refuse_addresses(str(word) for words in values for word in words if isinstance(word, (str, os.PathLike)))
+    for name, value in vars(args).items():
+        given = value if isinstance(value, (list, tuple)) else [value]
+        words = [str(word) for word in given if isinstance(word, (str, os.PathLike))]
+        if name in BUCKETS.get(args.command, ()):
+            from melody_jax import storage  # which takes a tenth of a second, also from --help
+
+            for word in words:
+                storage.path(word)
+        elif name not in TEXTS:
+            refuse_addresses(words)
     return args.run(args) or 0
 
 

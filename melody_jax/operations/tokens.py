@@ -3,15 +3,16 @@
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
+from melody_jax import storage
 from melody_jax.bundle.part import INFO_FILE, Part, load_part, locate, read_info
 from melody_jax.errors import UserError
 from melody_jax.graph import READ_AUDIO
+from melody_jax.storage import Path
 
 
 def finished(model_dir: str | os.PathLike, names: Sequence[str]) -> dict[str, Path]:
@@ -20,7 +21,7 @@ def finished(model_dir: str | os.PathLike, names: Sequence[str]) -> dict[str, Pa
     Raises:
       UserError: one of them is not there.
     """
-    folders = {name: locate(Path(model_dir) / name) for name in names}
+    folders = {name: locate(storage.path(model_dir) / name) for name in names}
     missing = [name for name, folder in folders.items() if not (folder / INFO_FILE).is_file()]
     if missing:
         raise UserError(f"{model_dir} holds no finished {', '.join(missing)}; run melody train {missing[0]} first")
