@@ -1,7 +1,6 @@
 """The tokenised data set of a model folder: made where it is missing, looked at where it must be there."""
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -92,7 +91,7 @@ def ensure(
     barrier()  # all have seen what is there before it is removed, and nobody writes before it is gone
     if jax.process_index() == 0 and (directory / "metadata.json").is_file():
         print(f"{directory}: made by other parts or from other audio; made anew")
-        shutil.rmtree(directory)
+        storage.remove_folder(directory)
     barrier()
     loaded = Loaded({name: parts[name] for name in READ_AUDIO}, tokenizer)
     hosts = {"shard": jax.process_index(), "shards": jax.process_count()}
