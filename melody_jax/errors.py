@@ -24,7 +24,7 @@ _ADDRESS = re.compile(r"(?:^|[=\[(,'\"])\s*['\"]?([A-Za-z][A-Za-z0-9+.-]*://[^\s
 
 # Orbax and TensorStore have no exceptions of their own for a full disk or a refusal, but quote the system
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTSUP)
-_FINAL = tuple(map(os.strerror, _REFUSED))
+_FINAL = (*map(os.strerror, _REFUSED), "Forbidden: ", "PERMISSION_DENIED")  # and those of buckets
 
 
 class UserError(Exception):

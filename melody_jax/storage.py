@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -170,10 +171,27 @@ def replace_version(path: Path, data: bytes, generation: int) -> int | None:
     except FileNotFoundError:
         raise UserError(f"there is no bucket {_BUCKETS}{bucket}, or it may not be seen from here") from None
     except Exception as error:
-        if getattr(error, "code", None) == 401 or str(error).startswith("Forbidden"):
-            reason = " ".join(str(error).split())
+        if reason := refusal(error):
             raise UserError(f"{_BUCKETS}{bucket} may not be written to from here: {reason}") from None
         raise
+
+
+def check_writable(directory: Path) -> None:
+    """Finds out, before the work, whether files can be written to a folder of a bucket and removed there.
+
+    Raises:
+      UserError: no such bucket, or no right to it.
+    """
+    probe = directory / f".melody-{secrets.token_hex(8)}"
+    replace_version(probe, b"", 0)
+    probe.unlink()
+
+
+def refusal(error: BaseException) -> str | None:
+    """What Cloud Storage has answered, in a line, where the error says that it refuses; None for any other."""
+    if getattr(error, "code", None) == 401 or str(error).startswith("Forbidden"):
+        return " ".join(str(error).split())
+    return None
 
 
 def _client() -> Any:

@@ -91,6 +91,8 @@ def test_a_part_is_written_and_read(gcs, gcs_folder):
     saved = save_part(gcs_folder / "part", "lm", {"w": np.arange(6.0)}, {}, Geometry(), {}, {})
     again = load_part(os.fspath(gcs_folder))  # the stage's folder above it
     assert again.id == saved.id and (again.params["w"] == np.arange(6.0)).all()
+    save_part(gcs_folder / "part", "lm", {"w": np.arange(6.0)}, {}, Geometry(), {}, {}, dtype="bfloat16")
+    assert load_part(gcs_folder / "part").params["w"].dtype.name == "bfloat16"
     files.write_whole(gcs_folder / "part" / "weights.safetensors", b"other")
     with pytest.raises(UserError, match="is damaged"):
         load_part(gcs_folder)

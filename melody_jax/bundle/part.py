@@ -18,7 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load, load_file, save_file
+from safetensors.numpy import load_file, save_file
 
 from melody_jax import config as config_lib
 from melody_jax import storage
@@ -208,14 +208,13 @@ def _read_weights(directory: Path, filename: str, expected: str) -> dict[str, np
         raise UserError(f"{directory / INFO_FILE} lists the weights file {filename!r}, which is not in its folder")
     if not path.is_file():
         raise UserError(f"{directory} is incomplete: weights file {filename} is missing")
-    # of a bucket it is read once, whole; on a disk it may be larger than what memory has to spare beside the weights
-    data = None if isinstance(path, pathlib.Path) else path.read_bytes()
-    if (_sha256(path) if data is None else hashlib.sha256(data).hexdigest()) != expected:
-        raise UserError(f"{path} is damaged: its sha256 is not the one in {INFO_FILE}; copy or export it again")
-    try:
-        return load_file(path) if data is None else load(data)
-    except (SafetensorError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is no safetensors file: {error}") from None
+    with storage.fetched(path) as file:
+        if _sha256(file) != expected:
+            raise UserError(f"{path} is damaged: its sha256 is not the one in {INFO_FILE}; copy or export it again")
+        try:
+            return load_file(file)
+        except (SafetensorError, ValueError, KeyError, OSError) as error:
+            raise UserError(f"{path} is no safetensors file: {error}") from None
 
 
 def _verify_id(directory: Path, info: dict[str, Any], flat: dict[str, np.ndarray]) -> None:
@@ -341,7 +340,7 @@ def _shards(
         yield f"weights{suffix}.safetensors", group
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: pathlib.Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

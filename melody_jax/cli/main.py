@@ -51,6 +51,10 @@ BUCKETS = {
     "train": ("model_dir", "data_dir", "init_from", "precompiled"),
     "tokenize": ("model_dir", "data_dir"),
     "report": ("model_dir", "out"),
+    "export": ("model_dir", "out"),
+    **dict.fromkeys(("generate", "continue", "inpaint", "vary"), ("bundle", "out")),
+    **dict.fromkeys(("stream", "play", "serve"), ("bundle",)),
+    "evaluate": ("bundle", "data_dir", "model_dir"),
 }
 """Command -> its arguments that may be paths in buckets, gs://BUCKET/...; in all others an address is refused."""
 
@@ -142,6 +146,13 @@ def main(argv: list[str] | None = None) -> int:
             raise
         asked = os.environ.get("JAX_PLATFORMS", "")
         print(f"error: JAX_PLATFORMS={asked}: this machine or installation has no such device", file=sys.stderr)
+        return BAD_ARGUMENTS
+    except Exception as error:
+        from melody_jax import storage
+
+        if not (reason := storage.refusal(error)):
+            raise
+        print(f"error: the bucket may not be used from here: {reason}", file=sys.stderr)
         return BAD_ARGUMENTS
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one, while threads and processes end, says nothing more

@@ -1,6 +1,4 @@
-"""A training whose folder is in a bucket, killed and gone on with: real processes, a Cloud Storage on loopback."""
-
-import signal
+"""A training whose folder is in a bucket, against a Cloud Storage on loopback."""
 
 import numpy as np
 import pytest
@@ -10,24 +8,19 @@ from melody_jax.bundle.part import flatten, load_part
 from melody_jax.errors import StoppedError
 from melody_jax.files import read_lines
 from melody_jax.watch import goodput, report
-from tests.train import processes, regression
-from tests.train.processes import complete, finish, wait_until
+from tests.train import regression
 
 
-def test_a_killed_run_ends_with_the_bits_of_a_local_one(gcs, gcs_folder, tmp_path):
-    """And begins while the lock of the killed process still stands."""
-    reference = processes.start("tests.train.regression", tmp_path, 0)
-    process = processes.start("tests.train.regression", gcs_folder, 0.1)
-    wait_until(process, lambda: complete(gcs_folder / "regression" / "checkpoints" / "14"))
-    process.send_signal(signal.SIGKILL)
-    assert finish(process)[0] == -signal.SIGKILL
-    assert any(name.endswith("regression/lock") and kept.data for name, kept in gcs.objects.items())
-    assert finish(processes.start("tests.train.regression", gcs_folder, 0))[0] == finish(reference)[0] == 0
+def test_a_run_leaves_in_a_bucket_what_it_leaves_on_a_disk(gcs, gcs_folder, tmp_path):
+    """It is stopped in the middle and goes on; tests/cli/test_bucket.py kills one."""
+    local = regression.run(tmp_path)
+    with pytest.raises(StoppedError, match="the last good checkpoint is gs://.*/14"):
+        regression.run(gcs_folder, stage=regression.RegressionStage(poison_step=18))
+    assert regression.run(gcs_folder).id == local.id
 
-    again, local = load_part(gcs_folder / "regression"), load_part(tmp_path / "regression")
-    assert again.id == local.id
+    again = load_part(gcs_folder / "regression")
     theirs, ours = flatten(local.params), flatten(again.params)
-    assert all(np.array_equal(theirs[name], ours[name]) for name in theirs)
+    assert again.id == local.id and all(np.array_equal(theirs[name], ours[name]) for name in theirs)
     losses, before = (
         {
             (line["step"], line["split"]): line["loss"]
@@ -40,8 +33,7 @@ def test_a_killed_run_ends_with_the_bits_of_a_local_one(gcs, gcs_folder, tmp_pat
     assert losses == before and (5, "train") in losses and (40, "eval") in losses
     names = {name.removeprefix("test/regression/").partition("/")[0] for name in gcs.objects}
     assert names == {"checkpoints", "curves.png", "goodput.jsonl", "lock", "metrics.jsonl", "part", "tensorboard"}
-    assert gcs.objects["test/regression/lock"].data == b""
-    assert len(goodput.read(gcs_folder / "regression")) == 2
+    assert gcs.objects["test/regression/lock"].data == b"" and len(goodput.read(gcs_folder / "regression")) == 2
     (told,) = report.read(gcs_folder)
     assert (told.state, told.step) == ("finished", 40)
     report.plot([told], gcs_folder, gcs_folder / report.PLOT)
@@ -59,12 +51,3 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(gcs, gcs_folder):
         line["step"] for line in read_lines(gcs_folder / "regression" / "metrics.jsonl") if line["split"] == "train"
     ]
     assert steps[-1] == 8 and (gcs_folder / "regression" / "part" / "part.json").exists()
-
-
-def test_a_run_that_is_stopped_leaves_its_whole_history(gcs_folder):
-    with pytest.raises(StoppedError, match="the last good checkpoint is gs://"):
-        regression.run(gcs_folder, stage=regression.RegressionStage(poison_step=18))
-    steps = [
-        line["step"] for line in read_lines(gcs_folder / "regression" / "metrics.jsonl") if line["split"] == "train"
-    ]
-    assert steps == [5, 10, 15]
