@@ -31,7 +31,7 @@ class UserError(Exception):
     """Bad input by the user. The message is one clear sentence; the CLI prints it as one line and exits with code 2."""
 
 
-def refuse_addresses(words: Iterable[str], advice: str = "a mounted bucket is one") -> None:
+def refuse_addresses(words: Iterable[str], advice: str = "one in a mounted bucket is") -> None:
     """Raises UserError where a word, or a value in a binding "name = value", is an address such as gs://bucket/x.
 
     As a path of this machine it would become a folder called "gs:". Paths in buckets (`storage.path`) are left out by the
@@ -41,7 +41,7 @@ def refuse_addresses(words: Iterable[str], advice: str = "a mounted bucket is on
         bound = word.partition("=")[0].strip().rpartition(".")[2] in BOUND_PATHS
         for found in _ADDRESS.finditer(word):
             if not (bound and found[1].startswith("gs://")):
-                raise UserError(f"{found[1]} is an address, and must be in a folder of this machine: {advice}")
+                raise UserError(f"{found[1]} is an address; here only a path of this machine will do: {advice}")
 
 
 class StoppedError(Exception):

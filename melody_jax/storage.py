@@ -39,7 +39,7 @@ def path(text: str | os.PathLike) -> Path:
     if not _ADDRESS.match(text):
         return pathlib.Path(text)
     if not text.startswith(_BUCKETS):
-        raise UserError(f"{text}: files lie in folders of this machine or in {_BUCKETS}BUCKET/..., not elsewhere")
+        raise UserError(f"{text} is an address; files lie in folders of this machine or in {_BUCKETS}BUCKET/...")
     if not text.removeprefix(_BUCKETS).partition("/")[0]:
         raise UserError(f"{text}: names no bucket; expected {_BUCKETS}BUCKET/...")
     if importlib.util.find_spec("gcsfs") is None:
@@ -63,7 +63,7 @@ def local(text: str | os.PathLike, what: str) -> pathlib.Path:
       UserError: it is an address.
     """
     if _ADDRESS.match(os.fspath(text)):
-        raise UserError(f"{text}: {what} must lie in a folder of this machine; a mounted bucket is one")
+        raise UserError(f"{text} is an address; {what} must be one of this machine: a mounted bucket is")
     return pathlib.Path(text)
 
 

@@ -29,8 +29,8 @@ def test_an_address_of_another_kind_is_no_path(tmp_path, monkeypatch):
     monkeypatch.setattr(storage.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'melody_jax\[gcs\]'"):
         storage.path("gs://bucket/x")
-    with pytest.raises(UserError, match="sweeps must lie in a folder of this machine"):
-        storage.local("gs://bucket/x", "sweeps")
+    with pytest.raises(UserError, match="the folder of sweeps must be one of this machine"):
+        storage.local("gs://bucket/x", "the folder of sweeps")
 
 
 def test_files_are_written_read_listed_and_removed(gcs_folder):
