@@ -13,6 +13,7 @@ def _tree(folder: str, pattern: str) -> list[tuple[str, list[str]]]:
     return [(f"share/melody_jax/{path.parent}", [str(path)]) for path in paths]
 
 
+GCS = ["gcsfs>=2026.2"]
 SERVE = ["fastapi>=0.115", "uvicorn>=0.32", "prometheus_client>=0.21"]
 
 setup(
@@ -31,6 +32,7 @@ setup(
         "flax>=0.12.8",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "etils[epath]>=1.12",
         "gin-config>=0.5.0",
         "jaxtyping>=0.3",
         "numpy>=2.0",
@@ -60,6 +62,7 @@ setup(
             "symusic>=0.6",
             "verovio>=6.4",
         ],
+        "gcs": GCS,  # paths in buckets, gs://BUCKET/... (docs/buckets.md)
         "play": ["sounddevice>=0.5"],
         "serve": SERVE,
         "parity": ["torch>=2.9", "transformers>=5.0", "sru>=2.6"],
@@ -77,6 +80,7 @@ setup(
         "aot": ["jax[tpu]>=0.10.2"],  # the compiler alone is wanted, on machines without a TPU
         "cuda": ["jax[cuda12]>=0.10.2"],
         "dev": [
+            *GCS,
             *SERVE,
             "httpx2>=2",  # what tests of the server call it with
             "playwright>=1.49",  # drives a chromium that is there; downloads none

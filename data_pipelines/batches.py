@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import pathlib
 import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,12 +24,14 @@ import tensorflow as tf
 from data_pipelines import mixture, read, tasks
 from data_pipelines.converters import CONVERTERS, converter_of
 from data_pipelines.record_source import RecordSource, Stream
+from melody_jax import storage
 from melody_jax.errors import UserError
 from melody_jax.files import write_whole
 from melody_jax.geometry import Geometry
+from melody_jax.storage import Path
 from melody_jax.train.stage import Stage
 
-Where = pathlib.Path | Mapping[pathlib.Path, Any]
+Where = Path | Mapping[Path, Any]
 _AHEAD = 2  # finished batches kept ready
 # What helps where a checkpoint's position in the data means nothing any more.
 _WAYS_ON = {
@@ -89,17 +90,17 @@ class Batches:
         self._given += self._batch_size
         return batch
 
-    def save(self, directory: pathlib.Path) -> None:
+    def save(self, directory: Path) -> None:
         """Writes position.json (the same on every host) into `directory`."""
-        write_whole(pathlib.Path(directory) / "position.json", json.dumps({"examples": self._given, **self._identity}))
+        write_whole(storage.path(directory) / "position.json", json.dumps({"examples": self._given, **self._identity}))
 
-    def restore(self, directory: pathlib.Path) -> None:
+    def restore(self, directory: Path) -> None:
         """Continues after the last batch given out before `save`; the number of hosts may have changed.
 
         Raises:
             UserError: the position belongs to another data set, split or seed.
         """
-        position = json.loads((pathlib.Path(directory) / "position.json").read_text())
+        position = json.loads((storage.path(directory) / "position.json").read_text())
         for name, value in self._identity.items():
             if position[name] != value:
                 raise UserError(
@@ -209,11 +210,11 @@ def _of_stage(stage: Stage, geometry: Geometry, directory: Where, tokenizer: str
     return task, feature_lengths(stage)
 
 
-def _rates(directory: Where) -> Mapping[pathlib.Path, Any]:
-    return directory if isinstance(directory, Mapping) else {pathlib.Path(directory): 1.0}
+def _rates(directory: Where) -> Mapping[Path, Any]:
+    return directory if isinstance(directory, Mapping) else {storage.path(directory): 1.0}
 
 
-def _check_alike(directories: Sequence[pathlib.Path]) -> None:
+def _check_alike(directories: Sequence[Path]) -> None:
     """Tokens of a mixture mean the same only if the same parts made them."""
     facts = [read.metadata(directory) for directory in directories]
     for directory, other in zip(directories[1:], facts[1:]):

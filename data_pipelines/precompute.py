@@ -2,8 +2,6 @@
 
 import contextlib
 import itertools
-import pathlib
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +10,12 @@ import tqdm
 
 from data_pipelines import read, replacing, tokens
 from data_pipelines.records import Records
-from melody_jax import config
+from melody_jax import config, storage
 from melody_jax.codes import controls
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.samples import from_int16
+from melody_jax.storage import Path
 
 Encode = Callable[[np.ndarray, Sequence[Sequence[str]]], Mapping[str, Any]]
 # Batches of a file: the work that a kill can cost.
@@ -25,7 +24,7 @@ _FEWEST_BATCHES, _MOST_BATCHES = 4, 256
 
 def precompute(
     encode: Encode,
-    audio: pathlib.Path,
+    audio: Path,
     data_dir: str,
     name: str,
     lineage: Mapping[str, str],
@@ -34,7 +33,7 @@ def precompute(
     shard: int = 0,
     shards: int = 1,
     barrier: Callable[[], None] = lambda: None,
-) -> pathlib.Path:
+) -> Path:
     """Makes the tokenised data set `name` from the audio data set in `audio`.
 
     Chunks of clips are dealt out to the hosts in turn. Each writes its own files of the result (on a disk that all hosts
@@ -70,7 +69,7 @@ def precompute(
         barrier()  # all have seen what there was
         if reason and shard == 0:
             print(f"{directory}: {reason}; made anew")
-            shutil.rmtree(directory)
+            storage.remove_folder(directory)
         writing = _writing(directory.with_name(read.TOKENS_VERSION), audio, lineage, geometry, batch_size)
         if shard == 0:
             writing.begin()
@@ -86,7 +85,7 @@ def precompute(
 
 
 def _writing(
-    directory: pathlib.Path, audio: pathlib.Path, lineage: Mapping[str, str], geometry: Geometry, batch_size: int
+    directory: Path, audio: Path, lineage: Mapping[str, str], geometry: Geometry, batch_size: int
 ) -> tokens.Writing:
     """The files to make: of whole batches, about 64 of them, so that many hosts share the work, but none too large."""
     counts = read.counts(audio)
@@ -95,7 +94,7 @@ def _writing(
     return tokens.Writing(directory, geometry, counts, batches * batch_size, made_of)
 
 
-def _out_of_date(directory: pathlib.Path, source: str, lineage: Mapping[str, str], geometry: Geometry) -> str | None:
+def _out_of_date(directory: Path, source: str, lineage: Mapping[str, str], geometry: Geometry) -> str | None:
     """Why the tokens in `directory` must be made anew; "" where there are none, None where they need not."""
     if not (directory / "metadata.json").is_file():
         return ""
@@ -108,9 +107,7 @@ def _out_of_date(directory: pathlib.Path, source: str, lineage: Mapping[str, str
     return None if facts["geometry"] == config.to_dict(geometry) else "made for another geometry"
 
 
-def _encode_all(
-    encode: Encode, audio: pathlib.Path, writing: tokens.Writing, batch_size: int, shard: int, shards: int
-) -> None:
+def _encode_all(encode: Encode, audio: Path, writing: tokens.Writing, batch_size: int, shard: int, shards: int) -> None:
     """Writes this host's chunks of every split."""
     chunks = writing.chunks[shard::shards]
     with tqdm.tqdm(

@@ -1,7 +1,6 @@
 """Finished data sets on disk: where they are, what they say of themselves, and their clips one by one."""
 
 import json
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,9 +8,11 @@ import numpy as np
 
 from data_pipelines.clip import Clip, Truth
 from data_pipelines.records import Records
+from melody_jax import storage
 from melody_jax.codes.controls import Controls, decode
 from melody_jax.errors import UserError
 from melody_jax.samples import from_int16
+from melody_jax.storage import Path
 
 AUDIO_VERSION = "1.1.0"  # 1.0 had neither metre nor notes
 TOKENS_VERSION = "3.0.0"  # tokens and latents apart; of older versions only 2.1 is read, others are made anew
@@ -19,48 +20,48 @@ _TOKENS_BEFORE = "2.1.0"
 LATENTS = "latents"
 
 
-def audio_directory(data_dir: str, name: str) -> pathlib.Path:
+def audio_directory(data_dir: str, name: str) -> Path:
     """Where `melody data` puts the data set `name`."""
-    return pathlib.Path(data_dir) / "melody_audio" / name / AUDIO_VERSION
+    return storage.path(data_dir) / "melody_audio" / name / AUDIO_VERSION
 
 
-def tokens_directory(data_dir: str, name: str) -> pathlib.Path:
+def tokens_directory(data_dir: str, name: str) -> Path:
     """Where `melody tokenize` puts the tokenised data set `name`, or has put it before, as long as that stands alone."""
-    folder = pathlib.Path(data_dir) / "melody_tokens" / name
+    folder = storage.path(data_dir) / "melody_tokens" / name
     made, before = ((folder / version / "metadata.json").is_file() for version in (TOKENS_VERSION, _TOKENS_BEFORE))
     return folder / (_TOKENS_BEFORE if before and not made else TOKENS_VERSION)
 
 
-def latents_directory(directory: pathlib.Path) -> pathlib.Path:
+def latents_directory(directory: Path) -> Path:
     """Where the latents are of the tokenised data set in `directory`, with the semantic tokens above them."""
-    apart = pathlib.Path(directory) / LATENTS
-    return apart if apart.is_dir() else pathlib.Path(directory)
+    apart = storage.path(directory) / LATENTS
+    return apart if apart.is_dir() else storage.path(directory)
 
 
-def metadata(directory: pathlib.Path) -> dict[str, Any]:
+def metadata(directory: Path) -> dict[str, Any]:
     """The metadata of the data set in `directory` (its version folder).
 
     Raises:
         UserError: there is no finished data set.
     """
-    file = pathlib.Path(directory) / "metadata.json"
+    file = storage.path(directory) / "metadata.json"
     if not file.is_file():
         raise UserError(f"{directory}: no finished data set here; make it with melody data or melody tokenize")
     return json.loads(file.read_text())
 
 
-def counts(directory: pathlib.Path) -> dict[str, int]:
+def counts(directory: Path) -> dict[str, int]:
     """How many examples each split has.
 
     Raises:
         UserError: there is no finished data set.
     """
     metadata(directory)
-    info = json.loads((pathlib.Path(directory) / "dataset_info.json").read_text())
+    info = json.loads((storage.path(directory) / "dataset_info.json").read_text())
     return {split["name"]: sum(int(length) for length in split["shardLengths"]) for split in info["splits"]}
 
 
-def open_split(directory: pathlib.Path, split: str) -> tuple[Records, Any]:
+def open_split(directory: Path, split: str) -> tuple[Records, Any]:
     """The records of `split`, and the TFDS features that decode them.
 
     Raises:
@@ -72,18 +73,18 @@ def open_split(directory: pathlib.Path, split: str) -> tuple[Records, Any]:
     builder = tfds.builder_from_directory(directory)
     if split not in builder.info.splits:
         raise UserError(f"{directory}: it has no clips in split {split!r}, only in {', '.join(builder.info.splits)}")
-    info, index = builder.info.splits[split], pathlib.Path(directory) / f"{split}.index"
+    info, index = builder.info.splits[split], storage.path(directory) / f"{split}.index"
     return Records([str(path) for path in info.filepaths], info.shard_lengths, index), builder.info.features
 
 
-def read_clips(directory: pathlib.Path, split: str, limit: int | None = None) -> Iterator[Clip]:
+def read_clips(directory: Path, split: str, limit: int | None = None) -> Iterator[Clip]:
     """The clips of a split in their stored order, audio as float32 [T]; for evaluation, not for training."""
     records, features = open_split(directory, split)
     for record in records.read(range(len(records))[:limit]):
         yield clip_of(features.deserialize_example_np(record))
 
 
-def summary(directory: pathlib.Path) -> str:
+def summary(directory: Path) -> str:
     """A few lines for people: how much there is, from where, under which licences, and what was refused."""
     facts = metadata(directory)
     clips, tunes = facts["clips"], facts["tunes"]

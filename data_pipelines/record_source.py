@@ -17,7 +17,6 @@ The order of the steps, fixed here and in `batches`, and why:
 import dataclasses
 import functools
 import itertools
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from data_pipelines import mixture, read
+from melody_jax import storage
 from melody_jax.errors import UserError
 
 _BLOCK = 16  # records that TensorFlow takes over at a time
@@ -77,7 +77,7 @@ class RecordSource(seqio.DataSource):
     """
 
     def __init__(self, directory: str, fields: Sequence[str], stream: Stream | None = None):
-        self.directory = pathlib.Path(directory)
+        self.directory = storage.path(directory)
         self.fields = tuple(fields)
         self.stream = stream
         super().__init__(splits=("train", "validation", "test"), performs_internal_shuffling=True)

@@ -5,7 +5,8 @@ a split ends: one uint64 for each, in a file that is mapped into memory, so that
 none it is made by one pass over the lengths, and kept beside the records if that folder can be written.
 
 Storage at the other end of a network answers late, but answers many questions at once: `Records.read` has IN_FLIGHT reads
-under way and gives their records in the order asked for.
+under way and gives their records in the order asked for. Of files in a bucket (gs://) each read is a request for a range of
+bytes; their index is read into memory, 8 bytes a record.
 """
 
 import bisect
@@ -22,7 +23,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from melody_jax import storage
 from melody_jax.errors import UserError
+from melody_jax.files import whole_file
+from melody_jax.storage import Path
 
 IN_FLIGHT = 128  # reads under way at a time: 2,560 a second where each takes 50 ms
 _HEAD, _TAIL = 12, 4
@@ -43,7 +47,7 @@ class Records:
         UserError: a file is missing, cut short, or holds another number of records.
     """
 
-    def __init__(self, paths: Sequence[str], lengths: Sequence[int], index: pathlib.Path | None = None):
+    def __init__(self, paths: Sequence[str], lengths: Sequence[int], index: Path | None = None):
         stay_open = len(paths) <= _most_open_files() // 4
         self._files = list(_POOL.map(lambda path: _open(os.fspath(path), stay_open), paths))
         self._first = np.cumsum([0, *lengths]).tolist()  # number of each file's first record
@@ -74,11 +78,15 @@ class Records:
         start = before + _HEAD
         return self._files[file].read(start, int(self._ends[number]) - _TAIL - start)
 
-    def _mapped(self, index: pathlib.Path) -> np.ndarray | None:
+    def _mapped(self, index: Path) -> np.ndarray | None:
         """The index in a file, if it is of these files: as long as they say, and ending where each of them ends."""
         try:
-            with open(index, "rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if isinstance(index, pathlib.Path):
+                with open(index, "rb") as file:
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                mapped.madvise(mmap.MADV_WILLNEED)
+            else:
+                mapped = index.read_bytes()
         except (OSError, ValueError):  # none there, or it is empty
             return None
         ends = np.frombuffer(mapped, np.uint8)
@@ -87,18 +95,13 @@ class Records:
         ends = ends.view(_END)
         held = np.diff(self._first) > 0
         last, sizes = np.asarray(self._first[1:])[held] - 1, np.asarray([file.size for file in self._files])[held]
-        mapped.madvise(mmap.MADV_WILLNEED)
         return ends if np.array_equal(ends[last], sizes) else None
 
 
-def write_index(path: pathlib.Path, ends: np.ndarray) -> None:
+def write_index(path: Path, ends: np.ndarray) -> None:
     """Writes the index of a split: where each record ends in its file, checksum included."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as scratch:
         ends.astype(_END, copy=False).tofile(scratch)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 _NONE = np.empty(0, _END)
@@ -128,24 +131,18 @@ class _Local:
 
 
 class _Remote:
-    def __init__(self, path: str):
-        import tensorflow as tf
+    """An object in a bucket."""
 
-        self.path = path
-        self._open = lambda: tf.io.gfile.GFile(path, "rb")
-        self.size = tf.io.gfile.stat(path).length
+    def __init__(self, path: str):
+        self.path, self.size = path, storage.size_of(path)
 
     def read(self, start: int, size: int) -> bytes:
-        with self._open() as file:  # a GFile keeps one position, so that threads cannot share it
-            file.seek(start)
-            return file.read(size)
+        return storage.read_range(self.path, start, start + size)
 
 
 def _open(path: str, stay_open: bool) -> _Local | _Remote:
-    if "://" in path:
-        return _Remote(path)
     try:
-        return _Local(path, stay_open)
+        return _Remote(path) if storage.in_bucket(path) else _Local(path, stay_open)
     except FileNotFoundError:
         raise UserError(f"{path}: a file of the data set is missing; build it again") from None
 

@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Iterator
 
 from melody_jax import lock
+from melody_jax.storage import Path
 
 
-def sole_writer(directory: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+def sole_writer(directory: Path) -> contextlib.AbstractContextManager[None]:
     """The lock of whoever writes the data set in `directory` (its version folder); a second process waits and says so."""
     return lock.waiting(directory.parent / "lock", f"data set {directory.parent.name}")
 

@@ -1,6 +1,5 @@
 """Our tokenised data sets in T5X: the functions that configs/t5x/*.gin bind. Nothing here needs T5X itself."""
 
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,7 @@ import seqio
 import tensorflow as tf
 
 from data_pipelines import batches, tasks, tokens
+from melody_jax import storage
 from melody_jax.errors import UserError
 from melody_jax.train.stage import Stage
 
@@ -24,10 +24,10 @@ def token_task(stage: Stage, directory: str) -> seqio.Task:
     Raises:
         UserError: there is none, or its geometry is not the stage's.
     """
-    found = tokens.open_tokens(pathlib.Path(directory)).geometry
+    found = tokens.open_tokens(storage.path(directory)).geometry
     if found != stage.geometry:
         raise UserError(f"{directory} has {found}, but {stage.name} is configured for {stage.geometry}")
-    return tasks.register(PREFIX, stage.geometry, tokens=pathlib.Path(directory))[stage.name]
+    return tasks.register(PREFIX, stage.geometry, tokens=storage.path(directory))[stage.name]
 
 
 def lengths(stage: Stage) -> dict[str, int]:

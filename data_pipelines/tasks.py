@@ -1,7 +1,6 @@
 """The seqio Task of every stage on a data set: source, pure preprocessors, output features."""
 
 import functools
-import pathlib
 from typing import Any
 
 import seqio
@@ -13,6 +12,7 @@ from data_pipelines.text_vocabulary import TextVocabulary
 from melody_jax import graph
 from melody_jax.codes import controls
 from melody_jax.geometry import Geometry
+from melody_jax.storage import Path
 
 AUDIO_STAGES, TOKEN_STAGES = graph.READ_AUDIO, graph.READ_TOKENS
 _AUDIO = seqio.ContinuousFeature(dtype=tf.int16)
@@ -22,8 +22,8 @@ _CONTROLS: Any = seqio.Feature(seqio.PassThroughVocabulary(max(controls.SIZES)),
 def register(
     name: str,
     geometry: Geometry,
-    audio: pathlib.Path | None = None,
-    tokens: pathlib.Path | None = None,
+    audio: Path | None = None,
+    tokens: Path | None = None,
     tokenizer: str | None = None,
 ) -> dict[str, seqio.Task]:
     """Adds the Tasks `NAME_STAGE` to seqio's registry, replacing earlier ones of the same names.
@@ -50,7 +50,7 @@ def register(
 
 
 def make_task(
-    name: str, stage: str, directory: pathlib.Path | None, geometry: Geometry, tokenizer: str | None = None
+    name: str, stage: str, directory: Path | None, geometry: Geometry, tokenizer: str | None = None
 ) -> seqio.Task:
     """The Task of `stage` on the data set in `directory`, unregistered.
 

@@ -15,8 +15,6 @@ import hashlib
 import itertools
 import json
 import os
-import pathlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypedDict
 
@@ -26,11 +24,12 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from data_pipelines import read, records
-from melody_jax import config
+from melody_jax import config, storage
 from melody_jax.codes import controls
 from melody_jax.errors import UserError
 from melody_jax.files import UNFINISHED, write_whole
 from melody_jax.geometry import Geometry
+from melody_jax.storage import Path
 
 _FOLDERS = {"melody_tokens": "", "melody_latents": read.LATENTS}
 
@@ -78,7 +77,7 @@ class Writing:
         made_of: what the tokens follow from; files of other things are removed.
     """
 
-    directory: pathlib.Path
+    directory: Path
     geometry: Geometry
     counts: Mapping[str, int]
     size: int
@@ -97,8 +96,7 @@ class Writing:
         """Makes the folder; what is in it stays if it is of the same making."""
         mark, text = self.directory / UNFINISHED, json.dumps([self.made_of, self.size], sort_keys=True)
         if not mark.is_file() or mark.read_text() != text:
-            if self.directory.exists():
-                shutil.rmtree(self.directory)
+            storage.remove_folder(self.directory)
             (self.directory / read.LATENTS).mkdir(parents=True)
             write_whole(mark, text)
 
@@ -112,16 +110,20 @@ class Writing:
         ends: dict[str, list[int]] = {name: [] for name in sets}
         with contextlib.ExitStack() as stack:
             paths = {name: self.directory / _FOLDERS[name] / self._file(name, chunk) for name in sets}
-            files = {name: stack.enter_context(tf.io.TFRecordWriter(str(path))) for name, path in paths.items()}
-            for example in examples:
-                for name, features in sets.items():
-                    record = features.serialize_example({field: example[field] for field in features})
-                    files[name].write(record)
-                    digest.update(record)
-                    ends[name].append((ends[name] or [0])[-1] + len(record) + records.AROUND)
-        for path in paths.values():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+            places = {name: stack.enter_context(storage.written(path)) for name, path in paths.items()}
+            with contextlib.ExitStack() as open_files:
+                files = {
+                    name: open_files.enter_context(tf.io.TFRecordWriter(str(place))) for name, place in places.items()
+                }
+                for example in examples:
+                    for name, features in sets.items():
+                        record = features.serialize_example({field: example[field] for field in features})
+                        files[name].write(record)
+                        digest.update(record)
+                        ends[name].append((ends[name] or [0])[-1] + len(record) + records.AROUND)
+            for place in places.values():
+                with open(place, "rb") as file:
+                    os.fsync(file.fileno())
         write_whole(self._note(chunk), json.dumps({"digest": digest.hexdigest(), **ends}))
 
     def finish(self, lineage: Mapping[str, str], source: str) -> None:
@@ -164,15 +166,15 @@ class Writing:
             )
             facts = {"lineage": dict(lineage), "geometry": config.to_dict(self.geometry), "source": source, "id": id_}
             write_whole(folder / "metadata.json", json.dumps(facts))
-        for chunk in self.chunks:
-            self._note(chunk).unlink()
+        with concurrent.futures.ThreadPoolExecutor(records.IN_FLIGHT) as pool:
+            list(pool.map(lambda chunk: self._note(chunk).unlink(), self.chunks))
         (self.directory / UNFINISHED).unlink()
 
     def _file(self, name: str, chunk: Chunk) -> str:
         total = -(-self.counts[chunk.split] // self.size)
         return f"{name}-{chunk.split}.tfrecord-{chunk.number:05d}-of-{total:05d}"
 
-    def _note(self, chunk: Chunk) -> pathlib.Path:
+    def _note(self, chunk: Chunk) -> Path:
         return self.directory / f"{chunk.split}-{chunk.number:05d}.json"
 
 
@@ -206,7 +208,7 @@ def write_tokens(
     geometry: Geometry,
     source: str = "",
     size: int = 4096,
-) -> pathlib.Path:
+) -> Path:
     """Writes the tokenised data set `name` with all its splits, in this process.
 
     Args:
@@ -241,12 +243,12 @@ def write_tokens(
 class TokenSet:
     """A tokenised data set on disk: its folder, the ids of the parts that made it, their geometry."""
 
-    directory: pathlib.Path
+    directory: Path
     lineage: dict[str, str]
     geometry: Geometry
 
 
-def open_tokens(directory: pathlib.Path, expected: Mapping[str, str] | None = None) -> TokenSet:
+def open_tokens(directory: Path, expected: Mapping[str, str] | None = None) -> TokenSet:
     """The tokenised data set in `directory` (its version folder).
 
     Args:
@@ -265,10 +267,10 @@ def open_tokens(directory: pathlib.Path, expected: Mapping[str, str] | None = No
                 f"{directory}: made with {part} {made_by[:12]}, but the one at hand is {wanted[:12]}; "
                 "run melody tokenize again"
             )
-    return TokenSet(pathlib.Path(directory), facts["lineage"], config.from_dict(Geometry, facts["geometry"]))
+    return TokenSet(storage.path(directory), facts["lineage"], config.from_dict(Geometry, facts["geometry"]))
 
 
-def read_tokens(directory: pathlib.Path, split: str, limit: int | None = None) -> Iterator[TokenExample]:
+def read_tokens(directory: Path, split: str, limit: int | None = None) -> Iterator[TokenExample]:
     """The examples of a split in their stored order; for evaluation, not for training."""
     columns, features = read.open_split(directory, split)
     latents, more = read.open_split(read.latents_directory(directory), split)

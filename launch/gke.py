@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from launch.job import BUCKET, Gke, Job
+from launch.job import Gke, Job
 from launch.processes import InterruptError, LaunchError, Result, Runner
 from launch.restarts import HOPELESS
 from melody_jax.errors import UserError
@@ -29,7 +29,7 @@ def launch(job: Job, runner: Runner) -> int:
     text = yaml.safe_dump(manifest(job), sort_keys=False, width=1000)
     runner.need("kubectl")
     if not job.keeps_results:
-        runner.say(f"the command has no {BUCKET}: what it writes is deleted with the pods")
+        runner.say("the command names no bucket: what it writes is deleted with the pods")
     kubectl = [
         "kubectl",
         *([f"--context={target.context}"] if target.context else []),

@@ -16,13 +16,16 @@ from melody_jax.errors import UserError, refuse_addresses
 BUCKET = "{bucket}"
 """Stands in a command for the folder in which the bucket (on SLURM: the shared file system) is seen."""
 
+PATHS = "gs://"
+"""So paths in buckets begin that are not mounted."""
+
 CAPACITIES = ("on-demand", "spot", "reserved")
 
 TPU_SETUP = (
     "sudo apt-get -o DPkg::Lock::Timeout=300 -qq update",
     "sudo apt-get -o DPkg::Lock::Timeout=300 -qq install -y python3.11-venv",
     "python3.11 -m venv .venv",
-    ".venv/bin/pip install --quiet --constraint constraints.txt --editable '.[data,tpu]'",
+    ".venv/bin/pip install --quiet --constraint constraints.txt --editable '.[data,gcs,tpu]'",
     ".venv/bin/pip install --quiet --no-deps --requirement packages-no-deps.txt --requirement packages-no-deps-data.txt",
 )
 
@@ -192,7 +195,10 @@ class Job:
             if not fulfilled:
                 raise UserError(message)
         folders = (self.code, self.slurm.shared_dir if self.slurm else "")
-        refuse_addresses((*self.command, *folders), f"the key `bucket` mounts it, and {BUCKET} stands for its folder")
+        words = (
+            word for word in self.command if not word.startswith(PATHS)
+        )  # which the command itself reads and writes
+        refuse_addresses((*words, *folders), f"the key `bucket` mounts it, and {BUCKET} stands for its folder")
         for name in self.env:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise UserError(f"`env`: {name} is no name of an environment variable")
@@ -212,7 +218,8 @@ class Job:
 
     @property
     def keeps_results(self) -> bool:
-        return any(BUCKET in word for word in self.command)
+        """Whether the command names a folder that outlives the machines."""
+        return any(BUCKET in word or word.startswith(PATHS) for word in self.command)
 
     def words(self, bucket: str) -> list[str]:
         """The command's words with `bucket` in the place of {bucket}.
@@ -220,7 +227,7 @@ class Job:
         Raises:
           UserError: the command asks for a bucket and there is none.
         """
-        if self.keeps_results and not bucket:
+        if any(BUCKET in word for word in self.command) and not bucket:
             raise UserError(f"the command has {BUCKET}: it needs the key `bucket`, and on SLURM `slurm.shared_dir`")
         return [word.replace(BUCKET, bucket) for word in self.command]
 

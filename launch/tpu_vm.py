@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from launch import code
-from launch.job import BUCKET, Job
+from launch.job import Job
 from launch.processes import InterruptError, LaunchError, Result, Runner
 from launch.restarts import FINAL, HOPELESS, run_until_done
 from melody_jax.errors import UserError
@@ -44,7 +44,7 @@ def launch(job: Job, runner: Runner) -> int:
     nodes = Nodes(job, runner)
     runner.need("gcloud")
     if not job.keeps_results:
-        runner.say(f"the command has no {BUCKET}: what it writes is deleted with the VMs")
+        runner.say("the command names no bucket: what it writes is deleted with the VMs")
     archive = code.pack(job.code, f"{job.name}.tar.gz", runner)
     try:
         ended = run_until_done(lambda: nodes.attempt(str(archive)), job, runner)

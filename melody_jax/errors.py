@@ -16,26 +16,32 @@ not be written to. Its last checkpoint is intact. After signal n it ends with 12
 INTERRUPTED = 130
 """After SIGINT (128 + 2), whatever the command was doing."""
 
+BOUND_PATHS = ("init_from", "parents_dir", "precompiled_dir")
+"""Bindings whose values may be paths in buckets."""
+
 # a whole word, or what stands in a binding behind "=", in quotes or in a list
 _ADDRESS = re.compile(r"(?:^|[=\[(,'\"])\s*['\"]?([A-Za-z][A-Za-z0-9+.-]*://[^\s'\",)\]]*)")
 
 # Orbax and TensorStore have no exceptions of their own for a full disk or a refusal, but quote the system
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTSUP)
-_FINAL = tuple(map(os.strerror, _REFUSED))
+_FINAL = (*map(os.strerror, _REFUSED), "Forbidden: ", "PERMISSION_DENIED")  # and those of buckets
 
 
 class UserError(Exception):
     """Bad input by the user. The message is one clear sentence; the CLI prints it as one line and exits with code 2."""
 
 
-def refuse_addresses(words: Iterable[str], advice: str = "mount the bucket and name a folder in it") -> None:
+def refuse_addresses(words: Iterable[str], advice: str = "one in a mounted bucket is") -> None:
     """Raises UserError where a word, or a value in a binding "name = value", is an address such as gs://bucket/x.
 
-    Paths are those of file systems: as one, an address would become a folder called "gs:".
+    As a path of this machine it would become a folder called "gs:". Paths in buckets (`storage.path`) are left out by the
+    caller; here those are that are bound to `BOUND_PATHS`.
     """
     for word in words:
-        if found := _ADDRESS.search(word):
-            raise UserError(f"{found[1]} is an address, and paths are those of mounted file systems: {advice}")
+        bound = word.partition("=")[0].strip().rpartition(".")[2] in BOUND_PATHS
+        for found in _ADDRESS.finditer(word):
+            if not (bound and found[1].startswith("gs://")):
+                raise UserError(f"{found[1]} is an address; here only a path of this machine will do: {advice}")
 
 
 class StoppedError(Exception):

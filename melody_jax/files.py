@@ -1,19 +1,23 @@
 """Files that outlive a kill: written whole or not at all, line by line, closed now and then.
 
-Folders become whole also where directories cannot be renamed: on buckets that are mounted as file systems.
+Folders become whole also where directories cannot be renamed: in buckets, mounted as file systems or not.
 """
 
 import json
 import os
+import pathlib
 import shutil
+import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from melody_jax import storage
+from melody_jax.storage import Path
+
 CLOSE_SECONDS = 60.0
-"""How old what a killed process loses can be, of a file on a mounted bucket."""
+"""How old what a killed process loses can be, of a file in a bucket."""
 UNFINISHED = ".unfinished"
 """Lies in a folder whose files are being put in their places, so that whoever writes there again knows its own."""
 
@@ -23,14 +27,28 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> Path:
 
     Text is UTF-8. Raises OSError where the disk is full; nothing is left behind then.
     """
-    path = Path(path)
+    path, data = storage.path(path), content.encode() if isinstance(content, str) else content
+    if not isinstance(path, pathlib.Path):
+        path.write_bytes(data)  # objects are never seen in part
+        return path
+    with whole_file(path) as scratch:
+        scratch.write_bytes(data)
+    return path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[pathlib.Path]:
+    """A name to write to that becomes `path` in the end: nobody finds half a file, and nothing is left of a failure."""
+    if not isinstance(path, pathlib.Path):
+        with storage.written(path) as scratch:
+            yield scratch
+        return
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        scratch.write_bytes(content.encode() if isinstance(content, str) else content)
-        return scratch.replace(path)
-    except OSError:
+        yield scratch
+        scratch.replace(path)
+    finally:
         scratch.unlink(missing_ok=True)
-        raise
 
 
 def json_lines(records: Any) -> str:
@@ -55,40 +73,72 @@ class Appended:
     """A file of JSON lines that grows, opened to be continued. Every line is on a disk when `write` returns.
 
     A mounted bucket keeps of a file what it had when it was closed: so it is closed, and opened again, with the first
-    line after every `CLOSE_SECONDS`. Raises OSError where the disk is full.
+    line after every `CLOSE_SECONDS`. An object cannot be continued: it is written anew as often. Raises OSError where
+    the disk is full.
     """
 
     def __init__(self, path: Path):
         self._path = path
+        self._lines = [] if isinstance(path, pathlib.Path) else [json_lines(read_lines(path))]
         self._open()
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Adds a line."""
-        self._file.write(json_lines([record]))
-        self._file.flush()
+        if self._file is None:
+            self._lines.append(json_lines([record]))
+        else:
+            self._file.write(json_lines([record]))
+            self._file.flush()
         if time.monotonic() - self._since >= CLOSE_SECONDS:
-            self._file.close()
-            self._open()
+            self.keep()
+
+    def keep(self) -> None:
+        """What has been written until now will survive a kill, also in a bucket."""
+        self.close()
+        self._open()
 
     def close(self) -> None:
         """Ends it."""
-        self._file.close()
+        if self._file is None:
+            write_whole(self._path, "".join(self._lines))
+        else:
+            self._file.close()
 
     def _open(self) -> None:
-        self._file, self._since = self._path.open("a"), time.monotonic()
+        self._file = self._path.open("a") if isinstance(self._path, pathlib.Path) else None
+        self._since = time.monotonic()
 
 
-def publish(scratch: Path, directory: Path, commit: str) -> None:
+@contextmanager
+def whole_folder(directory: Path, commit: str) -> Iterator[pathlib.Path]:
+    """An empty folder to write to, which gets the name `directory` in the end (`publish`); nothing is left of a failure."""
+    if isinstance(directory, pathlib.Path):
+        scratch = directory.with_name(f".{directory.name}.tmp-{os.getpid()}")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+    else:
+        scratch = pathlib.Path(tempfile.mkdtemp(prefix="melody-"))
+    try:
+        yield scratch
+        publish(scratch, directory, commit)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def publish(scratch: pathlib.Path, directory: Path, commit: str) -> None:
     """Gives the files of `scratch` a place under the name `directory`, instead of what had that name.
 
-    Where the file system renames directories this is one rename, and the old folder is gone only afterwards. Cloud
-    Storage FUSE refuses that (its objects have no folders). There the file `commit`, without which the folder counts as
-    nothing, is removed first and written last: a kill in between leaves a folder that nobody reads, and never a mixture.
+    Where the file system renames directories this is one rename, and the old folder is gone only afterwards. Buckets
+    have no folders, and Cloud Storage FUSE refuses to rename any. There the file `commit`, without which the folder counts
+    as nothing, is removed first and written last: a kill in between leaves a folder that nobody reads, and never a mixture.
 
     Args:
-      scratch: a folder beside `directory`, which is gone afterwards.
+      scratch: a folder, beside `directory` unless that is in a bucket, which is gone afterwards.
       commit: name of the file in it that readers open first.
     """
+    if not isinstance(directory, pathlib.Path):
+        _upload(scratch, directory, commit)
+        return
     old = directory.with_name(f".{directory.name}.old-{os.getpid()}")
     moved = False
     try:
@@ -104,9 +154,21 @@ def publish(scratch: Path, directory: Path, commit: str) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _publish_files(scratch: Path, directory: Path, commit: str) -> None:
+def _upload(scratch: pathlib.Path, directory: Path, commit: str) -> None:
+    (directory / UNFINISHED).write_text("")
+    (directory / commit).unlink(missing_ok=True)
+    names = list(storage.files_below(scratch))
+    storage.upload(scratch, directory, [name for name in names if name != commit])
+    for name in storage.files_below(directory).keys() - {*names, UNFINISHED}:
+        (directory / name).unlink()
+    storage.upload(scratch, directory, [commit])
+    (directory / UNFINISHED).unlink()
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _publish_files(scratch: pathlib.Path, directory: pathlib.Path, commit: str) -> None:
     names = sorted(path.relative_to(scratch) for path in scratch.rglob("*") if path.is_file())
-    last = Path(commit)
+    last = pathlib.Path(commit)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / UNFINISHED).touch()
     (directory / last).unlink(missing_ok=True)
@@ -119,7 +181,7 @@ def _publish_files(scratch: Path, directory: Path, commit: str) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _remove_others(directory: Path, kept: set[Path]) -> None:
+def _remove_others(directory: pathlib.Path, kept: set[pathlib.Path]) -> None:
     """What the folder held before, but for the files of these names."""
     for path in sorted(directory.rglob("*"), reverse=True):  # files before the folders that they are in
         if path.is_dir():

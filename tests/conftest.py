@@ -10,6 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(["melody_jax"], "beartype.beartype")
@@ -42,3 +43,33 @@ def pytest_collection_modifyitems(items):
 
 def pytest_report_header():
     return [] if PARITY else ["tests/parity is left out: the extra `parity` is not installed (make test-parity)"]
+
+
+@pytest.fixture(scope="session")
+def _gcs():
+    if not importlib.util.find_spec("gcsfs"):
+        pytest.skip("the extra `gcs` is not installed")
+    from tests.gcs_server import Storage
+
+    server = Storage()
+    os.environ.update(server.environment)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def gcs(_gcs):
+    """A Cloud Storage on loopback with one empty bucket, which this process and its children take for Google's."""
+    _gcs.objects.clear()
+    _gcs.log.clear()
+    _gcs.latency, _gcs.most_under_way = 0.0, 0
+    return _gcs
+
+
+@pytest.fixture
+def gcs_folder(gcs):
+    """A folder of that bucket."""
+    from melody_jax import storage
+    from tests.gcs_server import BUCKET
+
+    return storage.path(f"gs://{BUCKET}/test")

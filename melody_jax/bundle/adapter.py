@@ -9,15 +9,16 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from melody_jax import storage
 from melody_jax.bundle.lineage import short
 from melody_jax.bundle.part import INFO_FILE, Part, load_part, locate
 from melody_jax.config import from_dict
 from melody_jax.errors import UserError
+from melody_jax.storage import Path
 
 NAME = "adapter"
 DOWN, UP = "down", "up"
@@ -99,7 +100,7 @@ def with_adapters(parts: Mapping[str, Part], adapters: Mapping[str, float]) -> d
     for directory, weight in adapters.items():
         if not np.isfinite(weight):
             raise UserError(f"adapter {directory}: a weight of {weight}; it must be a finite number")
-        for adapter in _load(Path(directory)):
+        for adapter in _load(storage.path(directory)):
             found.setdefault(_config(adapter).of, []).append((adapter, float(weight)))
     unknown = sorted(set(found) - set(parts))
     if unknown:

@@ -12,11 +12,12 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from melody_jax import config as config_lib
-from melody_jax import graph
+from melody_jax import graph, storage
 from melody_jax.bundle.adapter import with_adapters
 from melody_jax.bundle.card import Card, render
 from melody_jax.bundle.lineage import check_lineage, short
@@ -35,10 +36,11 @@ from melody_jax.bundle.part import (
 )
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.errors import UserError
-from melody_jax.files import UNFINISHED
+from melody_jax.files import UNFINISHED, write_whole
 from melody_jax.geometry import Geometry
 from melody_jax.mulan import minilm
 from melody_jax.mulan.config import PretrainedText
+from melody_jax.storage import Path
 
 BUNDLE_FILE = "bundle.json"
 CARD_FILE = "MODEL_CARD.md"
@@ -63,7 +65,7 @@ class Bundle:
       sampling: defaults for sampling that suit these weights (names as in `generate.Settings`).
     """
 
-    directory: pathlib.Path
+    directory: Path
     parts: dict[str, Part]
     geometry: Geometry
     references: dict[str, dict[str, str]]
@@ -75,7 +77,7 @@ class Bundle:
         return {name: part.id for name, part in self.parts.items()}
 
     @property
-    def tokenizer(self) -> pathlib.Path | None:
+    def tokenizer(self) -> Path | None:
         """The tokenizer.json that the bundle carries, if it carries one."""
         path = self.directory / TOKENIZER_FILE
         return path if path.is_file() else None
@@ -91,7 +93,7 @@ class Bundle:
           UserError: no bundle there, a damaged or missing file, parts that were not trained together, or an adapter of other
             parts.
         """
-        directory = pathlib.Path(directory)
+        directory = storage.path(directory)
         info = _read_info(directory)
         parts = {name: load_part(directory / name) for name in info["parts"]}
         check_lineage(parts)
@@ -138,7 +140,7 @@ def export(
     Raises:
       UserError: a part is missing, given twice, damaged or was not trained together with another, or `out` is taken.
     """
-    out = pathlib.Path(out)
+    out = storage.path(out)
     known = any((out / name).is_file() for name in (BUNDLE_FILE, UNFINISHED))
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not known)):
         raise UserError(f"cannot export to {out}: it exists and is not a bundle")
@@ -148,12 +150,10 @@ def export(
     parts = _collect(sources)
     check_lineage(parts)
     parts = with_adapters(parts, adapters or {})
-    # inside, where a rename is one step and the folder above need not be writable
-    scratch = out / f".export-{os.getpid()}"
     fresh = not out.exists()
-    shutil.rmtree(scratch, ignore_errors=True)
+    scratch = _scratch(out)
     try:
-        scratch.mkdir(parents=True)
+        scratch.mkdir(parents=True, exist_ok=True)
         _write(scratch, parts, dtype, card or Card(), dict(sampling or {}), max_file_bytes, tokenizer)
         Bundle.load(scratch)
         _place(scratch, out)
@@ -161,16 +161,14 @@ def export(
         raise UserError(f"cannot export to {out}: {error}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        if fresh and out.is_dir() and not any(out.iterdir()):
+        if fresh and isinstance(out, pathlib.Path) and out.is_dir() and not any(out.iterdir()):
             out.rmdir()
     return Bundle.load(out)
 
 
 def bundle_bytes(directory: str | os.PathLike) -> dict[str, int]:
     """Size in bytes of every file of a bundle, by its path inside it."""
-    directory = pathlib.Path(directory)
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {str(path.relative_to(directory)): path.stat().st_size for path in files}
+    return storage.files_below(storage.path(directory))
 
 
 def _collect(sources: Iterable[str | os.PathLike]) -> dict[str, Part]:
@@ -187,7 +185,7 @@ def _collect(sources: Iterable[str | os.PathLike]) -> dict[str, Part]:
 
 
 def _write(
-    directory: pathlib.Path,
+    directory: Path,
     parts: dict[str, Part],
     dtype: str | None,
     card: Card,
@@ -220,12 +218,12 @@ def _write(
         "parts": {name: {"id": p.id, "parameters": p.parameters, "dtype": p.dtype} for name, p in written.items()},
         "references": references,
         "sampling": sampling,
-        "tokenizer": None if tokenizer is None else _sha256(pathlib.Path(tokenizer)),
+        "tokenizer": None if tokenizer is None else _sha256(storage.path(tokenizer)),
     }
     info["seal"] = seal(info)
     (directory / BUNDLE_FILE).write_text(json.dumps(info, indent=1) + "\n")
     if tokenizer is not None:
-        shutil.copyfile(tokenizer, directory / TOKENIZER_FILE)
+        write_whole(directory / TOKENIZER_FILE, storage.path(tokenizer).read_bytes())
     size = sum(bundle_bytes(directory).values())
     (directory / CARD_FILE).write_text(render(card, written, references, size))
 
@@ -244,7 +242,7 @@ def _references(parts: Mapping[str, Part]) -> dict[str, dict[str, str]]:
     return {TEXT_REFERENCE: dict(given)}
 
 
-def _read_info(directory: pathlib.Path) -> dict[str, Any]:
+def _read_info(directory: Path) -> dict[str, Any]:
     path = directory / BUNDLE_FILE
     info = read_json(path, f"{directory} is not a bundle: it holds no {BUNDLE_FILE}")
     missing = ({"format"} | set(FIELDS)) - set(info)
@@ -262,7 +260,7 @@ def _read_info(directory: pathlib.Path) -> dict[str, Any]:
     return info
 
 
-def _check_seal(directory: pathlib.Path, info: dict[str, Any]) -> None:
+def _check_seal(directory: Path, info: dict[str, Any]) -> None:
     if info.get("seal") != seal(info):
         raise UserError(
             f"{directory / BUNDLE_FILE} was edited: its sha256 is not the one that it was written with; export it again, "
@@ -273,11 +271,11 @@ def _check_seal(directory: pathlib.Path, info: dict[str, Any]) -> None:
         raise UserError(f"{file} is not the tokenizer that {BUNDLE_FILE} lists; export the bundle again")
 
 
-def _sha256(path: pathlib.Path) -> str:
+def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _exported(directory: pathlib.Path) -> list[pathlib.Path]:
+def _exported(directory: Path) -> list[Path]:
     """What an export wrote into a bundle: the files of the bundle, and of each of its parts."""
     found = [directory / name for name in (BUNDLE_FILE, CARD_FILE, TOKENIZER_FILE)]
     for part in (directory / name for name in (*REQUIRED, *OPTIONAL)):
@@ -291,7 +289,21 @@ def _exported(directory: pathlib.Path) -> list[pathlib.Path]:
     return [path for path in found if path.is_file()]
 
 
-def _place(scratch: pathlib.Path, out: pathlib.Path) -> None:
+def _scratch(out: Path) -> pathlib.Path:
+    """A folder to write the bundle to: inside `out`, where a rename is one step and the folder above need not be writable.
+
+    Raises:
+      UserError: `out` is in a bucket that may not be written to.
+    """
+    if not isinstance(out, pathlib.Path):
+        storage.check_writable(out)
+        return pathlib.Path(tempfile.mkdtemp(prefix="melody-"))
+    scratch = out / f".export-{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    return scratch
+
+
+def _place(scratch: pathlib.Path, out: Path) -> None:
     """Moves the files of `scratch` into `out`, where an older export's go and everything else stays.
 
     bundle.json goes first and comes last: a folder that is half written is no bundle.
@@ -299,6 +311,10 @@ def _place(scratch: pathlib.Path, out: pathlib.Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for path in _exported(out):
         path.unlink()
+    if not isinstance(out, pathlib.Path):
+        storage.upload(scratch, out, [name for name in storage.files_below(scratch) if name != BUNDLE_FILE])
+        storage.upload(scratch, out, [BUNDLE_FILE])
+        return
     files = sorted((path for path in scratch.rglob("*") if path.is_file()), key=lambda path: path.name == BUNDLE_FILE)
     for path in files:
         target = out / path.relative_to(scratch)

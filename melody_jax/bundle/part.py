@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,9 +21,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from melody_jax import config as config_lib
+from melody_jax import storage
 from melody_jax.errors import UserError
-from melody_jax.files import UNFINISHED, publish
+from melody_jax.files import UNFINISHED, whole_folder
 from melody_jax.geometry import Geometry
+from melody_jax.storage import Path
 
 INFO_FILE = "part.json"
 FORMAT = 2
@@ -89,7 +90,7 @@ def save_part(
     part_id: str | None = None,
     max_file_bytes: int | None = None,
 ) -> Part:
-    """Writes a part directory, whole or not at all (`files.publish`), replacing an older part there.
+    """Writes a part directory, whole or not at all (`files.whole_folder`), replacing an older part there.
 
     Args:
       params: nested dict of arrays (unboxed; JAX or NumPy).
@@ -104,7 +105,7 @@ def save_part(
       UserError: unknown dtype, a weight that is not finite in `dtype`, a tensor larger than the limit, or `directory`
         is something other than a part.
     """
-    directory = pathlib.Path(directory)
+    directory = storage.path(directory)
     _refuse_foreign(directory)
     plain = dict(config) if isinstance(config, Mapping) else config_lib.to_dict(config)
     flat = {key: np.asarray(leaf, order="C") for key, leaf in flatten(params).items()}
@@ -118,18 +119,12 @@ def save_part(
     info["id"] = part_id or _identity(info | {"format": UNSEALED}, flat)  # the seal changed nothing about ids
     flat = cast(name, flat, dtype)
     info |= {"dtype": _float_dtype(flat), "training": dict(training), "files": {}}
-    scratch = directory.with_name(f".{directory.name}.tmp-{os.getpid()}")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
+    with whole_folder(directory, INFO_FILE) as scratch:
         for filename, tensors in _shards(name, flat, max_file_bytes):
             save_file(tensors, scratch / filename)
             info["files"][filename] = _sha256(scratch / filename)
         info["seal"] = seal(info)
         (scratch / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n")
-        publish(scratch, directory, INFO_FILE)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return _from_info(info, flat)
 
 
@@ -172,7 +167,7 @@ def read_info(directory: str | os.PathLike) -> dict[str, Any]:
     return info
 
 
-def read_json(path: pathlib.Path, absent: str) -> dict[str, Any]:
+def read_json(path: Path, absent: str) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
@@ -189,7 +184,7 @@ def read_json(path: pathlib.Path, absent: str) -> dict[str, Any]:
     return info
 
 
-def check_fields(path: pathlib.Path, info: Mapping[str, Any], fields: Mapping[str, type]) -> None:
+def check_fields(path: Path, info: Mapping[str, Any], fields: Mapping[str, type]) -> None:
     """Refuses an object of which a field has another type; fields must be there.
 
     Raises:
@@ -207,29 +202,30 @@ def seal(info: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _read_weights(directory: pathlib.Path, filename: str, expected: str) -> dict[str, np.ndarray]:
+def _read_weights(directory: Path, filename: str, expected: str) -> dict[str, np.ndarray]:
     path = directory / filename
     if pathlib.PurePath(filename).name != filename:
         raise UserError(f"{directory / INFO_FILE} lists the weights file {filename!r}, which is not in its folder")
     if not path.is_file():
         raise UserError(f"{directory} is incomplete: weights file {filename} is missing")
-    if _sha256(path) != expected:
-        raise UserError(f"{path} is damaged: its sha256 is not the one in {INFO_FILE}; copy or export it again")
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is no safetensors file: {error}") from None
+    with storage.fetched(path) as file:
+        if _sha256(file) != expected:
+            raise UserError(f"{path} is damaged: its sha256 is not the one in {INFO_FILE}; copy or export it again")
+        try:
+            return load_file(file)
+        except (SafetensorError, ValueError, KeyError, OSError) as error:
+            raise UserError(f"{path} is no safetensors file: {error}") from None
 
 
-def _verify_id(directory: pathlib.Path, info: dict[str, Any], flat: dict[str, np.ndarray]) -> None:
+def _verify_id(directory: Path, info: dict[str, Any], flat: dict[str, np.ndarray]) -> None:
     covered = {name: info[name] for name in ("format", "name", "config", "geometry", "parents")}
     if _identity(covered, flat) != info["id"]:
         raise UserError(f"{directory / INFO_FILE} was edited: its id is not that of its config, geometry and weights")
 
 
-def locate(directory: str | os.PathLike) -> pathlib.Path:
+def locate(directory: str | os.PathLike) -> Path:
     """`directory` itself, or its sub-folder "part" where the training loop puts a stage's part."""
-    directory = pathlib.Path(directory)
+    directory = storage.path(directory)
     inner = directory / "part"
     return inner if (inner / INFO_FILE).is_file() and not (directory / INFO_FILE).is_file() else directory
 
@@ -349,7 +345,7 @@ def _sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _refuse_foreign(directory: pathlib.Path) -> None:
+def _refuse_foreign(directory: Path) -> None:
     """A part replaces only a part: never a directory with anything else in it (checkpoints, say)."""
     if not directory.exists():
         return

@@ -3,9 +3,13 @@
 import argparse
 from pathlib import Path
 
+from melody_jax import storage
+
 
 def folder(text: str) -> str:
     """A folder, which need not be there yet; nothing on the way to it may be a file."""
+    if storage.in_bucket(text):  # which has no folders
+        return text
     path = Path(text)
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():

@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+from melody_jax import storage
 from melody_jax.errors import UserError
 
 
@@ -52,11 +53,12 @@ def run(args: argparse.Namespace) -> None:
     from melody_jax.bundle.card import Card
     from melody_jax.cli.pieces import adapters_of
 
-    model_dir = pathlib.Path(args.model_dir)
+    model_dir = storage.path(args.model_dir)
     if not model_dir.is_dir():
         raise UserError(f"--model_dir {model_dir} is not a folder")
     if args.format != "bundle":
-        return {"hf": _export_hf, "t5x": _export_t5x}[args.format](model_dir, pathlib.Path(args.out), args)
+        out = storage.local(args.out, f"the folder of --format {args.format}")
+        return {"hf": _export_hf, "t5x": _export_t5x}[args.format](model_dir, out, args)
     if args.max_file_mib < 0:
         raise UserError(f"--max_file_mib must be at least 0, got {args.max_file_mib:g}")
     unfinished = [name for name in REQUIRED if not _part(model_dir, name)]
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"{sum(sizes.values()) / 2**20:9.2f} MiB  {bundle.directory} ({len(bundle.parts)} parts)")
 
 
-def _export_hf(model_dir: pathlib.Path, out: pathlib.Path, args: argparse.Namespace) -> None:
+def _export_hf(model_dir: storage.Path, out: pathlib.Path, args: argparse.Namespace) -> None:
     """One folder for every model that has a counterpart; says why the others have none."""
     from melody_jax.bundle.part import load_part
     from melody_jax.graph import ORDER
@@ -110,7 +112,7 @@ def _export_hf(model_dir: pathlib.Path, out: pathlib.Path, args: argparse.Namesp
         raise UserError(f"nothing in {model_dir} has a counterpart")
 
 
-def _export_t5x(model_dir: pathlib.Path, out: pathlib.Path, args: argparse.Namespace) -> None:
+def _export_t5x(model_dir: storage.Path, out: pathlib.Path, args: argparse.Namespace) -> None:
     """OUT/STAGE/checkpoint_0 for every part that T5X trains."""
     from melody_jax.bundle.part import load_part
     from melody_jax.interop import t5x_layout
@@ -122,7 +124,7 @@ def _export_t5x(model_dir: pathlib.Path, out: pathlib.Path, args: argparse.Names
         print(f"{part.name}: {t5x_layout.export_part(part, out / part.name)}")
 
 
-def _folders(model_dir: pathlib.Path, args: argparse.Namespace, names: tuple[str, ...]) -> list[pathlib.Path]:
+def _folders(model_dir: storage.Path, args: argparse.Namespace, names: tuple[str, ...]) -> list[storage.Path]:
     """The parts of a model folder, or the one part that it is; refuses options of bundles."""
     from melody_jax.bundle.part import INFO_FILE, locate
 
@@ -137,7 +139,7 @@ def _folders(model_dir: pathlib.Path, args: argparse.Namespace, names: tuple[str
     return folders
 
 
-def _part(model_dir: pathlib.Path, name: str) -> bool:
+def _part(model_dir: storage.Path, name: str) -> bool:
     from melody_jax.bundle.part import INFO_FILE, locate
 
     return (locate(model_dir / name) / INFO_FILE).is_file()

@@ -47,6 +47,17 @@ GIN_ARGUMENTS = ("train", "doctor", "config")
 TEXTS = ("prompts", "prompt", "negative", "title", "licence", "storage", "cors")
 """Arguments in which an address is as good as any word: text for people, URLs of databases and of pages."""
 
+BUCKETS = {
+    "train": ("model_dir", "data_dir", "init_from", "precompiled"),
+    "tokenize": ("model_dir", "data_dir"),
+    "report": ("model_dir", "out"),
+    "export": ("model_dir", "out"),
+    **dict.fromkeys(("generate", "continue", "inpaint", "vary"), ("bundle", "out")),
+    **dict.fromkeys(("stream", "play", "serve"), ("bundle",)),
+    "evaluate": ("bundle", "data_dir", "model_dir"),
+}
+"""Command -> its arguments that may be paths in buckets, gs://BUCKET/...; in all others an address is refused."""
+
 NO_BACKEND = "nable to initialize backend"
 """In what JAX raises where JAX_PLATFORMS names devices that are not here."""
 
@@ -136,6 +147,13 @@ def main(argv: list[str] | None = None) -> int:
         asked = os.environ.get("JAX_PLATFORMS", "")
         print(f"error: JAX_PLATFORMS={asked}: this machine or installation has no such device", file=sys.stderr)
         return BAD_ARGUMENTS
+    except Exception as error:
+        from melody_jax import storage
+
+        if not (reason := storage.refusal(error)):
+            raise
+        print(f"error: the bucket may not be used from here: {reason}", file=sys.stderr)
+        return BAD_ARGUMENTS
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one, while threads and processes end, says nothing more
         print("interrupted", file=sys.stderr)
@@ -161,9 +179,16 @@ def _dispatch(argv: list[str]) -> int:
     if unknown and args.command not in GIN_ARGUMENTS:
         raise UserError(f"unknown arguments: {' '.join(unknown)} (see melody {args.command} --help)")
     args.unknown = unknown
-    given = (value for name, value in vars(args).items() if name not in TEXTS)
-    values = (value if isinstance(value, (list, tuple)) else [value] for value in given)
-    refuse_addresses(str(word) for words in values for word in words if isinstance(word, (str, os.PathLike)))
+    for name, value in vars(args).items():
+        given = value if isinstance(value, (list, tuple)) else [value]
+        words = [str(word) for word in given if isinstance(word, (str, os.PathLike))]
+        if name in BUCKETS.get(args.command, ()):
+            from melody_jax import storage  # which takes a tenth of a second, also from --help
+
+            for word in words:
+                storage.path(word)
+        elif name not in TEXTS:
+            refuse_addresses(words)
     return args.run(args) or 0
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import tqdm
 
+from melody_jax import storage
 from melody_jax.cli import controls
 from melody_jax.errors import UserError
 from melody_jax.generate.page import beside, write_page
@@ -134,14 +135,14 @@ def prompts_of(args: argparse.Namespace, example: str) -> list[str]:
     return check_prompts(args.prompts)
 
 
-def bundle_of(directory: str | None) -> pathlib.Path:
+def bundle_of(directory: str | None) -> storage.Path:
     """The bundle's folder.
 
     Raises:
       UserError: none was named, and there is none in the repository.
     """
     if directory is not None:
-        return pathlib.Path(directory)
+        return storage.path(directory)
     if not REPOSITORY_BUNDLE.is_dir():
         raise UserError(f"there is no bundle at {REPOSITORY_BUNDLE}; name one with --bundle DIR")
     return REPOSITORY_BUNDLE
@@ -178,12 +179,12 @@ class Files:
     """
 
     def __init__(self, args: argparse.Namespace, titles: Sequence[str]):
-        out = pathlib.Path(args.out)
+        out = storage.path(args.out)
         ending = out.suffix.lower().lstrip(".")
         self.form = SoundFormat(args.format or (ending if ending in SUBTYPES else "wav"), args.bits, args.rate)
         self._paths = _paths(out, titles, self.form.kind)
         self._keep_all, self._html = args.keep_all, args.html
-        self._pieces: list[tuple[pathlib.Path, dict[str, Any]]] = []
+        self._pieces: list[tuple[storage.Path, dict[str, Any]]] = []
         there = [i for i, path in enumerate(self._paths) if path.exists()]
         if args.overwrite and args.skip_existing:
             raise UserError("--overwrite and --skip_existing exclude each other")
@@ -198,7 +199,7 @@ class Files:
             self._pieces = [(path, _said(path)) for i, path in enumerate(self._paths) if i not in self.wanted]
 
     @property
-    def folder(self) -> pathlib.Path:
+    def folder(self) -> storage.Path:
         """Where they go."""
         return self._paths[0].parent
 
@@ -260,14 +261,14 @@ def _say(line: str) -> None:
     tqdm.tqdm.write(line.rstrip().encode(encoding, "replace").decode(encoding), sys.stdout)
 
 
-def _said(path: pathlib.Path) -> dict[str, Any]:
+def _said(path: storage.Path) -> dict[str, Any]:
     try:
         return read_file(beside(path)[1])
     except UserError:
         return {}
 
 
-def _paths(out: pathlib.Path, titles: Sequence[str], kind: str) -> list[pathlib.Path]:
+def _paths(out: storage.Path, titles: Sequence[str], kind: str) -> list[storage.Path]:
     """One path per piece."""
     ending = out.suffix.lower().lstrip(".")
     if ending == kind:
@@ -281,9 +282,12 @@ def _paths(out: pathlib.Path, titles: Sequence[str], kind: str) -> list[pathlib.
     return [out / f"{i:0{width}d}-{_slug(title)}.{kind}" for i, title in enumerate(titles)]
 
 
-def _try(paths: Sequence[pathlib.Path]) -> None:
+def _try(paths: Sequence[storage.Path]) -> None:
     """Finds out before the work whether its fruit can be kept."""
     folder = paths[0].parent
+    if storage.in_bucket(folder):
+        storage.check_writable(folder)
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in paths:

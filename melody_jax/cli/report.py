@@ -3,8 +3,8 @@
 import argparse
 import dataclasses
 import json
-from pathlib import Path
 
+from melody_jax import storage
 from melody_jax.errors import UserError
 
 
@@ -25,8 +25,8 @@ def run(args: argparse.Namespace) -> None:
     from melody_jax.graph import ORDER
     from melody_jax.watch import report
 
-    folder = Path(args.model_dir)
-    out = Path(args.out or folder / report.PLOT)
+    folder = storage.path(args.model_dir)
+    out = storage.path(args.out or folder / report.PLOT)
     if out.suffix != ".png":
         raise UserError(f"--out {out} is no .png")
     reports = report.read(folder, ORDER)

@@ -2,12 +2,13 @@
 
 import html
 import os
-import pathlib
 import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
-from melody_jax.generate.sound_file import whole_file
+from melody_jax import storage
+from melody_jax.files import whole_file
+from melody_jax.storage import Path
 
 _HEAD = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -21,15 +22,15 @@ _HEAD = """<!doctype html>
 """
 
 
-def write_page(path: str | os.PathLike, pieces: Sequence[tuple[pathlib.Path, dict[str, Any]]]) -> None:
+def write_page(path: str | os.PathLike, pieces: Sequence[tuple[Path, dict[str, Any]]]) -> None:
     """An HTML file beside the pieces: (sound file, what its JSON says) for each. Prompts are text, never markup."""
-    folder = pathlib.Path(path).parent
+    folder = storage.path(path).parent
     articles = [_article(sound, info, folder) for sound, info in pieces]
-    with whole_file(pathlib.Path(path)) as scratch:
+    with whole_file(storage.path(path)) as scratch:
         scratch.write_text(_HEAD + "".join(articles) + "</html>\n", encoding="utf-8", errors="replace")
 
 
-def _article(sound: pathlib.Path, info: dict[str, Any], folder: pathlib.Path) -> str:
+def _article(sound: Path, info: dict[str, Any], folder: Path) -> str:
     title = html.escape(str(info.get("prompt") or sound.stem))
     facts = [f"seed {info['seed']}"] if "seed" in info else []
     if info.get("similarity") is not None:
@@ -42,10 +43,10 @@ def _article(sound: pathlib.Path, info: dict[str, Any], folder: pathlib.Path) ->
     )
 
 
-def beside(sound: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+def beside(sound: Path) -> tuple[Path, Path]:
     """(picture, settings) of a sound file."""
     return sound.with_suffix(".png"), sound.with_suffix(".json")
 
 
-def _link(file: pathlib.Path, folder: pathlib.Path) -> str:
+def _link(file: Path, folder: Path) -> str:
     return html.escape(urllib.parse.quote(os.path.relpath(file, folder)))

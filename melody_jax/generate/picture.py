@@ -2,11 +2,11 @@
 
 import io
 import os
-import pathlib
 
 import numpy as np
 
-from melody_jax.generate.sound_file import whole_file
+from melody_jax import storage
+from melody_jax.files import whole_file
 from melody_jax.shapes import Float
 
 LOWEST_HZ = 55.0
@@ -45,7 +45,7 @@ def write_picture(audio: Float[np.ndarray, " T"], sample_rate: int, path: str | 
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(96)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
-    with whole_file(pathlib.Path(path)) as scratch:
+    with whole_file(storage.path(path)) as scratch:
         scratch.write_bytes(buffer.getvalue())
 
 

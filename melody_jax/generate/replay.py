@@ -3,10 +3,10 @@
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from melody_jax import storage
 from melody_jax.codes.control_words import parse
 from melody_jax.codes.controls import Controls
 from melody_jax.errors import UserError
@@ -53,7 +53,7 @@ def read_file(path: str | os.PathLike) -> dict[str, Any]:
       UserError: it cannot be read, or is no such file.
     """
     try:
-        info = json.loads(pathlib.Path(path).read_text(encoding="utf-8-sig"))
+        info = json.loads(storage.path(path).read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     if not isinstance(info, dict) or not isinstance(info.get("call"), dict):

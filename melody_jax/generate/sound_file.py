@@ -1,15 +1,16 @@
 """Sound files: reading music that a user gives, writing music with what made it inside. Imports no jax."""
 
-import contextlib
 import dataclasses
 import os
 import pathlib
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
+from melody_jax import storage
 from melody_jax.errors import UserError
+from melody_jax.files import whole_file
 from melody_jax.shapes import Float
 
 SUBTYPES: Mapping[str, Mapping[int, str]] = {
@@ -49,17 +50,6 @@ class SoundFormat:
             raise UserError(f"files are written at {', '.join(str(rate) for rate in RATES)} Hz, not {self.rate}")
 
 
-@contextlib.contextmanager
-def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A name to write to that becomes `path` in the end: nobody finds half a file, and nothing is left of a failure."""
-    scratch = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        yield scratch
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
 def write_sound(
     audio: Float[np.ndarray, " T"],
     sample_rate: int,
@@ -79,7 +69,7 @@ def write_sound(
     """
     import soundfile
 
-    with whole_file(pathlib.Path(path)) as scratch:
+    with whole_file(storage.path(path)) as scratch:
         try:
             with open_sound(scratch, sample_rate, form, tags) as file:
                 file.write(samples_of(audio, sample_rate, form))

@@ -3,17 +3,18 @@
 import dataclasses
 import json
 import os
-import pathlib
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from melody_jax import __version__
+from melody_jax import __version__, storage
 from melody_jax.bundle.bundle import Bundle
+from melody_jax.files import whole_file
 from melody_jax.generate.page import beside
 from melody_jax.generate.picture import write_picture
 from melody_jax.generate.result import Result
-from melody_jax.generate.sound_file import SoundFormat, whole_file, write_sound
+from melody_jax.generate.sound_file import SoundFormat, write_sound
+from melody_jax.storage import Path
 
 
 def write_result(
@@ -22,7 +23,7 @@ def write_result(
     bundle: Bundle,
     form: SoundFormat | None = None,
     more: Mapping[str, Any] | None = None,
-) -> list[pathlib.Path]:
+) -> list[Path]:
     """Writes the files of a piece, the sound first, and returns the paths of those that are there.
 
     A picture or settings that cannot be written cost a warning, not the music.
@@ -34,7 +35,7 @@ def write_result(
     Raises:
       OSError: the sound cannot be written.
     """
-    path = pathlib.Path(path)
+    path = storage.path(path)
     form = form or SoundFormat(path.suffix.lower().lstrip(".") or "wav")
     write_sound(result.audio, result.sample_rate, path, form, tags(result, bundle))
     written = [path]

@@ -1,11 +1,11 @@
 """Text to WordPiece ids."""
 
 import os
-import pathlib
 
 import numpy as np
 import tokenizers
 
+from melody_jax import storage
 from melody_jax.errors import UserError
 from melody_jax.mulan import minilm
 from melody_jax.shapes import Int
@@ -27,11 +27,11 @@ class TextTokenizer:
     """
 
     def __init__(self, path: str | os.PathLike | None = None):
-        file = pathlib.Path(path) if path is not None else minilm.directory() / "tokenizer.json"
+        file = storage.path(path) if path is not None else minilm.directory() / "tokenizer.json"
         if not file.is_file():
             raise UserError(f"tokenizer {file}: no such file")
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+            self._tokenizer = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises bare Exceptions
             raise UserError(f"tokenizer {file}: not a tokenizer.json ({error})") from None
         self._tokenizer.encode_special_tokens = True

@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -157,7 +158,7 @@ def compose(
     if ignored and not partial:
         refuse_ignored(ignored)
     text = _text()
-    refuse_addresses(text.splitlines())
+    refuse_addresses(re.sub(r"\\?\n\s+", " ", text).splitlines())  # a binding may take several lines
     config_lib.check_types(arguments["stage"])
     arguments["stage"].check(arguments["run"].total_steps)
     return RunConfig(**arguments, text=text, ignored=ignored)

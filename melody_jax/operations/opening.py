@@ -2,18 +2,18 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
 from melody_jax import config as config_lib
-from melody_jax import graph
+from melody_jax import graph, storage
 from melody_jax.bundle.part import INFO_FILE, locate, read_info
 from melody_jax.errors import UserError
 from melody_jax.operations import tokens
 from melody_jax.parallel.batch import check_batch_size, host_shard
 from melody_jax.parallel.mesh import make_mesh
+from melody_jax.storage import Path
 from melody_jax.train.run import Run
 from melody_jax.train.stage import Data, Stage
 
@@ -97,7 +97,7 @@ def with_parents(stage: Stage, model_dir: str) -> Stage:
     if getattr(stage, "parents_dir", None) != "":
         return stage
     for parent in graph.PARENTS.get(stage.name, ()):
-        if not (locate(Path(model_dir) / parent) / INFO_FILE).is_file():
+        if not (locate(storage.path(model_dir) / parent) / INFO_FILE).is_file():
             raise UserError(f"{stage.name} needs a finished {parent} in {model_dir}; run melody train {parent} first")
     return dataclasses.replace(stage, parents_dir=model_dir)  # pyright: ignore[reportArgumentType]
 
@@ -126,7 +126,7 @@ def check_geometry(stage: Stage, directory: Path) -> None:
 
     wanted = config_lib.to_dict(stage.geometry)
     for name in graph.PARENTS.get(stage.name, ()):
-        made = read_info(Path(getattr(stage, "parents_dir", "")) / name)["geometry"]
+        made = read_info(storage.path(getattr(stage, "parents_dir", "")) / name)["geometry"]
         if other := differing(made, wanted):
             raise UserError(f"{stage.name}: its parent {name} was trained with another {other}; use its --size")
     facts = read.metadata(directory)

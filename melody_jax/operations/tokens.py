@@ -1,17 +1,17 @@
 """The tokenised data set of a model folder: made where it is missing, looked at where it must be there."""
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
+from melody_jax import storage
 from melody_jax.bundle.part import INFO_FILE, Part, load_part, locate, read_info
 from melody_jax.errors import UserError
 from melody_jax.graph import READ_AUDIO
+from melody_jax.storage import Path
 
 
 def finished(model_dir: str | os.PathLike, names: Sequence[str]) -> dict[str, Path]:
@@ -20,7 +20,7 @@ def finished(model_dir: str | os.PathLike, names: Sequence[str]) -> dict[str, Pa
     Raises:
       UserError: one of them is not there.
     """
-    folders = {name: locate(Path(model_dir) / name) for name in names}
+    folders = {name: locate(storage.path(model_dir) / name) for name in names}
     missing = [name for name, folder in folders.items() if not (folder / INFO_FILE).is_file()]
     if missing:
         raise UserError(f"{model_dir} holds no finished {', '.join(missing)}; run melody train {missing[0]} first")
@@ -91,7 +91,7 @@ def ensure(
     barrier()  # all have seen what is there before it is removed, and nobody writes before it is gone
     if jax.process_index() == 0 and (directory / "metadata.json").is_file():
         print(f"{directory}: made by other parts or from other audio; made anew")
-        shutil.rmtree(directory)
+        storage.remove_folder(directory)
     barrier()
     loaded = Loaded({name: parts[name] for name in READ_AUDIO}, tokenizer)
     hosts = {"shard": jax.process_index(), "shards": jax.process_count()}

@@ -4,15 +4,15 @@ import dataclasses
 import gc
 import logging
 import os
+import pathlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 
 import jax
 
-from melody_jax import graph
+from melody_jax import graph, storage
 from melody_jax.bundle.bundle import BUNDLE_FILE
 from melody_jax.bundle.part import INFO_FILE, locate, read_info
 from melody_jax.errors import UserError
@@ -20,6 +20,7 @@ from melody_jax.files import write_whole
 from melody_jax.operations import configuration, opening
 from melody_jax.operations.configuration import RunConfig
 from melody_jax.parallel.hosts import together
+from melody_jax.storage import Path
 from melody_jax.train import loop
 from melody_jax.train.end import PART
 from melody_jax.train.stage import Stage
@@ -91,13 +92,15 @@ def train(request: Request, init_from: Sequence[str], began: float) -> None:
       StoppedError: see `loop.train`.
     """
     configs = request.compose()
-    starts = _starts(init_from, {name: config.stage for name, config in configs.items()}, Path(request.model_dir))
+    starts = _starts(
+        init_from, {name: config.stage for name, config in configs.items()}, storage.path(request.model_dir)
+    )
     prepare_jax()
     if len(configs) > 1:
         opening.check_clips(next(iter(configs.values())).stage, request.data, request.data_dir)
     for name, config in configs.items():
-        if len(configs) > 1 and _is_finished(Path(request.model_dir), name):
-            print(f"{name}: finished before, {locate(Path(request.model_dir) / name)}")
+        if len(configs) > 1 and _is_finished(storage.path(request.model_dir), name):
+            print(f"{name}: finished before, {locate(storage.path(request.model_dir) / name)}")
             continue
         run = dataclasses.replace(config.run, init_from=(*config.run.init_from, *starts[name]), began=began)
         train_one(request, dataclasses.replace(config, run=run))
@@ -130,7 +133,7 @@ def _starts(directories: Sequence[str], stages: Mapping[str, Stage], model_dir: 
     """
     starts: dict[str, list[str]] = {name: [] for name in stages}
     for index, directory in enumerate(directories):
-        folder = Path(directory)
+        folder = storage.path(directory)
         if (folder / BUNDLE_FILE).is_file():
             folders = [folder / name for name in stages if (folder / name / INFO_FILE).is_file()]
             if not folders:
@@ -139,7 +142,7 @@ def _starts(directories: Sequence[str], stages: Mapping[str, Stage], model_dir: 
             from melody_jax.interop import huggingface
 
             folders = [model_dir / "init_from" / str(index) / PART]
-            huggingface.import_folder(directory, folders[0])
+            huggingface.import_folder(storage.local(directory, "a Hugging Face folder"), folders[0])
         else:
             folders = [folder]
         for part in folders:
@@ -172,7 +175,7 @@ def prepare_jax() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.excepthook = _without_closed_loops
     if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "melody_jax" / "xla"))
 
 

@@ -1,7 +1,6 @@
 """The codes stage: residual k-means of semantic features and residual VQ of MuLan embeddings."""
 
 import dataclasses
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -11,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from melody_jax import config as config_lib
-from melody_jax import graph
+from melody_jax import graph, storage
 from melody_jax.bundle.part import load_part, read_info
 from melody_jax.codes import kmeans, memory, rvq
 from melody_jax.codes.config import CodesConfig
@@ -22,6 +21,7 @@ from melody_jax.mulan.network import MuLan
 from melody_jax.nn.measured import variables
 from melody_jax.semantic.config import SemanticConfig
 from melody_jax.semantic.network import SemanticEncoder
+from melody_jax.storage import Path
 from melody_jax.train.optim import OptimConfig
 from melody_jax.train.stage import HostBatch, Metrics, Stage
 from melody_jax.train.state import TrainState
@@ -200,8 +200,8 @@ class CodesStage(Stage):
         books, history = jax.lax.scan(step, books, jax.random.split(key, self.config.updates))
         return books, jax.tree.map(lambda values: values[-1], history)
 
-    def _folder(self, name: str) -> pathlib.Path:
-        return pathlib.Path(self.parents_dir) / name
+    def _folder(self, name: str) -> Path:
+        return storage.path(self.parents_dir) / name
 
     def _info(self, name: str) -> dict[str, Any]:
         return read_info(self._folder(name))

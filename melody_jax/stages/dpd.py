@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from melody_jax import storage
 from melody_jax.bundle.part import read_info
 from melody_jax.dpd import DPD, Preconditioned, loss, wiener
 from melody_jax.dpd.config import DPDConfig
@@ -156,5 +156,5 @@ class DPDStage(Stage):
 
     def part(self) -> tuple[DPDConfig, Geometry, dict[str, str]]:
         """Config, geometry and the ids of the parts that made tokens and latents."""
-        folder = pathlib.Path(self.parents_dir)
+        folder = storage.path(self.parents_dir)
         return self.config, self.geometry, {name: read_info(folder / name)["id"] for name in PARENTS["dpd"]}

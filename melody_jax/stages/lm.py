@@ -1,7 +1,6 @@
 """Training the semantic language model: MuLan tokens of a clip or of its caption, then the clip's semantic tokens."""
 
 import dataclasses
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from melody_jax import storage
 from melody_jax.bundle.part import read_info
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.geometry import Geometry
@@ -168,7 +168,7 @@ class LMStage(Stage):
 
     def part(self) -> tuple[LMConfig, Geometry, dict[str, str]]:
         """Config, geometry and the id of the codes it was trained on."""
-        return self.config, self.geometry, {"codes": read_info(pathlib.Path(self.parents_dir) / "codes")["id"]}
+        return self.config, self.geometry, {"codes": read_info(storage.path(self.parents_dir) / "codes")["id"]}
 
     def _draw_window(self, key: jax.Array, semantic: Int[Array, "B N"]) -> Int[Array, "B W"]:
         """A window of each clip, from any moment of it on."""

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
+from melody_jax import storage
 from melody_jax.errors import UserError
+from melody_jax.storage import Path
 
 
 class ArrayBatches:
@@ -67,8 +68,8 @@ class ArrayBatches:
 
     def save(self, directory: Path) -> None:
         """Writes the number of batches given out."""
-        (Path(directory) / "position.json").write_text(json.dumps({"batches": self._given}))
+        (storage.path(directory) / "position.json").write_text(json.dumps({"batches": self._given}))
 
     def restore(self, directory: Path) -> None:
         """Continues after the last batch given out before `save`."""
-        self._given = json.loads((Path(directory) / "position.json").read_text())["batches"]
+        self._given = json.loads((storage.path(directory) / "position.json").read_text())["batches"]

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,8 +23,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import future
 from orbax.checkpoint.path import atomicity
 
+from melody_jax import storage
 from melody_jax.errors import StoppedError, UserError, exit_code_of
 from melody_jax.parallel.hosts import everywhere, together
+from melody_jax.storage import Path
 from melody_jax.train.stage import Batches
 from melody_jax.train.state import TrainState
 
@@ -54,14 +55,14 @@ class PositionHandler(ocp.AsyncCheckpointHandler):
         return [written]
 
     def save(self, directory: Any, args: "SavePosition") -> None:
-        folder = Path(directory) / str(jax.process_index())
+        folder = storage.path(directory) / str(jax.process_index())
         folder.mkdir(parents=True)
         args.batches.save(folder)
 
     def restore(self, directory: Any, args: "RestorePosition") -> None:
-        folder = Path(directory) / str(jax.process_index())
+        folder = storage.path(directory) / str(jax.process_index())
         # Written by fewer hosts: all hosts stand at the same global batch, so any host's position will do.
-        args.batches.restore(folder if folder.exists() else Path(directory) / "0")
+        args.batches.restore(folder if folder.exists() else storage.path(directory) / "0")
 
 
 @ocp.args.register_with_handler(PositionHandler, for_save=True)
@@ -97,7 +98,7 @@ class Checkpoints:
     """The last `keep` checkpoints of one run."""
 
     def __init__(self, directory: Path, keep: int):
-        self._directory = directory.absolute()
+        self._directory = storage.absolute(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self._saving, self._failed = -1, False
         _adopt(self._directory)
@@ -255,7 +256,7 @@ class Checkpoints:
 def _adopt(directory: Path) -> None:
     """Marks checkpoints as complete that earlier versions, which renamed their folders, have completed; else orbax would
     take them for unfinished ones and remove them."""
-    if jax.process_index():
+    if jax.process_index() or storage.in_bucket(directory):  # they wrote none there
         return
     for sizes in directory.glob(f"*/{SIZES}"):
         folder = sizes.parent
@@ -294,7 +295,7 @@ def _check_signature(saved: Mapping[str, str], wanted: Mapping[str, str], path: 
 
 def _sizes(folder: Path) -> dict[str, int]:
     """Bytes of every file of every item."""
-    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.glob("*/**/*") if path.is_file()}
+    return {name: size for name, size in storage.files_below(folder).items() if "/" in name}
 
 
 def _check_sizes(folder: Path) -> None:

@@ -5,7 +5,6 @@ import math
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from melody_jax import lock
 from melody_jax.bundle.part import Part, save_part
 from melody_jax.errors import StoppedError, UserError
 from melody_jax.parallel.init import to_host
+from melody_jax.storage import Path
 from melody_jax.train.stage import HostBatch, Stage
 from melody_jax.train.state import TrainState
 from melody_jax.watch.report import LOCK

@@ -113,6 +113,8 @@ class _Work:
                 self.record |= {"seconds": time.monotonic() - started, "healthy": not steps.skipped}
                 with journal.spent("checkpointing"):
                     self.checkpoints.save(steps.state, self.batches, self.record)
+                    with together():
+                        journal.keep()
             if stop and not last:
                 raise StoppedError(f"stopped by a signal at step {step}", 128 + stop)
             if self.stage.rollback_after and steps.skipped >= self.stage.rollback_after:

@@ -8,13 +8,14 @@ import os
 import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import serialize_executable
 
+from melody_jax import storage
 from melody_jax.files import write_whole
+from melody_jax.storage import Path
 
 _LOG = logging.getLogger(__name__)
 _EFFORT = ("jax_optimization_level", "jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
@@ -60,7 +61,7 @@ def key_of(lowered: Any, devices: Sequence[Any]) -> Key:
 
 def path_of(directory: str | Path, key: Key) -> Path:
     """Where the executable of a key lies; beside it, with the suffix .json, the key."""
-    return Path(directory) / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.xla"
+    return storage.path(directory) / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.xla"
 
 
 def save(directory: str | Path, key: Key, compiled: Any) -> Path:
@@ -94,7 +95,7 @@ def load(directory: str | Path, key: Key, devices: Sequence[Any]) -> Any | None:
 
 def _why(directory: str | Path, key: Key) -> str:
     """In what the nearest of those that are there differs."""
-    others = [json.loads(path.read_text()) for path in sorted(Path(directory).glob("*.json"))]
+    others = [json.loads(path.read_text()) for path in sorted(storage.path(directory).glob("*.json"))]
     if not others:
         return "there is none at all"
     differing = [{name for name in key if other.get(name) != key[name]} for other in others]

@@ -1,11 +1,11 @@
 """How a stage is trained: all that is neither its model nor its data."""
 
 import dataclasses
-from pathlib import Path
 
-from melody_jax import config
+from melody_jax import config, storage
 from melody_jax.errors import UserError
 from melody_jax.parallel.mesh import DEFAULT
+from melody_jax.storage import Path
 from melody_jax.watch.trace import traced_steps
 
 
@@ -63,4 +63,4 @@ class Run:
 
     def folder(self, stage: str) -> Path:
         """Where everything of the run of a stage goes."""
-        return Path(self.model_dir) / stage
+        return storage.path(self.model_dir) / stage

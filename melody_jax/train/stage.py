@@ -18,7 +18,6 @@ In gin the number of steps stands once, as the macro TOTAL_STEPS of configs/size
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -27,6 +26,7 @@ import numpy as np
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.parallel.batch import widened
+from melody_jax.storage import Path
 from melody_jax.train.optim import OptimConfig
 from melody_jax.train.state import TrainState
 

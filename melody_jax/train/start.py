@@ -1,7 +1,6 @@
 """The state that a run begins with: a checkpoint's, or a new one, perhaps with a part's weights in place of random ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from melody_jax.errors import UserError
 from melody_jax.nn.measured import joined
 from melody_jax.parallel.batch import check_batch_size
 from melody_jax.parallel.init import place, sharded_init
+from melody_jax.storage import Path
 from melody_jax.train.checkpoint import Checkpoints, Record
 from melody_jax.train.run import Run
 from melody_jax.train.stage import Batches, HostBatch, Stage, endless

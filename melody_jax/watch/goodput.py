@@ -20,16 +20,17 @@ Goodput is the time of `steps` over the time of everything.
 """
 
 import os
+import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from melody_jax import files
+from melody_jax.storage import Path
 
 FILE = "goodput.jsonl"
 KINDS: tuple[str, ...] = (
@@ -129,6 +130,11 @@ class Goodput:
         steps, seconds, waited = (after - before for after, before in zip(now, then, strict=True))
         return Interval(int(steps), seconds + waited, waited, share(spent([*self._before, record])))
 
+    def keep(self) -> None:
+        """The records until now will survive a kill, also in a bucket."""
+        if self._file is not None:
+            self._file.keep()
+
     def close(self) -> None:
         """Writes the last record."""
         if self._file is not None:
@@ -158,7 +164,7 @@ class Goodput:
 def process_began() -> float:
     """When this process was started (Unix time); now, where the system does not tell."""
     try:
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        fields = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError, ValueError, IndexError):
         return time.time()

@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from melody_jax.storage import Path
 from melody_jax.watch.goodput import Goodput
 from melody_jax.watch.metrics import MetricWriter, plot_curves, progress_bar, show
 from melody_jax.watch.throughput import Throughput
@@ -27,7 +27,7 @@ class Journal:
       began: Unix time from which start-up counts; None for now.
 
     Raises:
-      OSError: the disk is full, here and from `log`, `write` and `go_back`.
+      OSError: the disk is full, here and from `log`, `write`, `keep` and `go_back`.
     """
 
     def __init__(
@@ -70,6 +70,11 @@ class Journal:
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """One record of metrics."""
         self._metrics.write(step, split, values)
+
+    def keep(self) -> None:
+        """What was logged until now will survive a kill, also in a bucket: it belongs to a checkpoint."""
+        self._metrics.keep()
+        self._clock.keep()
 
     def go_back(self, step: int, good: int) -> None:
         """The run continues from an earlier step; what was written after it is dropped."""

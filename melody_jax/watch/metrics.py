@@ -1,13 +1,12 @@
 """Metrics of a run: TensorBoard events, metrics.jsonl, curves.png and a progress bar. Only host 0 writes."""
 
+import contextlib
 import math
 import os
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 
 import jax
 import tqdm
@@ -15,12 +14,14 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.summary import scalar
 
-from melody_jax.files import Appended, json_lines, read_lines, write_whole
+from melody_jax import storage
+from melody_jax.files import Appended, json_lines, read_lines, whole_file, write_whole
+from melody_jax.storage import Path
 
 LINES = "metrics.jsonl"
 CURVES = "curves.png"
 EVENTS_SECONDS = 600.0
-"""A file of events is closed after so long, and another begun: a mounted bucket keeps closed files alone."""
+"""A file of events is closed after so long, and another begun: buckets keep closed files alone."""
 
 
 class MetricWriter:
@@ -57,7 +58,7 @@ class MetricWriter:
             self._add_event(Event(step=step, summary=scalar(f"{split}/{name}", value)))
         self._events.flush()
         if time.monotonic() - self._since >= EVENTS_SECONDS:
-            self._events.close()
+            self._close_events()
             self._events = self._open_events()
 
     def go_back(self, step: int) -> None:
@@ -66,18 +67,30 @@ class MetricWriter:
             self.close()
             self._open(step)
 
+    def keep(self) -> None:
+        """The records until now will survive a kill, also in a bucket."""
+        if self._lines is not None:
+            self._lines.keep()
+
     def close(self) -> None:
         """Closes the files."""
         if self._lines is not None and self._events is not None:
-            with suppress(OSError):  # of a disk that was full at the last write, which has raised
+            with contextlib.suppress(OSError):  # of a disk that was full at the last write, which has raised
                 self._lines.close()
-                self._events.close()
+                self._close_events()
 
     def _open_events(self) -> EventsWriter:
         """Another file of events: TensorBoard reads all of a folder, one after the other."""
         self._since = time.monotonic()
+        self._writing = contextlib.ExitStack()
+        folder = self._writing.enter_context(storage.written_folder(self._directory / "tensorboard"))
         # not tensorboardX.SummaryWriter: its thread loses what a kill interrupts, and hides a full disk
-        return EventsWriter(str(self._directory / "tensorboard" / "events"), f".{os.getpid()}.{time.monotonic_ns()}")
+        return EventsWriter(str(folder / "events"), f".{os.getpid()}.{time.monotonic_ns()}")
+
+    def _close_events(self) -> None:
+        assert self._events is not None
+        with self._writing:
+            self._events.close()
 
     def _add_event(self, event: Event) -> None:
         assert self._events is not None
@@ -111,7 +124,8 @@ def plot_curves(directory: Path, title: str) -> Path | None:
     for panel in list(panels):
         panel.set_axis_off()
     figure.suptitle(title)
-    figure.savefig(directory / CURVES, dpi=90)
+    with whole_file(directory / CURVES) as scratch:
+        figure.savefig(scratch, dpi=90, format="png")
     return directory / CURVES
 
 

@@ -4,13 +4,13 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from melody_jax import lock
 from melody_jax.bundle.part import INFO_FILE, locate, read_info
 from melody_jax.errors import UserError
-from melody_jax.files import read_lines
+from melody_jax.files import read_lines, whole_file
+from melody_jax.storage import Path
 from melody_jax.watch import goodput
 from melody_jax.watch.metrics import LINES
 
@@ -113,7 +113,8 @@ def plot(reports: Sequence[StageReport], model_dir: Path, path: Path) -> None:
         loss.legend()
         speed.set(title="seconds a step", xlabel="step", ylim=(0, None))
         _draw_time(bar, stage)
-    figure.savefig(path, dpi=90)
+    with whole_file(path) as scratch:
+        figure.savefig(scratch, dpi=90, format=path.suffix.removeprefix(".") or "png")
 
 
 def _read_stage(folder: Path) -> StageReport:

@@ -1,14 +1,15 @@
 """A trace of some steps of a run, as `jax.profiler` writes it (xplane, for XProf and TensorBoard)."""
 
+import contextlib
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import jax
 
+from melody_jax import storage
 from melody_jax.errors import UserError
+from melody_jax.storage import Path
 from melody_jax.watch.goodput import Goodput
 
 FOLDER = "profile"
@@ -49,7 +50,7 @@ class Trace:
         self._directory = directory / FOLDER / host
         self._tracing = False
 
-    @contextmanager
+    @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
         """Step `number`, with the wait for its batch."""
         self._trace(number in self._steps)
@@ -64,7 +65,8 @@ class Trace:
         self._tracing = False
         with self._goodput.spent("profiling"):
             try:
-                jax.profiler.stop_trace()
+                with self._writing:
+                    jax.profiler.stop_trace()
             except (OSError, RuntimeError) as error:
                 _LOG.warning("no trace in %s: %s", self._directory, error)
 
@@ -75,5 +77,6 @@ class Trace:
         if not wanted:
             return self.close()
         with self._goodput.spent("profiling"):
-            jax.profiler.start_trace(self._directory)
+            self._writing = contextlib.ExitStack()
+            jax.profiler.start_trace(self._writing.enter_context(storage.written_folder(self._directory)))
             self._tracing = True

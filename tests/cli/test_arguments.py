@@ -13,19 +13,26 @@ from melody_jax.errors import BAD_ARGUMENTS, refuse_addresses
 
 TRAIN = ["train", "lm", "--size", "tiny", "--data", "x"]
 ADDRESSES = {
-    "model folder": [*TRAIN, "--model_dir", "gs://bucket/run"],
-    "data folder": [*TRAIN, "--model_dir", "{tmp}", "--data_dir", "gs://bucket/data"],
+    "model folder": [*TRAIN, "--model_dir", "s3://bucket/run"],
+    "data folder": [*TRAIN, "--model_dir", "{tmp}", "--data_dir", "s3://bucket/data"],
     "gin file": [*TRAIN, "--model_dir", "{tmp}", "--gin_file", "gs://bucket/run.gin"],
     "start": [*TRAIN, "--model_dir", "{tmp}", "--init_from", "{tmp}", "--init_from", "s3://bucket/part"],
-    "binding": [*TRAIN, "--model_dir", "{tmp}", "--set", "loop.Run.precompiled_dir=gs://bucket/x"],
-    "gin binding": [*TRAIN, "--model_dir", "{tmp}", "--gin.loop.Run.precompiled_dir='gs://bucket/x'"],
-    "list": [*TRAIN, "--model_dir", "{tmp}", "--set", "loop.Run.init_from=['a', 'gs://bucket/x']"],
+    "binding": [*TRAIN, "--model_dir", "{tmp}", "--set", "loop.Run.precompiled_dir=s3://bucket/x"],
+    "gin binding": [*TRAIN, "--model_dir", "{tmp}", "--gin.loop.Run.precompiled_dir='s3://bucket/x'"],
+    "list": [*TRAIN, "--model_dir", "{tmp}", "--set", "loop.Run.init_from=['a', 'gs://bucket/a', 's3://bucket/x']"],
+    "binding that is no path": [*TRAIN, "--model_dir", "{tmp}", "--set", "loop.Run.profile=gs://bucket/x"],
     "bound in a file": [*TRAIN, "--model_dir", "{tmp}", "--gin_file", "{tmp}/address.gin"],
-    "tokens": ["tokenize", "--model_dir", "gs://bucket/run", "--data", "x"],
+    "tokens": ["tokenize", "--model_dir", "s3://bucket/run", "--data", "x"],
     "music": ["generate", "--music", "gs://bucket/a.wav"],
     "data set": ["data", "folder", "gs://bucket/music", "--name", "x"],
-    "report": ["report", "gs://bucket/run"],
-    "bundle": ["export", "--model_dir", "{tmp}", "--out", "gs://bucket/out"],
+    "where data sets are built": ["data", "corpus", "--clips", "9", "--name", "x", "--data_dir", "gs://bucket/data"],
+    "report": ["report", "s3://bucket/run"],
+    "bundle": ["export", "--model_dir", "{tmp}", "--out", "s3://bucket/out"],
+    "finetuning": ["finetune", "--bundle", "{tmp}", "--data", "x", "--out", "gs://bucket/out"],
+    "doctor": ["doctor", *TRAIN[1:], "--model_dir", "gs://bucket/run"],
+    "figures": ["evaluate", "--bundle", "{tmp}", "--data", "x", "--out", "gs://bucket/out"],
+    "sweep": ["sweep", "{tmp}/address.gin", "--sweep_dir", "gs://bucket/sweep"],
+    "stream": ["stream", "a waltz", "--out", "gs://bucket/x.wav"],
 }
 BAD = {
     "unknown command": ["sing"],
@@ -185,7 +192,7 @@ if __name__ == "__main__":
 def test_an_address_is_no_path(case, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     binding = "from __gin__ import dynamic_registration\nfrom melody_jax.train import loop\n"
-    (tmp_path / "address.gin").write_text(binding + "loop.Run.precompiled_dir = 'gs://bucket/x'\n")
+    (tmp_path / "address.gin").write_text(binding + "loop.Run.precompiled_dir = 's3://bucket/x'\n")
     assert main([word.replace("{tmp}", str(tmp_path)) for word in ADDRESSES[case]]) == BAD_ARGUMENTS
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "://bucket/" in said and "is an address" in said

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from melody_jax import storage
 from melody_jax.bundle import Bundle
 from melody_jax.cli import pieces as pieces_command
 from melody_jax.cli.main import main
@@ -280,3 +281,16 @@ print([name for name in {banned} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_bundle_and_pieces_in_a_bucket(bundle_dir, gcs_folder, gcs, capsys):
+    storage.upload(bundle_dir, gcs_folder / "bundle", list(storage.files_below(bundle_dir)))
+    bundle, out = gcs_folder / "bundle", gcs_folder / "music" / "x.wav"
+    command = ["generate", "a slow waltz", "--bundle", bundle, "--seconds", 0.4, "--steps", 3, "--html", "--out", out]
+    assert main([str(word) for word in command]) == 0
+    assert str(out) in capsys.readouterr().out
+    assert set(storage.files_below(out.parent)) == {"index.html", "x.json", "x.png", "x.wav"}
+    assert gcs.objects["test/music/x.wav"].data.startswith(b"RIFF")
+    assert 'src="x.wav"' in (out.parent / "index.html").read_text()
+    assert "exists; --overwrite" in refused(capsys, command)
+    assert "there is no bucket" in refused(capsys, [*command[:-1], "gs://another-bucket/x.wav"])

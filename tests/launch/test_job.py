@@ -31,7 +31,7 @@ BAD = {
     "`backoff`: seconds": {"backoff": {"first": -1}},
     "`capacity` must be one of": {"capacity": "preemptible"},
     "`bucket` must be gs://NAME": {"bucket": "s3://music"},
-    "gs://music/run is an address": {"command": "melody train lm --model_dir gs://music/run"},
+    "s3://music/run is an address": {"command": "melody train lm --model_dir s3://music/run"},
     "the key `bucket` mounts it": {"slurm": {"nodes": 1, "gpus_per_node": 1, "shared_dir": "gs://music"}},
     "`slices`": {"slices": 0},
     "`slurm`: `nodes`": {"slurm": {"nodes": 0, "gpus_per_node": 1}},

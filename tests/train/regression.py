@@ -7,7 +7,6 @@ Run as a program it trains in a folder until it is done or killed:
 import dataclasses
 import sys
 import time
-from pathlib import Path
 from typing import ClassVar
 
 import jax
@@ -88,7 +87,7 @@ class ChildStage(RegressionStage):
     name: ClassVar[str] = "child"
 
     def part(self):
-        return self.config, self.geometry, {"regression": read_info(Path(self.parents_dir) / "regression")["id"]}
+        return self.config, self.geometry, {"regression": read_info(f"{self.parents_dir}/regression")["id"]}
 
 
 def examples(seed: int = 0) -> dict[str, np.ndarray]:
@@ -122,7 +121,7 @@ def run(model_dir, delay=0.0, stage=None, **changes):
 
 if __name__ == "__main__":
     try:
-        run(Path(sys.argv[1]), delay=float(sys.argv[2]))
+        run(sys.argv[1], delay=float(sys.argv[2]))
     except loop.StoppedError as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)
