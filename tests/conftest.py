@@ -27,6 +27,7 @@ collect_ignore = [] if PARITY else ["parity"]
 
 LONG = (
     "test_pod",
+    "test_bucket",
     "test_resume_stages",
     "test_sharding",
     "test_readme",
