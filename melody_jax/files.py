@@ -25,11 +25,11 @@ UNFINISHED = ".unfinished"
 def write_whole(path: str | os.PathLike, content: str | bytes) -> Path:
     """Writes a file so that a reader finds all of it, or what was there before; returns its path.
 
-    Text is UTF-8. Raises OSError where the disk is full; nothing is left behind then.
+    Text is UTF-8. Raises OSError where the disk is full or a bucket refuses; nothing is left behind then.
     """
     path, data = storage.path(path), content.encode() if isinstance(content, str) else content
     if not isinstance(path, pathlib.Path):
-        path.write_bytes(data)  # objects are never seen in part
+        storage.write(path, data)  # objects are never seen in part
         return path
     with whole_file(path) as scratch:
         scratch.write_bytes(data)

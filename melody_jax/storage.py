@@ -6,8 +6,10 @@ or mapped into memory; folders are parts of names.
 """
 
 import contextlib
+import errno
 import importlib.util
 import json
+import logging
 import os
 import pathlib
 import re
@@ -100,9 +102,17 @@ def size_of(path: str | os.PathLike) -> int:
     return int(_client().info(os.fspath(path))["size"])
 
 
+def write(path: Path, data: bytes) -> None:
+    """Writes an object, whole. Raises OSError, as `upload` and `written` do, also where the network fails."""
+    with _os_errors():
+        path.write_bytes(data)
+
+
 def upload(scratch: pathlib.Path, directory: Path, names: list[str]) -> None:
     """Copies the files of these names from a folder of this machine into one of a bucket, many at a time."""
-    if names:
+    if not names:
+        return
+    with _os_errors():
         _client().put([str(scratch / name) for name in names], [f"{directory}/{name}" for name in names])
 
 
@@ -115,7 +125,8 @@ def written(path: Path) -> Iterator[pathlib.Path]:
     with tempfile.TemporaryDirectory(prefix="melody-") as folder:
         file = pathlib.Path(folder) / path.name
         yield file
-        _client().put_file(str(file), os.fspath(path))
+        with _os_errors():
+            _client().put_file(str(file), os.fspath(path))
 
 
 @contextlib.contextmanager
@@ -142,10 +153,15 @@ def fetched(path: Path) -> Iterator[pathlib.Path]:
 
 
 def read_version(path: Path) -> tuple[bytes, int]:
-    """What an object holds, and its generation, which every write changes; (b"", 0) where there is none."""
+    """What an object holds, and its generation, which every write changes; (b"", 0) where there is none.
+
+    Raises:
+      UserError: it may not be read.
+    """
     client = _client()
     try:
-        headers, data = client.call("GET", client.url(os.fspath(path)))
+        with _said(path):
+            headers, data = client.call("GET", client.url(os.fspath(path)))
     except FileNotFoundError:
         return b"", 0
     return data, int(headers["x-goog-generation"])
@@ -164,16 +180,13 @@ def replace_version(path: Path, data: bytes, generation: int) -> int | None:
     url = f"{client._location}/upload/storage/v1/b/{bucket}/o"
     options = {"uploadType": "media", "name": name, "ifGenerationMatch": str(generation)}
     try:
-        return int(json.loads(client.call("POST", url, data=data, **options)[1])["generation"])
+        with _said(path):
+            return int(json.loads(client.call("POST", url, data=data, **options)[1])["generation"])
     except FileExistsError:  # what gcsfs makes of a precondition that does not hold
         found, now = read_version(path)
         return now if found == data else None  # a request that was repeated had been answered
     except FileNotFoundError:
         raise UserError(f"there is no bucket {_BUCKETS}{bucket}, or it may not be seen from here") from None
-    except Exception as error:
-        if reason := refusal(error):
-            raise UserError(f"{_BUCKETS}{bucket} may not be written to from here: {reason}") from None
-        raise
 
 
 def check_writable(directory: Path) -> None:
@@ -194,9 +207,34 @@ def refusal(error: BaseException) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def _said(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if reason := refusal(error):
+            raise UserError(f"{path} may not be used from here: {reason}") from None
+        raise
+
+
+@contextlib.contextmanager
+def _os_errors() -> Iterator[None]:
+    """gcsfs has exceptions of its own; to who writes, a bucket that fails is what a disk is that fails."""
+    try:
+        yield
+    except Exception as error:
+        if reason := refusal(error):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), reason) from error
+        if isinstance(error, OSError):
+            raise
+        raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
 def _client() -> Any:
     """gcsfs, the one that etils uses too: listings are never remembered, as other hosts write as well."""
     import fsspec
+    from fsspec.config import conf
 
-    fsspec.config.conf.setdefault("gs", {"use_listings_cache": False})
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it raises what it logs
+    conf.setdefault("gs", {"use_listings_cache": False})
     return fsspec.filesystem("gcs", finalize_on_close=True)

@@ -31,12 +31,14 @@ class Storage:
       objects: name -> what it holds.
       latency: seconds before each answer.
       most_under_way: the highest number of requests that waited for their answers at a time.
+      refusal: a status that every request gets for an answer.
       log: (method, path) of every request, in order.
     """
 
     def __init__(self):
         self.objects: dict[str, Object] = {}
         self.latency, self.most_under_way, self._under_way = 0.0, 0, 0
+        self.refusal: HTTPStatus | None = None
         self.log: list[tuple[str, str]] = []
         self.uploads: dict[str, tuple[str, dict[str, str], bytearray]] = {}
         self.lock = threading.RLock()
@@ -118,7 +120,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(storage.latency)
             with storage.lock:
                 storage.log.append((self.command, urllib.parse.unquote(address.path)))
-                self._route(address.path)
+                if storage.refusal:
+                    self._answer(storage.refusal, b'{"error": {"message": "no access"}}')
+                else:
+                    self._route(address.path)
         finally:
             storage.under_way(-1)
 

@@ -7,13 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+from http import HTTPStatus
 
 import numpy as np
 import pytest
 
 from melody_jax import files, lock, storage
 from melody_jax.bundle import load_part, save_part
-from melody_jax.errors import UserError
+from melody_jax.cli.main import main
+from melody_jax.errors import BAD_ARGUMENTS, STOPPED, UserError, exit_code_of
 from melody_jax.geometry import Geometry
 
 
@@ -174,3 +176,16 @@ def test_a_holder_that_was_taken_for_dead_ends_at_once(gcs, gcs_folder):
 def test_a_bucket_that_is_not_there_is_said_in_one_line(gcs):
     with pytest.raises(UserError, match="there is no bucket gs://another-bucket"):
         lock.claim(storage.path("gs://another-bucket/run/lock"))
+
+
+@pytest.mark.parametrize("status", [HTTPStatus.FORBIDDEN, HTTPStatus.UNAUTHORIZED])
+def test_no_right_to_a_bucket_is_said_in_one_line(gcs, gcs_folder, status, capsys):
+    gcs.refusal = status
+    with pytest.raises(UserError, match="gs://music-bucket/test/lock may not be used from here: .*no access"):
+        lock.claim(gcs_folder / "lock")
+    with pytest.raises(OSError, match="no access") as raised:
+        files.write_whole(gcs_folder / "x", "1")
+    assert exit_code_of(raised.value) == STOPPED  # another start would end alike
+    assert main(["report", str(gcs_folder)]) == BAD_ARGUMENTS
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "the bucket may not be used from here" in said

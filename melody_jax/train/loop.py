@@ -112,9 +112,9 @@ class _Work:
                 steps.read()  # what is saved is known to be finite
                 self.record |= {"seconds": time.monotonic() - started, "healthy": not steps.skipped}
                 with journal.spent("checkpointing"):
-                    self.checkpoints.save(steps.state, self.batches, self.record)
                     with together():
                         journal.keep()
+                    self.checkpoints.save(steps.state, self.batches, self.record)
             if stop and not last:
                 raise StoppedError(f"stopped by a signal at step {step}", 128 + stop)
             if self.stage.rollback_after and steps.skipped >= self.stage.rollback_after:

@@ -65,6 +65,13 @@ def test_the_saved_step_is_used_and_gives_the_same_numbers(tmp_path, monkeypatch
     assert not compiled
 
 
+def test_it_may_lie_in_a_bucket(gcs_folder, monkeypatch):
+    assert _saved(gcs_folder).is_file()
+    compiled = _count_compiles(monkeypatch)
+    _losses(*_steps(gcs_folder))
+    assert not compiled
+
+
 def test_another_step_is_compiled(tmp_path, monkeypatch, caplog):
     _saved(tmp_path)
     faster = dataclasses.replace(STAGE.optim, learning_rate=0.7 * STAGE.optim.learning_rate)
