@@ -35,6 +35,7 @@ HELP = {
     "top_p": "draw from the most likely tokens of this total probability (1)",
     "mulan_levels": "MuLan tokens that count, coarse to fine, 0 for all (0)",
     "clip_latents": "bound of predicted latents, 0 for none (1)",
+    "noise": "deviation of the noise that diffusion starts from: less is plainer (1)",
     "window_seconds": "length diffused at once, 0 for the training clip (0)",
     "candidates": "pieces per prompt; the one MuLan hears nearest is kept (1)",
     "loudness": "LUFS that pieces are brought to, or none (-16)",

@@ -293,7 +293,7 @@ class Composer:
         """One window: latents of its moments, those of the known ones as they are."""
         mask = np.repeat(known, self.geometry.frames_per_token)
         how = {"steps": settings.steps, "schedule": settings.schedule, "scale": settings.guidance}
-        how |= {"clip": settings.clip_latents, "strength": strength}
+        how |= {"clip": settings.clip_latents, "strength": strength, "noise": settings.noise}
         return np.asarray(self.loaded.diffuse(tokens, keys, latents, mask[None], **how))
 
 

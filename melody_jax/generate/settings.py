@@ -34,6 +34,7 @@ class Changes(TypedDict, total=False):
     top_p: float
     mulan_levels: int
     clip_latents: float
+    noise: float
     window_seconds: float
     candidates: int
     loudness: float | None
@@ -54,6 +55,7 @@ class Settings:
       top_p: language model draws from the most likely tokens of this total probability.
       mulan_levels: how many of the MuLan tokens, coarse to fine, condition the language model; 0 for all.
       clip_latents: bound of predicted latents at every step, which lie in [-1, 1]; 0 for none.
+      noise: deviation of the noise that diffusion starts from; below 1 rhythm is clearer and sounds are plainer.
       window_seconds: length that the diffusion makes at once, longer music in overlapping windows; 0 for the training
         clip.
       candidates: pieces made for each prompt; the one that MuLan hears nearest to the prompt is kept.
@@ -73,6 +75,7 @@ class Settings:
     top_p: float = 1.0
     mulan_levels: int = 0
     clip_latents: float = 1.0
+    noise: float = 1.0
     window_seconds: float = 0.0
     candidates: int = 1
     loudness: float | None = LOUDNESS
@@ -109,6 +112,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("top_p", 0, 1),
     ("mulan_levels", 0, math.inf),
     ("clip_latents", 0, math.inf),
+    ("noise", 0, 1),
     ("window_seconds", 0, LONGEST_SECONDS),
     ("candidates", 1, 1000),
 )

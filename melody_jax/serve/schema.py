@@ -36,6 +36,7 @@ class Sampling(_Strict):
     top_p: float | None = Field(default=None, description="draw from the most likely tokens of this total probability")
     mulan_levels: int | None = Field(default=None, description="MuLan tokens that count, coarse to fine, 0 for all")
     clip_latents: float | None = Field(default=None, description="bound of predicted latents, 0 for none")
+    noise: float | None = Field(default=None, description="deviation of the noise that diffusion starts from, 0 to 1")
     window_seconds: float | None = Field(default=None, description="length diffused at once, 0 for the training clip")
     candidates: int | None = Field(
         default=None, description="pieces made, of which the nearest to the sentence comes first"

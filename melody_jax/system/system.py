@@ -175,13 +175,16 @@ class System:
         scale: float,
         clip: float,
         strength: float = 1.0,
+        noise: float = 1.0,
     ) -> Array:
         """Latents [B, L, D] of tokens [B, N R], those that `mask` [B or 1, L] marks being known [B, L, D] already.
 
-        With a strength below 1 diffusion starts from `known`, at that share of the way to pure noise.
+        With a strength below 1 diffusion starts from `known`, at that share of the way to pure noise. `noise` is the deviation
+        of what it starts from: below 1 it keeps nearer to what the tokens say (the temperature of Glow, Kingma and Dhariwal,
+        2018).
         """
         std = self.dpd.config.data_std
-        start = jax.vmap(lambda key: jax.random.normal(key, known.shape[1:], jnp.float32))(keys)
+        start = noise * jax.vmap(lambda key: jax.random.normal(key, known.shape[1:], jnp.float32))(keys)
         sizes = strength * angles.schedule(schedule, steps)
         if strength < 1:
             begin = jnp.full((1, 1), strength * jnp.pi / 2, jnp.float32)

@@ -41,6 +41,14 @@ def test_same_seed_same_music_other_seed_other_music(melody):
     assert np.abs(first.audio - other.audio).max() > 1e-3
 
 
+def test_without_noise_the_tokens_alone_decide_the_sound(melody):
+    tokens = np.tile(np.arange(GEOMETRY.clip_semantic, dtype=np.int32)[None] % GEOMETRY.semantic_codes, (2, 1))
+    first, second = melody.perform(tokens, seed=3)
+    assert not np.array_equal(first, second)
+    first, second = melody.perform(tokens, seed=3, noise=0.0)
+    np.testing.assert_array_equal(first, second)
+
+
 def test_prompt_does_not_depend_on_the_batch(melody):
     """Three prompts in batches of two (the last one filled up) are what each of them is alone: the same tokens, and the
     same sound up to rounding."""

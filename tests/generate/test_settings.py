@@ -37,6 +37,7 @@ def test_keywords_are_the_fields():
         ("seconds", None, "type float"),
         ("guidance", float("nan"), "guidance must be"),
         ("clip_latents", float("inf"), "clip_latents must be"),
+        ("noise", 1.5, "noise must be from 0 to 1"),
         ("temperature", float("inf"), "temperature must be"),
         ("schedule", 3, "type str"),
         ("loudness", 3.0, "loudness must be"),
