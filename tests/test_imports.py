@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "melody_jax"
 # Top to bottom; the names of one line never import each other.
 LAYERS = [
-    {"errors", "shapes", "graph", "samples", "quiet", "__init__"},
+    {"errors", "shapes", "graph", "samples", "__init__"},
     {"storage"},
     {"files", "lock"},
     {"config", "geometry", "dsp"},

@@ -26,7 +26,6 @@ from melody_jax.bundle.part import (
     UNSEALED,
     Part,
     check_fields,
-    finished_parts,
     load_part,
     locate,
     read_geometry,
@@ -113,19 +112,6 @@ class Bundle:
         if not parts["mulan"].config.get("train_text_tower", True) and TEXT_REFERENCE not in info["references"]:
             raise UserError(f"{directory / BUNDLE_FILE} does not say where the weights of the text tower are")
         return cls(directory, with_adapters(parts, adapters or {}), geometry, info["references"], info["sampling"])
-
-
-def export_stages(model_dir: Path, out: str | os.PathLike, **options: Any) -> Bundle:
-    """Collects the finished stages of a model folder into a bundle; `options` and errors as of `export`.
-
-    Raises:
-      UserError: a stage that sampling needs is not finished.
-    """
-    sources = finished_parts(model_dir, (*REQUIRED, *OPTIONAL))
-    unfinished = [name for name in REQUIRED if model_dir / name not in sources]
-    if unfinished:
-        raise UserError(f"{model_dir} holds no finished {unfinished[0]} (needed: {', '.join(REQUIRED)})")
-    return export(sources, out, **options)
 
 
 def export(

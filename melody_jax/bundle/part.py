@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -228,13 +228,6 @@ def locate(directory: str | os.PathLike) -> Path:
     directory = storage.path(directory)
     inner = directory / "part"
     return inner if (inner / INFO_FILE).is_file() and not (directory / INFO_FILE).is_file() else directory
-
-
-def finished_parts(model_dir: Path, names: Sequence[str]) -> list[Path]:
-    """Folders of the parts in a model folder, in the order of `names`; the folder itself where it is a part."""
-    if (locate(model_dir) / INFO_FILE).is_file():
-        return [model_dir]
-    return [model_dir / name for name in names if (locate(model_dir / name) / INFO_FILE).is_file()]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -29,14 +29,16 @@ def edit(args: argparse.Namespace, method: str, **arguments: Any) -> None:
     run = pieces.run_of(args, len(args.music))
     for path in args.music:
         check_music(path)
-    files = pieces.files_of(args, [f"{pathlib.Path(path).stem} {method.strip('_')}" for path in args.music])
+    files = pieces.Files(args, [f"{pathlib.Path(path).stem} {method.strip('_')}" for path in args.music])
     bundle = pieces.bundle_of(args.bundle)
     wanted = files.wanted
     if not wanted:
         print(f"all {len(args.music)} pieces are there")
         return
 
-    melody = pieces.melody_of(args, bundle)
+    from melody_jax.generate import Melody
+
+    melody = Melody.load(bundle, adapters=pieces.adapters_of(args.adapter))
     music = [read_music(args.music[index], melody.sample_rate) for index in wanted]
     run["seed"] = [run["seed"][index] for index in wanted]
 

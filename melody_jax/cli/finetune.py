@@ -1,8 +1,10 @@
 """`melody finetune`: a bundle goes on learning, on music of one's own."""
 
 import argparse
+import sys
 
 from melody_jax.cli.arguments import folder, positive
+from melody_jax.errors import StoppedError
 from melody_jax.graph import READ_TOKENS
 from melody_jax.operations.configuration import binding_of
 from melody_jax.operations.finetuning import Finetuning, finetune
@@ -27,29 +29,35 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--hardware", default="auto", help="a file of configs/hardware (default: by what there is)")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     """Finetunes, and says where the bundle is.
 
     Raises:
-      UserError, StoppedError: see `finetuning.finetune`.
+      UserError: see `finetuning.finetune`.
     """
     hosts.join()
     bindings = [binding_of(item) for item in args.set]
     if args.total_steps:
         bindings.append(f"TOTAL_STEPS = {args.total_steps}")
     stages = tuple(name.strip() for name in args.stages.split(",") if name.strip())
-    bundle = finetune(
-        Finetuning(
-            args.bundle,
-            args.data,
-            args.out,
-            args.data_dir,
-            stages,
-            args.lora or 0,
-            args.alpha,
-            args.hardware,
-            args.gin_file,
-            bindings,
+    try:
+        bundle = finetune(
+            Finetuning(
+                args.bundle,
+                args.data,
+                args.out,
+                args.data_dir,
+                stages,
+                args.lora or 0,
+                args.alpha,
+                args.hardware,
+                args.gin_file,
+                bindings,
+            )
         )
-    )
+    except StoppedError as stopped:
+        print(f"error: {stopped}", file=sys.stderr, flush=True)
+        hosts.leave()
+        return stopped.exit_code
     print(f'finetuned: {bundle.directory}; melody generate "..." --bundle {bundle.directory}')
+    return 0

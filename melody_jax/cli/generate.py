@@ -38,14 +38,16 @@ def run(args: argparse.Namespace) -> None:
     for path in args.music or ():
         check_music(path)
     run = pieces.run_of(args, len(sources))
-    files = pieces.files_of(args, [pathlib.Path(path).stem for path in sources] if args.music else sources)
+    files = pieces.Files(args, [pathlib.Path(path).stem for path in sources] if args.music else sources)
     bundle = pieces.bundle_of(args.bundle)
     wanted = files.wanted
     if not wanted:
         print(f"all {len(sources)} pieces are there")
         return
 
-    melody = pieces.melody_of(args, bundle)
+    from melody_jax.generate import Melody
+
+    melody = Melody.load(bundle, adapters=pieces.adapters_of(args.adapter))
     run["seed"] = [run["seed"][i] for i in wanted]
     source: dict[str, Any] = {"prompts": [sources[i] for i in wanted]}
     if args.music:
@@ -64,7 +66,7 @@ def _again(args: argparse.Namespace) -> None:
     if args.prompts or args.file or pieces.settings_of(args) or args.negative or args.seed != [0]:
         raise UserError("--from takes prompt, seed and settings from the file: give none of them")
     call = read_call(info := read_file(args.again))
-    files = pieces.files_of(args, [call.arguments.get("prompts") or call.arguments.get("prompt") or call.name])
+    files = pieces.Files(args, [call.arguments.get("prompts") or call.arguments.get("prompt") or call.name])
     sound = args.music[0] if args.music else call.file
     if call.sha256 is not None and sound is None:
         raise UserError(f"{args.again} was made from music; name that file with --music")
@@ -75,7 +77,9 @@ def _again(args: argparse.Namespace) -> None:
         print("the piece is there")
         return
 
-    melody = pieces.melody_of(args, bundle)
+    from melody_jax.generate import Melody
+
+    melody = Melody.load(bundle, adapters=pieces.adapters_of(args.adapter))
     audio = read_music(sound, melody.sample_rate) if call.sha256 is not None and sound is not None else None
     with pieces.plain_warnings():
         files.write(melody, 0, melody.replay(info, audio, progress=True), sound if call.sha256 is not None else None)

@@ -2,16 +2,18 @@
 
 import argparse
 import importlib
+import importlib.abc
 import os
+import re
 import signal
 import sys
+import tempfile
 from typing import Any
 
 import absl.logging
 
 from melody_jax import __version__
-from melody_jax.errors import BAD_ARGUMENTS, INTERRUPTED, StoppedError, UserError, refuse_addresses
-from melody_jax.quiet import QuietTensorFlow
+from melody_jax.errors import BAD_ARGUMENTS, INTERRUPTED, UserError, refuse_addresses
 
 # In the order of use, each with its one help text. Each module has `add_parser(subparsers)` and `run(args)`; only the
 # chosen one is imported.
@@ -94,6 +96,40 @@ class _Described:
         return self._subparsers.add_parser(name, help=self._text, description=self._text, **options)
 
 
+class QuietTensorFlow(importlib.abc.MetaPathFinder):
+    """Finds TensorFlow as Python would, and drops what its libraries say of themselves while they are loaded.
+
+    TensorFlow heeds TF_CPP_MIN_LOG_LEVEL only when it has been loaded; static initialisers report on oneDNN and CUDA
+    before (tensorflow issue 100442).
+    """
+
+    CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} [\d:.]+ +\d+ \S+\.cc:")
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "tensorflow":
+            return None
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((found for found in others if found is not None), None)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: self._load(load, module)
+        return spec
+
+    def _load(self, load, module):
+        sys.stderr.flush()
+        terminal = os.dup(2)
+        with tempfile.TemporaryFile() as said:
+            os.dup2(said.fileno(), 2)
+            try:
+                load(module)
+            finally:
+                sys.stderr.flush()
+                os.dup2(terminal, 2)
+                os.close(terminal)
+                said.seek(0)
+                os.write(2, b"".join(line for line in said if not self.CHATTER.match(line)))
+
+
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:  # who has set it wants to read what TensorFlow says
@@ -105,12 +141,6 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_ARGUMENTS
-    except StoppedError as stopped:
-        from melody_jax.parallel import hosts
-
-        print(f"error: {stopped}", file=sys.stderr, flush=True)
-        hosts.leave()
-        return stopped.exit_code
     except RuntimeError as error:
         if NO_BACKEND not in str(error):
             raise

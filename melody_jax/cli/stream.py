@@ -90,7 +90,9 @@ def play(args: argparse.Namespace, sink: Callable[[int], Sink]) -> None:
     """Hands chunk after chunk to what `sink` makes for a sample rate."""
     chosen, bundle = checked(args), pieces.bundle_of(args.bundle)
 
-    melody = pieces.melody_of(args, bundle)
+    from melody_jax.generate import Melody
+
+    melody = Melody.load(bundle, adapters=pieces.adapters_of(args.adapter))
     with pieces.plain_warnings():
         asked = controls.from_arguments(args)
         stream = melody.stream(args.prompt, negative=args.negative, seed=args.seed, controls=asked, **chosen)

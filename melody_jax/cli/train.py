@@ -1,10 +1,11 @@
 """`melody train STAGE` and `melody train all`."""
 
 import argparse
+import sys
 
 from melody_jax import graph
 from melody_jax.cli.arguments import folder
-from melody_jax.errors import UserError
+from melody_jax.errors import StoppedError, UserError
 from melody_jax.operations import training
 from melody_jax.operations.configuration import binding_of
 from melody_jax.parallel import hosts
@@ -59,16 +60,21 @@ def add_composition(parser: argparse.ArgumentParser, choices: str) -> None:
     parser.add_argument("--seed", type=int, help="of parameters, step randomness and data order (default 0)")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     """Trains, and prints where the parts are.
 
     Raises:
       UserError: unknown names, bindings that nobody reads, missing data or parents.
-      StoppedError: see `training.train`.
     """
     began = process_began()
     hosts.join()
-    training.train(request_of(args), args.init_from, began)
+    try:
+        training.train(request_of(args), args.init_from, began)
+    except StoppedError as stopped:
+        print(f"error: {stopped}", file=sys.stderr, flush=True)
+        hosts.leave()
+        return stopped.exit_code
+    return 0
 
 
 def request_of(args: argparse.Namespace) -> training.Request:

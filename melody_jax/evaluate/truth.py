@@ -19,25 +19,21 @@ class Truth:
       notes: of each clip.
       families: that lead them.
       solo: [n] whether one part plays alone.
-      leaders: the families where only one plays, else "".
     """
 
     notes: list[Notes]
     families: list[str]
     solo: np.ndarray
-    leaders: list[str]
 
     @classmethod
     def of(cls, truths: Sequence[Any]) -> "Truth":
         """Of what data_pipelines.clip.Truth says of each clip."""
         solo = np.array([truth.texture == "solo" for truth in truths], bool)
-        leaders = [truth.family if len(truth.families) == 1 else "" for truth in truths]
-        return cls([list(truth.notes) for truth in truths], [truth.family for truth in truths], solo, leaders)
+        return cls([list(truth.notes) for truth in truths], [truth.family for truth in truths], solo)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Truth":
         """Of some of the clips, in this order."""
-        notes, families, leaders = ([column[i] for i in rows] for column in (self.notes, self.families, self.leaders))
-        return Truth(notes, families, self.solo[np.asarray(rows, int)], leaders)  # pyright: ignore[reportArgumentType]
+        return Truth([self.notes[i] for i in rows], [self.families[i] for i in rows], self.solo[np.asarray(rows, int)])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from melody_jax import config as config_lib
-from melody_jax import storage
-from melody_jax.bundle.part import Part, cast, finished_parts, flatten, load_part, save_part, unflatten
+from melody_jax.bundle.part import Part, cast, flatten, save_part, unflatten
 from melody_jax.errors import UserError
 from melody_jax.files import UNFINISHED, publish
 from melody_jax.geometry import Geometry
-from melody_jax.graph import ORDER
-from melody_jax.interop.counterparts import COUNTERPARTS, Counterpart, NoCounterpartError, Rule, abstract
+from melody_jax.interop.counterparts import COUNTERPARTS, Counterpart, Rule, abstract
 from melody_jax.train.start import UNUSED, listed
 
 RECORD = "huggingface"
@@ -81,33 +79,6 @@ def import_folder(
     record = {RECORD: {"config": settings, "prefix": prefix}, "source": str(folder.name)}
     part = save_part(out, counterpart.name, params, config, Geometry(), {}, record)
     return part, bindings(counterpart.config, fields)
-
-
-def export_stages(model_dir: storage.Path, out: pathlib.Path, dtype: str | None = None) -> Iterator[str]:
-    """One folder for every model of a model folder, or of a part, that has a counterpart; says what became of each.
-
-    Raises:
-      UserError: there is no part, or none with a counterpart, or see `export_folder`.
-    """
-    written, folders = 0, finished_parts(model_dir, ORDER)
-    if not folders:
-        raise UserError(f"{model_dir} holds no part and no finished stage of {', '.join(ORDER)}")
-    for folder in folders:
-        part = load_part(folder)
-        counterparts = in_part(part)
-        if not counterparts:
-            yield f"{part.name}: no counterpart"
-        for counterpart in counterparts:
-            try:
-                left = export_folder(part, counterpart, out / counterpart.name, dtype)
-            except NoCounterpartError as error:
-                yield f"{part.name}: no {counterpart.name}: {error}"
-                continue
-            written += 1
-            rest = f"; without {', '.join(left)}" if left else ""
-            yield f"{part.name}: {counterpart.name} in {out / counterpart.name}{rest}"
-    if not written:
-        raise UserError(f"nothing in {model_dir} has a counterpart")
 
 
 def export_folder(part: Part, counterpart: Counterpart, out: str | os.PathLike, dtype: str | None = None) -> list[str]:

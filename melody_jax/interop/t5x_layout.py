@@ -10,7 +10,6 @@ A checkpoint MODEL_DIR/checkpoint_N holds, as Orbax's item "state", the tree
 import os
 import pathlib
 import re
-from collections.abc import Iterator
 from typing import Any, get_type_hints
 
 import jax
@@ -20,7 +19,7 @@ from flax import linen as nn
 from flax.linen.partitioning import AxisMetadata
 
 from melody_jax import config as config_lib
-from melody_jax.bundle.part import Part, finished_parts, flatten, load_part, save_part, unflatten
+from melody_jax.bundle.part import Part, flatten, save_part, unflatten
 from melody_jax.errors import UserError
 from melody_jax.nn.measured import MEASURED, joined
 from melody_jax.parallel.rules import RULES
@@ -64,20 +63,6 @@ def _axes(boxed: Any) -> dict[str, Any]:
             names = (None,) * leaf.ndim
         axes[f"{name}_axes"] = AxisMetadata(names=names)
     return unflatten(axes)
-
-
-def export_stages(model_dir: Any, out: pathlib.Path) -> Iterator[str]:
-    """`export_part` of every part of a model folder that T5X trains, or of a part; says what was written.
-
-    Raises:
-      UserError: there is no such part, or see `export_part`.
-    """
-    folders = finished_parts(model_dir, tuple(STAGES))
-    if not folders:
-        raise UserError(f"{model_dir} holds no part and no finished stage of {', '.join(STAGES)}")
-    for folder in folders:
-        part = load_part(folder)
-        yield f"{part.name}: {export_part(part, out / part.name)}"
 
 
 def export_part(part: Part, out: str | os.PathLike, step: int = 0) -> pathlib.Path:
