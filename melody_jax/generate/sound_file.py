@@ -5,10 +5,11 @@ import dataclasses
 import os
 import pathlib
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from melody_jax import __version__
 from melody_jax.errors import UserError
 from melody_jax.shapes import Float
 
@@ -100,6 +101,20 @@ def open_sound(path: pathlib.Path, sample_rate: int, form: SoundFormat, tags: Ma
         if text:
             setattr(file, name, text)
     return file
+
+
+def stream_to(
+    path: str, sample_rate: int, form: SoundFormat, tags: Mapping[str, str]
+) -> tuple[Callable[[np.ndarray], None], Callable[[], None]]:
+    """(writes the next samples to the file, closes it); the file grows, and is a whole one once it is closed.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    place = pathlib.Path(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    file = open_sound(place, sample_rate, form, {**tags, "software": f"melody_jax {__version__}"})
+    return lambda chunk: file.write(samples_of(chunk, sample_rate, form)), file.close
 
 
 def samples_of(audio: Float[np.ndarray, " T"], sample_rate: int, form: SoundFormat) -> np.ndarray:
