@@ -205,6 +205,12 @@ class Job:
         if self.accelerator:
             accelerators.parse(self.accelerator, self.topology)
 
+    def chips(self, target: str) -> tuple[int, int]:
+        """(chips of all slices, slices) that the target takes of the description; no chips where it lacks the target."""
+        if target == "slurm":
+            return (self.slurm.nodes * self.slurm.gpus_per_node, 1) if self.slurm else (0, 1)
+        return (self.slices * self.tpu.devices, self.slices) if self.accelerator else (0, 1)
+
     @property
     def tpu(self) -> accelerators.Slice:
         """One slice.

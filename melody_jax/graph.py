@@ -13,21 +13,23 @@ class Node(NamedTuple):
       parents: the stages whose parts it is trained with.
       samples: whether sampling needs its part.
       learns: whether it has a network, which a gradient trains.
+      program: of sampling, that runs its network alone, as `melody precompile` calls it; empty for none.
     """
 
     reads: Reads
     parents: tuple[str, ...] = ()
     samples: bool = True
     learns: bool = True
+    program: str = ""
 
 
 STAGES: dict[str, Node] = {
-    "autoencoder": Node("audio"),
+    "autoencoder": Node("audio", program="decoder"),
     "mulan": Node("audio"),
     "semantic": Node("audio", samples=False),
     "codes": Node("audio", parents=("mulan", "semantic"), learns=False),
-    "lm": Node("tokens", parents=("codes",)),
-    "dpd": Node("tokens", parents=("codes", "autoencoder")),
+    "lm": Node("tokens", parents=("codes",), program="lm-decode"),
+    "dpd": Node("tokens", parents=("codes", "autoencoder"), program="dpd-sampler"),
 }
 """Every stage after its parents."""
 
@@ -38,6 +40,8 @@ READ_AUDIO = tuple(name for name, node in STAGES.items() if node.reads == "audio
 READ_TOKENS = tuple(name for name, node in STAGES.items() if node.reads == "tokens")
 SAMPLING = tuple(name for name, node in STAGES.items() if node.samples)
 NETWORKS = tuple(name for name, node in STAGES.items() if node.learns)
+PROGRAMS = {node.program: name for name, node in STAGES.items() if node.program}
+"""Program of sampling -> the stage whose network it runs."""
 
 
 def needed_by(name: str) -> tuple[str, ...]:

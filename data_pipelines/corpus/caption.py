@@ -141,20 +141,6 @@ def _sentence(arrangement: Arrangement, rng) -> str:
     return f"{mood} {one(('instrumental music', 'music', 'tune'), rng)}, {who}, {key}, {pace}{drums}"
 
 
-def request(arrangement: Arrangement, rng) -> str:
-    """A sentence as a user would ask for such music; it always names the players."""
-    truth, who = arrangement.truth, players(arrangement, rng)
-    return one(
-        (
-            f"{article(_pace(arrangement, rng))} {truth.rhythm} for {who} in {key_words(arrangement)}",
-            f"{article(one(truth.mood, rng))} {truth.rhythm} played by {who}",
-            f"{who} playing {article(_pace(arrangement, rng))}, {one(truth.mood, rng)} {truth.rhythm}",
-            f"{article(one(truth.mood, rng))} piece for {who}, around {truth.tempo:.0f} bpm",
-        ),
-        rng,
-    )
-
-
 def _description(arrangement: Arrangement, rng) -> str:
     """Two or three sentences with most of what is known."""
     truth = arrangement.truth

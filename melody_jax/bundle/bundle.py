@@ -13,7 +13,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from melody_jax import config as config_lib
@@ -164,6 +164,26 @@ def export(
         if fresh and isinstance(out, pathlib.Path) and out.is_dir() and not any(out.iterdir()):
             out.rmdir()
     return Bundle.load(out)
+
+
+def finished_in(model_dir: str | os.PathLike, names: Sequence[str], needed: Sequence[str] = ()) -> list[Path]:
+    """Where in a model folder the finished parts of these names are, in this order; a folder that is a part is alone.
+
+    Raises:
+      UserError: it is no folder, lacks a part that is needed, or has none.
+    """
+    folder = storage.path(model_dir)
+    if not folder.is_dir():
+        raise UserError(f"--model_dir {folder} is not a folder")
+    there = {name: folder / name for name in names if (locate(folder / name) / INFO_FILE).is_file()}
+    absent = [name for name in needed if name not in there]
+    if absent:
+        raise UserError(f"{folder} holds no finished {absent[0]} (needed: {', '.join(needed)})")
+    if not needed and (locate(folder) / INFO_FILE).is_file():
+        return [folder]
+    if not there:
+        raise UserError(f"{folder} holds no part and no finished stage of {', '.join(names)}")
+    return [*there.values()]
 
 
 def bundle_bytes(directory: str | os.PathLike) -> dict[str, int]:

@@ -7,9 +7,7 @@ from melody_jax.cli import train
 from melody_jax.errors import UserError
 
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("config")
-    parser.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_composition(parser, ", ".join(graph.ORDER))
     parser.add_argument("--total_steps", type=int, help="instead of the configuration's")
     parser.add_argument(
@@ -18,11 +16,7 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints every parameter of the stage and of its training, with the values that they would have.
-
-    Raises:
-      UserError: unknown names, bindings that nobody reads, or values that cannot be.
-    """
+    """Prints every parameter of the stage and of its training, with the values that they would have."""
     if args.stage not in graph.ORDER:
         raise UserError(f"unknown stage {args.stage!r}; choose one of {', '.join(graph.ORDER)}")
     print(train.request_of(args).compose()[args.stage].text, end="")

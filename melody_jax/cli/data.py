@@ -1,14 +1,14 @@
 """`melody data`: a captioned audio data set from the built-in corpus or from the user's own music."""
 
 import argparse
+import dataclasses
 import os
 
+from melody_jax.cli.arguments import check_positive
 from melody_jax.errors import UserError
 
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("data")
-    parser.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="SOURCE", required=True)
 
     corpus = kinds.add_parser("corpus", help="real tunes and scores, re-orchestrated, rendered and captioned")
@@ -36,11 +36,7 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Builds the data set and says where it is.
-
-    Raises:
-        UserError: bad arguments, unusable input, or no TensorFlow.
-    """
+    """Builds the data set and says where it is."""
     if not args.name.replace("-", "_").isidentifier():
         raise UserError(f"--name {args.name!r}: use letters, digits and _ only, not beginning with a digit")
     try:
@@ -66,29 +62,14 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def _request(args: argparse.Namespace):
     from data_pipelines.request import Request
 
-    common = {name: getattr(args, name) for name in ("sample_rate", "seconds", "validation", "test", "quota")}
-    if args.processes is not None and args.processes < 1:
-        raise UserError(f"--processes must be at least 1, got {args.processes}")
-    if args.kind == "corpus":
-        if args.hours is not None and args.hours * 3600 < args.seconds:
+    check_positive(args, "processes")
+    names = [field.name for field in dataclasses.fields(Request)]
+    given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    given |= {name: os.path.abspath(given[name]) for name in ("path", "audio", "font") if given.get(name)}
+    if args.kind != "corpus":
+        return Request(**{"min_seconds": 0.95 * args.seconds} | given)
+    if args.hours is not None:
+        if args.hours * 3600 < args.seconds:
             raise UserError(f"--hours {args.hours:g} is less than one clip of {args.seconds:g} s")
-        clips = args.clips if args.hours is None else round(args.hours * 3600 / args.seconds)
-        font = os.path.abspath(args.font) if args.font else ""
-        return Request(
-            "corpus",
-            clips=clips,
-            seed=args.seed,
-            font=font,
-            restricted=args.restricted,
-            min_seconds=args.seconds,
-            **common,
-        )
-    minimum = 0.95 * args.seconds if args.min_seconds is None else args.min_seconds
-    return Request(
-        args.kind,
-        path=os.path.abspath(args.path),
-        audio=os.path.abspath(args.audio) if args.kind == "musiccaps" else "",
-        licence=args.licence,
-        min_seconds=minimum,
-        **common,
-    )
+        given["clips"] = round(args.hours * 3600 / args.seconds)
+    return Request(**given, min_seconds=args.seconds)

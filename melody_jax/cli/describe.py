@@ -6,29 +6,15 @@ import json
 from melody_jax.graph import NETWORKS
 
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("describe")
-    parser.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default="tiny", help="of configs/sizes (default tiny)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints, for each model, parameters and model FLOPs of one clip.
+    """Prints, for each model, parameters and model FLOPs of one clip."""
+    from melody_jax.operations import describe
 
-    Raises:
-      UserError: no such size.
-    """
-    from melody_jax.operations.describe import describe
-
-    models = {name: describe(name, args.size) for name in NETWORKS}
-    if args.json:
-        print(json.dumps({"size": args.size, "models": models}, indent=2))
-        return
-    print(f"| {args.size} | parameters | forward | training step | one pass is |")
-    print("|---|---|---|---|---|")
-    for name, row in models.items():
-        flops = [f"{row[key] / 1e9:,.1f} GFLOPs" for key in ("forward_flops", "training_flops")]
-        print(f"| {name} | {row['parameters'] / 1e6:.2f} M | {flops[0]} | {flops[1]} | {row['forward']} |")
-    total = sum(row["parameters"] for row in models.values())
-    print(f"| together | {total / 1e6:.2f} M | | | |")
+    models = {name: describe.describe(name, args.size) for name in NETWORKS}
+    report = {"size": args.size, "models": models}
+    print(json.dumps(report, indent=2) if args.json else describe.table(args.size, models))

@@ -8,7 +8,7 @@ import jax
 
 from melody_jax import graph
 from melody_jax.cli import train
-from melody_jax.errors import UserError
+from melody_jax.cli.arguments import check_positive
 from melody_jax.operations.doctor.examine import examine
 from melody_jax.operations.doctor.finding import FAILURE
 from melody_jax.operations.training import prepare_jax
@@ -17,22 +17,15 @@ from melody_jax.parallel.batch import check_batch_size
 from melody_jax.parallel.mesh import make_mesh
 
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("doctor")
-    parser.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_configuration(parser, ", ".join(graph.ORDER))
     parser.add_argument("--updates", type=int, default=30, help="of the parameters, on one fixed batch (default 30)")
     parser.add_argument("--json", action="store_true", help="the findings as one JSON list")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the findings. Exit code 1: at least one is a failure.
-
-    Raises:
-      UserError: unknown names, bindings that nobody reads, or a mesh that does not fit.
-    """
-    if args.updates < 1:
-        raise UserError(f"--updates must be at least 1, got {args.updates}")
+    """Prints the findings. Exit code 1: at least one is a failure."""
+    check_positive(args, "updates")
     hosts.join()
     request = train.request_of(args)
     config = request.compose()[args.stage]

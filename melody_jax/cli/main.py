@@ -2,21 +2,17 @@
 
 import argparse
 import importlib
-import importlib.abc
 import os
-import re
 import signal
 import sys
-import tempfile
 from typing import Any
 
-import absl.logging
-
 from melody_jax import __version__
-from melody_jax.errors import BAD_ARGUMENTS, INTERRUPTED, UserError, refuse_addresses
+from melody_jax.errors import BAD_ARGUMENTS, INTERRUPTED, StoppedError, UserError, refuse_addresses
+from melody_jax.operations.quiet import silence_tensorflow
 
-# In the order of use, each with its one help text. Each module has `add_parser(subparsers)` and `run(args)`; only the
-# chosen one is imported.
+# In the order of use, each with its one help text. Each module has `add_arguments(parser)` and `run(args)`, and maybe an
+# EPILOG of its help; only the chosen one is imported.
 COMMANDS = {
     "data": "build a captioned audio data set: the built-in corpus or your own music",
     "config": "print the composed configuration of a stage",
@@ -27,6 +23,8 @@ COMMANDS = {
     "tokenize": "turn a data set into tokens and latents with the trained representation models",
     "report": "how the training of every stage goes: losses, speed, where the time went",
     "export": "collect trained parts into a bundle for sampling",
+    "export hf": "write trained parts as Hugging Face folders",
+    "export t5x": "write trained parts as T5X checkpoints",
     "generate": "make music from sentences with a bundle",
     "continue": "go on with music",
     "inpaint": "make spans of music anew",
@@ -35,7 +33,8 @@ COMMANDS = {
     "play": "endless music from the loudspeaker",
     "serve": "a web page and a REST service with a bundle",
     "evaluate": "measure trained stages or a bundle on held-out music",
-    "import": "read weights of other libraries",
+    "import hf": "read a Hugging Face folder: a part that training can start from",
+    "import t5x": "read a T5X checkpoint: the part of a stage",
     "launch": "run a command on TPU VMs, GKE or SLURM",
     "precompile": "compile for a TPU slice without one: memory, time, MFU",
     "describe": "parameters and FLOPs of every model of a size",
@@ -52,6 +51,7 @@ BUCKETS = {
     "tokenize": ("model_dir", "data_dir"),
     "report": ("model_dir", "out"),
     "export": ("model_dir", "out"),
+    **dict.fromkeys(("export hf", "export t5x"), ("model_dir",)),
     **dict.fromkeys(("generate", "continue", "inpaint", "vary"), ("bundle", "out")),
     **dict.fromkeys(("stream", "play", "serve"), ("bundle",)),
     "evaluate": ("bundle", "data_dir", "model_dir"),
@@ -61,7 +61,7 @@ BUCKETS = {
 NO_BACKEND = "nable to initialize backend"
 """In what JAX raises where JAX_PLATFORMS names devices that are not here."""
 
-MODULES = {"import": "import_weights", "continue": "continue_"}  # the others are called like their command
+MODULES = {"continue": "continue_"}  # the others are called like their command
 
 
 if (
@@ -86,61 +86,18 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message} (see {self.prog} --help)")
 
 
-class _Described:
-    """Subparsers to which a command adds itself under its one help text."""
-
-    def __init__(self, subparsers: Any, text: str):
-        self._subparsers, self._text = subparsers, text
-
-    def add_parser(self, name: str, **options: Any) -> Any:
-        return self._subparsers.add_parser(name, help=self._text, description=self._text, **options)
-
-
-class QuietTensorFlow(importlib.abc.MetaPathFinder):
-    """Finds TensorFlow as Python would, and drops what its libraries say of themselves while they are loaded.
-
-    TensorFlow heeds TF_CPP_MIN_LOG_LEVEL only when it has been loaded; static initialisers report on oneDNN and CUDA
-    before (tensorflow issue 100442).
-    """
-
-    CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} [\d:.]+ +\d+ \S+\.cc:")
-
-    def find_spec(self, name, path=None, target=None):
-        if name != "tensorflow":
-            return None
-        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next((found for found in others if found is not None), None)
-        if spec is not None and spec.loader is not None:
-            load = spec.loader.exec_module
-            spec.loader.exec_module = lambda module: self._load(load, module)
-        return spec
-
-    def _load(self, load, module):
-        sys.stderr.flush()
-        terminal = os.dup(2)
-        with tempfile.TemporaryFile() as said:
-            os.dup2(said.fileno(), 2)
-            try:
-                load(module)
-            finally:
-                sys.stderr.flush()
-                os.dup2(terminal, 2)
-                os.close(terminal)
-                said.seek(0)
-                os.write(2, b"".join(line for line in said if not self.CHATTER.match(line)))
-
-
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:  # who has set it wants to read what TensorFlow says
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-        sys.meta_path.insert(0, QuietTensorFlow())
-        absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS warns of what is as it should be
+    silence_tensorflow()
     try:
         return _dispatch(argv)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_ARGUMENTS
+    except StoppedError as stopped:
+        print(f"error: {stopped}", file=sys.stderr, flush=True)
+        importlib.import_module("melody_jax.parallel.hosts").leave()
+        return stopped.exit_code
     except RuntimeError as error:
         if NO_BACKEND not in str(error):
             raise
@@ -164,12 +121,19 @@ def _dispatch(argv: list[str]) -> int:
     parser = Parser(prog="melody", description="Train and sample MeLoDy, text-to-music in JAX.")
     parser.add_argument("--version", action="version", version=f"melody_jax {__version__}")
     subparsers: Any = parser.add_subparsers(dest="command", metavar="COMMAND")
-    chosen = next((word for word in argv if not word.startswith("-")), None)
+    place = next((index for index, word in enumerate(argv) if not word.startswith("-")), len(argv))
+    chosen = " ".join(argv[place : place + 2])
+    if chosen in COMMANDS:
+        argv = [*argv[:place], chosen, *argv[place + 2 :]]
+    else:
+        chosen = chosen.partition(" ")[0]
     for name, text in COMMANDS.items():
         if name == chosen:
-            importlib.import_module(f"melody_jax.cli.{MODULES.get(name, name)}").add_parser(
-                _Described(subparsers, text)
-            )
+            module = importlib.import_module(f"melody_jax.cli.{MODULES.get(name, name.replace(' ', '_'))}")
+            epilog = getattr(module, "EPILOG", None)
+            command = subparsers.add_parser(name, help=text, description=text, epilog=epilog)
+            command.set_defaults(run=module.run)
+            module.add_arguments(command)
         else:
             subparsers.add_parser(name, help=text, add_help=False)
     args, unknown = parser.parse_known_args(argv)

@@ -7,19 +7,12 @@ from typing import Any
 from melody_jax.cli import stream
 from melody_jax.errors import UserError
 
-
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("play", epilog="Needs the extra `play` and a loudspeaker.")
-    parser.set_defaults(run=run)
-    stream.add_arguments(parser)
+EPILOG = "Needs the extra `play` and a loudspeaker."
+add_arguments = stream.add_music
 
 
 def run(args: argparse.Namespace) -> None:
-    """Plays until Ctrl-C.
-
-    Raises:
-      UserError: a bad argument, or there is no loudspeaker.
-    """
+    """Plays until Ctrl-C."""
     stream.checked(args)
     if importlib.util.find_spec("sounddevice") is None:
         raise UserError("`melody play` needs the package sounddevice: pip install 'melody_jax[play]'")

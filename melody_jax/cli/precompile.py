@@ -6,15 +6,15 @@ import json
 import os
 import sys
 
+from melody_jax import graph
+from melody_jax.cli.arguments import check_positive
 from melody_jax.errors import UserError
 
 DOES_NOT_FIT = 3
 
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("precompile")
-    parser.set_defaults(run=run)
-    choices = "a stage, or a program of sampling: lm-decode, dpd-sampler, decoder"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    choices = f"a stage, or a program of sampling: {', '.join(graph.PROGRAMS)}"
     parser.add_argument("program", metavar="PROGRAM", help=choices)
     parser.add_argument("--size", default="paper", help="of configs/sizes (default paper)")
     parser.add_argument("--topology", required=True, help="v4, v5e, v5p, v6e or tpu7x and the chips, as v5e:16x16")
@@ -35,24 +35,16 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compiles, and prints what the compiler says. Exit code 3: it does not fit into memory.
-
-    Raises:
-      UserError: unknown names, a mesh or batch that does not divide, or no compiler.
-    """
+    """Compiles, and prints what the compiler says. Exit code 3: it does not fit into memory."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     from melody_jax.operations.ahead import compile as ahead
     from melody_jax.operations.configuration import binding_of
 
     if args.program not in ahead.PROGRAMS:
         raise UserError(f"unknown program {args.program!r}; choose one of {', '.join(ahead.PROGRAMS)}")
-    if (
-        args.slices < 1
-        or (args.batch_size is not None and args.batch_size < 1)
-        or args.steps < 1
-        or args.operations < 0
-    ):
-        raise UserError("--slices, --batch_size and --steps must be at least 1, --operations not negative")
+    check_positive(args, "slices", "batch_size", "steps")
+    if args.operations < 0:
+        raise UserError(f"--operations must be at least 0, got {args.operations}")
     names = {field.name for field in dataclasses.fields(ahead.Request)} - {"bindings"}
     bindings = [binding_of(item) for item in args.set]
     report = ahead.report(ahead.Request(bindings=bindings, **{name: getattr(args, name) for name in names}))

@@ -8,20 +8,14 @@ from melody_jax import storage
 from melody_jax.errors import UserError
 
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("report")
-    parser.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model_dir", metavar="MODEL_DIR", help="as given to melody train")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--out", metavar="PNG", help="where the plot goes (default MODEL_DIR/report.png)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the table and writes the plot. Runs that are still going on are only read.
-
-    Raises:
-      UserError: no run in the folder, or the plot cannot be written there.
-    """
+    """Prints the table and writes the plot. Runs that are still going on are only read."""
     from melody_jax.graph import ORDER
     from melody_jax.watch import report
 

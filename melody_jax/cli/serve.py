@@ -3,15 +3,13 @@
 import argparse
 import dataclasses
 import importlib.util
-import os
-import pathlib
 import warnings
 
-from melody_jax.cli import pieces
+from melody_jax.cli import arguments, pieces
 from melody_jax.errors import UserError
 from melody_jax.serve.limits import Limits
+from melody_jax.serve.token import VARIABLE, read_token
 
-TOKEN = "MELODY_TOKEN"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 HELP = {
     "seconds": "longest piece and upload",
@@ -30,14 +28,15 @@ HELP = {
 }
 
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("serve", epilog="Ctrl-C finishes what runs; a second one ends at once.")
-    parser.set_defaults(run=run)
-    parser.add_argument("--bundle", metavar="DIR", help="exported models (default: bundles/tiny of this repository)")
+EPILOG = "Ctrl-C finishes what runs; a second one ends at once."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_bundle(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (8000)")
     parser.add_argument(
-        "--token_file", metavar="FILE", help=f"holds the token that requests must carry (or the variable {TOKEN})"
+        "--token_file", metavar="FILE", help=f"holds the token that requests must carry (or the variable {VARIABLE})"
     )
     parser.add_argument("--cors", nargs="+", default=[], metavar="ORIGIN", help="sites whose pages may call this one")
     parser.add_argument("--grace", type=float, default=30.0, metavar="S", help="for running work at the end (30)")
@@ -51,18 +50,14 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serves until Ctrl-C.
-
-    Raises:
-      UserError: a bad argument, or an address that cannot be had.
-    """
+    """Serves until Ctrl-C."""
     limits = Limits(**{field.name: getattr(args, f"most_{field.name}") for field in dataclasses.fields(Limits)})
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"melody serve needs {', '.join(missing)}: pip install 'melody_jax[serve]'")
     if not 0 <= args.port < 65536:
         raise UserError(f"--port must be from 0 to 65535, got {args.port}")
-    token, bundle = _token(args.token_file), pieces.bundle_of(args.bundle)
+    token, bundle = read_token(args.token_file), arguments.bundle_of(args.bundle)
     if token is None and args.host not in LOCAL:
         warnings.warn(f"everybody who reaches {args.host} may make music here: no token is set", stacklevel=1)
 
@@ -74,18 +69,3 @@ def run(args: argparse.Namespace) -> None:
         if args.warm is not None:
             running.warm(melody, limits, args.warm)
         running.serve(melody, place, limits, token, args.cors, args.grace)
-
-
-def _token(file: str | None) -> str | None:
-    """The token, from a file or the environment: a command line is seen by everybody on the machine."""
-    text = os.environ.get(TOKEN)
-    if file is not None:
-        try:
-            text = pathlib.Path(file).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read the token in {file}: {error}") from None
-    if text is None:
-        return None
-    if not text.strip():
-        raise UserError("the token is empty")
-    return text.strip()

@@ -7,23 +7,20 @@ from pathlib import Path
 
 import jax
 
-from melody_jax.cli.arguments import folder
+from melody_jax.cli.arguments import check_positive, folder
 from melody_jax.cli.launch import TARGETS
 from melody_jax.errors import UserError
 from melody_jax.operations.sweep import command as commands
 from melody_jax.operations.sweep import report
-from melody_jax.operations.sweep.config import Sweep
 from melody_jax.operations.sweep.listed import ListedTrials
 from melody_jax.operations.sweep.run import run as run_trials
 from melody_jax.operations.sweep.study import StudyTrials
-from melody_jax.operations.sweep.trial import Trial, Trials
+from melody_jax.operations.sweep.trial import Trial
+
+EPILOG = "Started again, it goes on with what is left. Exit code 1: no trial finished."
 
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser(
-        "sweep", epilog="Started again, it goes on with what is left. Exit code 1: no trial finished."
-    )
-    parser.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a gin file that binds Sweep, as configs/sweeps/lm_tiny.gin")
     parser.add_argument(
         "--sweep_dir", type=folder, metavar="DIR", help="everything is written here (default runs/sweeps/NAME)"
@@ -50,14 +47,8 @@ def run(args: argparse.Namespace) -> int:
     """Runs the trials that are left, prints the table, and writes results.csv and results.png.
 
     Returns:
-      0 if a trial has finished, 1 if none has, 130 or 143 if a signal stopped the sweep.
-
-    Raises:
-      UserError: a wrong file, bindings that nobody reads or of a wrong type, missing parents, data or tokens, or a folder
-        with trials of another sweep.
-    """
-    if args.workers < 1:
-        raise UserError(f"--workers must be at least 1, got {args.workers}")
+      0 if a trial has finished, 1 if none has, 130 or 143 if a signal stopped the sweep."""
+    check_positive(args, "workers")
     if args.launch:
         _check_launch(*args.launch)
     jax.config.update("jax_platforms", "cpu")  # accelerators are the trials'
@@ -74,24 +65,13 @@ def run(args: argparse.Namespace) -> int:
     commands.check_inputs(sweep)
     sweep.keep_record(directory)
     trials = StudyTrials(directory, name, sweep) if sweep.kind == "optuna" else ListedTrials(directory, proposals)
-    return _run(args, sweep, trials, directory)
-
-
-def _run(args: argparse.Namespace, sweep: Sweep, trials: Trials, directory: Path) -> int:
-    def command(trial: Trial, model_dir: Path) -> list[str]:
-        commands.link_parents(sweep, model_dir)
-        train = commands.train_command(sweep, trial, model_dir)
-        if not args.launch:
-            return [*commands.MELODY, *train]
-        target, file = args.launch
-        return commands.launch_command(target, file, trial, model_dir, ["melody", *train])
 
     def ended(trial: Trial) -> None:
         reached = "" if trial.value is None else f", {sweep.metric} {trial.value:.5g}"
         print(f"trial {trial.number} {trial.key}: {trial.state}{reached}, {trial.seconds:.0f} s", flush=True)
         report.write_csv(sweep, trials.all(), directory)
 
-    stopped = run_trials(sweep, trials, directory, command, args.workers, ended)
+    stopped = run_trials(sweep, trials, directory, commands.starter(sweep, args.launch), args.workers, ended)
     made = trials.all()
     print(report.table(sweep, made))
     written = [report.write_csv(sweep, made, directory), report.plot(sweep, made, directory)]

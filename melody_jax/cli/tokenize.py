@@ -7,9 +7,7 @@ from melody_jax.operations import tokens
 from melody_jax.parallel import hosts
 
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("tokenize")
-    parser.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model_dir", required=True, type=folder, metavar="DIR", help="the trained stages; tokens are written here"
     )
@@ -20,11 +18,7 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Makes the tokens unless they are there, and says where.
-
-    Raises:
-      UserError: a stage is not finished, the data set is missing, or its clips have another length.
-    """
+    """Makes the tokens unless they are there, and says where."""
     hosts.join()
     options = {"batch_size": args.batch_size, "tokenizer": args.tokenizer}
     print(f"tokens in {tokens.of_model_dir(args.model_dir, args.data, args.data_dir, **options)}")

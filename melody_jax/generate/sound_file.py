@@ -4,11 +4,11 @@ import dataclasses
 import os
 import pathlib
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from melody_jax import storage
+from melody_jax import __version__, storage
 from melody_jax.errors import UserError
 from melody_jax.files import whole_file
 from melody_jax.shapes import Float
@@ -90,6 +90,20 @@ def open_sound(path: pathlib.Path, sample_rate: int, form: SoundFormat, tags: Ma
         if text:
             setattr(file, name, text)
     return file
+
+
+def stream_to(
+    path: str, sample_rate: int, form: SoundFormat, tags: Mapping[str, str]
+) -> tuple[Callable[[np.ndarray], None], Callable[[], None]]:
+    """(writes the next samples to the file, closes it); the file grows, and is a whole one once it is closed.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    place = pathlib.Path(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    file = open_sound(place, sample_rate, form, {**tags, "software": f"melody_jax {__version__}"})
+    return lambda chunk: file.write(samples_of(chunk, sample_rate, form)), file.close
 
 
 def samples_of(audio: Float[np.ndarray, " T"], sample_rate: int, form: SoundFormat) -> np.ndarray:

@@ -56,6 +56,15 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
     def __iter__(self) -> "Stream":
         return self
 
+    def until(self, seconds: float) -> Iterator[Float[np.ndarray, " T"]]:
+        """The next chunks, as long together as `seconds`; the last one is cut."""
+        left = seconds * self._geometry.sample_rate
+        while left > 0:
+            chunk = next(self)
+            chunk = chunk[: int(min(left, len(chunk)))]
+            yield chunk
+            left -= max(len(chunk), 1)
+
     def change(self, prompt: str | None = None, *, negative: str | None = None, **changes: Any) -> None:
         """From the next chunk on, another prompt, another negative one, or other settings (but not window_seconds).
 

@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -21,7 +22,7 @@ from gin import config as gin_config
 import melody_jax
 from melody_jax import config as config_lib
 from melody_jax.errors import UserError, refuse_addresses
-from melody_jax.generate.settings import Settings
+from melody_jax.generate.settings import Settings, with_settings
 from melody_jax.train import loop
 from melody_jax.train.run import Run
 from melody_jax.train.stage import Stage
@@ -64,8 +65,19 @@ def sizes() -> list[str]:
     return sorted(path.parent.name for path in (configs_directory() / "sizes").glob("*/geometry.gin"))
 
 
-def detect_hardware() -> str:
-    """The file of configs/hardware for this machine."""
+def hardware_file(name: str) -> Path:
+    """The file of configs/hardware of this name; for "auto" that of what there is.
+
+    Raises:
+      UserError: there is none.
+    """
+    folder = configs_directory() / "hardware"
+    name = _detected() if name == "auto" else name
+    _check_choice("hardware", name, sorted(path.stem for path in folder.glob("*.gin")))
+    return folder / f"{name}.gin"
+
+
+def _detected() -> str:
     backend = jax.default_backend()
     if backend != "cpu":
         return "tpu" if backend == "tpu" else "gpu"
@@ -86,7 +98,6 @@ def gin_files(stage: str, size: str, hardware: str, data: str = "") -> list[Path
     choices = {
         "stage": (stage, sorted(path.stem for path in (root / "stages").glob("*.gin"))),
         "size": (size, sizes()),
-        "hardware": (hardware, sorted(path.stem for path in (root / "hardware").glob("*.gin"))),
     }
     for kind, (name, known) in choices.items():
         _check_choice(kind, name, known)
@@ -94,7 +105,7 @@ def gin_files(stage: str, size: str, hardware: str, data: str = "") -> list[Path
         root / "stages" / f"{stage}.gin",
         root / "sizes" / size / "geometry.gin",
         root / "sizes" / size / f"{stage}.gin",
-        root / "hardware" / f"{hardware}.gin",
+        hardware_file(hardware),
     ]
     if not files[2].exists():
         raise UserError(f"stage {stage} has no configuration for size {size} ({files[2]} is missing)")
@@ -127,6 +138,25 @@ def sampling_defaults(size: str) -> dict[str, Any]:
     gin.clear_config()
     explained(lambda: gin.parse_config_file(str(file)))
     return dict(explained(lambda: gin.get_bindings(Settings)))
+
+
+def sampling_of(size: str | None, items: Sequence[str]) -> dict[str, Any]:
+    """Defaults for sampling: the size's (`sampling_defaults`), and those of `--set name=value` items, values as in JSON.
+
+    Raises:
+      UserError: no such size, or no such setting.
+    """
+    chosen = sampling_defaults(size) if size else {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"--set {item}: write NAME=VALUE")
+        try:
+            chosen[name] = json.loads(value)
+        except ValueError:
+            chosen[name] = value
+    with_settings(Settings(), chosen)
+    return chosen
 
 
 def compose(

@@ -1,6 +1,7 @@
 """Parameters and FLOPs of the model of a stage, without a single weight."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -34,6 +35,16 @@ def describe(name: str, size: str) -> dict[str, Any]:
     if name == "autoencoder":
         row["discriminator_parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params["discriminator"]))
     return row
+
+
+def table(size: str, models: Mapping[str, Mapping[str, Any]]) -> str:
+    """What `describe` says of the models of a size, as Markdown."""
+    lines = [f"| {size} | parameters | forward | training step | one pass is |", "|---|---|---|---|---|"]
+    for name, row in models.items():
+        work = [f"{row[key] / 1e9:,.1f} GFLOPs" for key in ("forward_flops", "training_flops")]
+        lines.append(f"| {name} | {row['parameters'] / 1e6:.2f} M | {' | '.join(work)} | {row['forward']} |")
+    total = sum(row["parameters"] for row in models.values())
+    return "\n".join([*lines, f"| together | {total / 1e6:.2f} M | | | |"])
 
 
 def _for_one_clip(stage: Any) -> Any:

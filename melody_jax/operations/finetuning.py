@@ -95,10 +95,9 @@ def _request(asked: Finetuning, bundle: Bundle, name: str) -> Request:
 def _compose(asked: Finetuning, bundle: Bundle, name: str, several: bool) -> RunConfig:
     """The stage's configuration: the shape of the bundle's part, the steps and rates of configs/finetune."""
     part, root = bundle.parts[name], configuration.configs_directory()
-    hardware = configuration.detect_hardware() if asked.hardware == "auto" else asked.hardware
     with tempfile.TemporaryDirectory() as scratch:
         shape = write_whole(Path(scratch) / "shape.gin", _shape(name, part))
-        files = [root / "stages" / f"{name}.gin", shape, root / "hardware" / f"{hardware}.gin"]
+        files = [root / "stages" / f"{name}.gin", shape, configuration.hardware_file(asked.hardware)]
         files += [root / "finetune" / f"{kind}.gin" for kind in (name, "lora" if asked.rank else "full")]
         config = configuration.compose(files, asked.gin_files, asked.bindings, partial=several)
     source = str(bundle.directory / name)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.clip import Clip
-from data_pipelines.corpus import arrange, caption, index, plan, prompts, render, scores, sources, synth, theory
+from data_pipelines.corpus import arrange, caption, index, plan, render, scores, sources, synth, theory
 from data_pipelines.corpus.instruments import BY_NAME, ENSEMBLES, FAMILIES
 from melody_jax.codes.control_words import read_sentence
 from melody_jax.codes.controls import decode, encode
@@ -208,17 +208,6 @@ def test_licences_are_recorded_and_free(clips, entries):
         "essenFolksong",
         "palestrina",
     }
-
-
-def test_prompts_are_balanced_one_family_and_unseen(entries):
-    first = prompts.prompts_of(entries, 14, 0)
-    assert collections.Counter(p.truth.family for p in first) == dict.fromkeys(FAMILIES, 2)
-    assert all(p.truth.families == (p.truth.family,) for p in first)
-    seen = [p.truth for p in first]
-    others = prompts.prompts_of(entries, 14, 0, seen)
-    assert len(others) == 14
-    assert not {prompts.combination(t) for t in seen} & {prompts.combination(p.truth) for p in others}
-    assert first == prompts.prompts_of(entries, 14, 0)
 
 
 def test_instruments_of_an_ensemble_exist_and_are_of_its_family():

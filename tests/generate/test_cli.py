@@ -12,8 +12,9 @@ import soundfile
 
 from melody_jax import storage
 from melody_jax.bundle import Bundle
-from melody_jax.cli import pieces as pieces_command
+from melody_jax.cli import arguments as arguments_command
 from melody_jax.cli.main import main
+from melody_jax.generate.files import Files
 
 
 def refused(capsys, arguments):
@@ -97,7 +98,7 @@ def test_bad_prompt_files(bundle_dir, tmp_path, capsys, content):
 
 
 def test_no_default_bundle(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(pieces_command, "REPOSITORY_BUNDLE", tmp_path / "absent")
+    monkeypatch.setattr(arguments_command, "REPOSITORY_BUNDLE", tmp_path / "absent")
     assert "--bundle DIR" in refused(capsys, ["generate", "a", "--out", tmp_path / "x.wav"])
 
 
@@ -111,15 +112,16 @@ def test_pieces_are_written_as_soon_as_they_exist(bundle_dir, tmp_path, capsys, 
     out = tmp_path / "music"
     command = words("generate", "--prompts", tmp_path / "prompts.txt", "--bundle", bundle_dir, "--seconds", 0.4)
     command += words("--out", out, "--batch_size", 1, "--seed", 5, "--html")
-    write = pieces_command.Files.write
+    write = Files.write
 
     def interrupted(self, melody, index, *rest):
-        write(self, melody, index, *rest)
+        written = write(self, melody, index, *rest)
         if index == 1:
             raise KeyboardInterrupt
+        return written
 
     with monkeypatch.context() as patch:
-        patch.setattr(pieces_command.Files, "write", interrupted)
+        patch.setattr(Files, "write", interrupted)
         assert main(command) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
     names = ["0-loud-100-drums", "1-flute", "2-violin"]

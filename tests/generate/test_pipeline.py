@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melody_jax.cli.pieces import REPOSITORY_BUNDLE
+from melody_jax.cli.arguments import REPOSITORY_BUNDLE
 from melody_jax.errors import UserError
 from melody_jax.generate import Melody
 from melody_jax.generate.settings import with_settings

@@ -79,7 +79,7 @@ def test_a_trained_lm_goes_out_as_llama(tmp_path):
     shape = counterpart.config(config, 40)
     params = {name: np.full(leaf.shape, 0.5, np.float32) for name, leaf in counterpart.shapes(shape).items()}
     save_part(tmp_path / "models" / "lm" / "part", "lm", params, config, geometry, {}, {})
-    assert main.main(["export", "--format", "hf", "--model_dir", f"{tmp_path}/models", "--out", f"{tmp_path}/hf"]) == 0
+    assert main.main(["export", "hf", "--model_dir", f"{tmp_path}/models", "--out", f"{tmp_path}/hf"]) == 0
     found = load_file(tmp_path / "hf" / "llama" / "model.safetensors")
     assert {name: list(x.shape) for name, x in found.items()} == folders.NAMES["llama"]
     settings = json.loads((tmp_path / "hf" / "llama" / "config.json").read_text())
@@ -97,7 +97,7 @@ def test_what_has_no_counterpart_says_why(tmp_path, capsys):
     semantic = SemanticConfig(stem="mel")
     save_part(tmp_path / "semantic" / "part", "semantic", {"x": np.zeros(())}, semantic, Geometry(), {}, {})
     save_part(tmp_path / "dpd" / "part", "dpd", {"x": np.zeros(())}, {}, Geometry(), {}, {})
-    code = main.main(["export", "--format", "hf", "--model_dir", str(tmp_path), "--out", str(tmp_path / "hf")])
+    code = main.main(["export", "hf", "--model_dir", str(tmp_path), "--out", str(tmp_path / "hf")])
     said = capsys.readouterr()
     assert code == 2 and "has a counterpart" in said.err
     assert "no ast: its patches are 8 x 6, theirs are square" in said.out

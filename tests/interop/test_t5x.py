@@ -146,7 +146,7 @@ def test_parts_and_checkpoints_round_trip(name, tmp_path, parents):
 
 def test_the_command_line_converts_both_ways(tmp_path, parents, capsys):
     before = part_of("lm", tmp_path / "model" / "lm" / "part")
-    export = ["export", "--format", "t5x", "--model_dir", str(tmp_path / "model"), "--out", str(tmp_path / "t5x")]
+    export = ["export", "t5x", "--model_dir", str(tmp_path / "model"), "--out", str(tmp_path / "t5x")]
     assert main.main(export) == 0
     settings = [item for key, value in bindings_of("lm").items() for item in ("--set", f"{key}={value}")]
     checkpoint = str(tmp_path / "t5x" / "lm" / "checkpoint_0")
@@ -155,7 +155,7 @@ def test_the_command_line_converts_both_ways(tmp_path, parents, capsys):
     assert_same_bits(before.params, load_part(tmp_path / "back").params)
     capsys.readouterr()
     assert main.main([*importing, "--size", "tiny"]) == 2
-    assert "needs --model_dir" in capsys.readouterr().err
+    assert "--model_dir" in capsys.readouterr().err
     assert main.main([*importing, "--drop", "x"]) == 2
     assert main.main(export) == 2  # the checkpoint is there already
 

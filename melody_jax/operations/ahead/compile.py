@@ -19,7 +19,7 @@ from melody_jax.watch.chips import Chip
 HINT = "try another remat policy (--set lm.LMConfig.remat=full), more fsdp in --mesh, or a smaller --batch_size"
 KERNEL_FREE = ("autoencoder", "decoder")
 """Programs without Pallas kernels, the longest to compile: writing schedules would take a quarter of the time more."""
-PROGRAMS = (*graph.NETWORKS, *plan.SAMPLING)
+PROGRAMS = (*graph.NETWORKS, *graph.PROGRAMS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _report(request: Request, schedules: Path | None) -> dict[str, Any]:
     devices = topology.devices_of(request.topology, request.slices)
     mesh = make_mesh(request.mesh, devices)
     started = time.monotonic()
-    if request.program in plan.SAMPLING:
+    if request.program in graph.PROGRAMS:
         stages, batch = {name: request.stage(name) for name in graph.NETWORKS}, request.batch_size or len(devices)
         planned = plan.sampling(request.program, stages, mesh, batch, request.steps, request.guidance)
     else:

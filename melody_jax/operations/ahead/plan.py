@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from melody_jax import graph
 from melody_jax.lm.network import empty_cache
 from melody_jax.nn.measured import joined, variables
 from melody_jax.operations.ahead.program import bytes_per_chip
@@ -20,8 +21,6 @@ from melody_jax.train.steps import train_program
 from melody_jax.watch import flops
 
 PyTree = Any
-SAMPLING = {"lm-decode": "lm", "dpd-sampler": "dpd", "decoder": "autoencoder"}
-"""Program of sampling -> the stage whose network it runs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +79,7 @@ def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, step
       UserError: parameters or rows do not fit the mesh.
     """
     check_batch_size(rows, mesh)
-    stage = stages[SAMPLING[name]]
+    stage = stages[graph.PROGRAMS[name]]
     system = System({key: one.config for key, one in stages.items()}, stage.geometry)
     params = _weights(stage, system, mesh)
     function, inputs, split = _sampling_program(name, system, mesh, rows, steps, guidance)

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gin
@@ -45,8 +45,7 @@ def try_out(sweep: Sweep, proposals: list[dict[str, str]]) -> None:
     Raises:
       UserError: one of them cannot be made, nobody reads a binding, or it has a wrong type.
     """
-    hardware = configuration.detect_hardware() if sweep.hardware == "auto" else sweep.hardware
-    files = configuration.gin_files(sweep.stage, sweep.size, hardware, sweep.data)
+    files = configuration.gin_files(sweep.stage, sweep.size, sweep.hardware, sweep.data)
     alone = [{name: text(value)} for name, values in sweep.space.items() for value in extremes(values)]
     for bindings in proposals or alone:
         chosen = [f"{name}={value}" for name, value in bindings.items()]
@@ -69,6 +68,23 @@ def check_inputs(sweep: Sweep) -> None:
     tokens.finished(sweep.parents_dir, needed)
     for name in opening.rates_of(sweep.data) if sweep.stage in graph.READ_TOKENS else ():
         tokens.check(sweep.parents_dir, name, sweep.data_dir)
+
+
+def starter(sweep: Sweep, launch: tuple[str, str] | None = None) -> Callable[[Trial, Path], list[str]]:
+    """What starts a trial: its parents are linked into its folder, and its command line is returned.
+
+    Args:
+      launch: (target, file) of `melody launch`, through which each trial runs; None for a process of this machine.
+    """
+
+    def command(trial: Trial, model_dir: Path) -> list[str]:
+        link_parents(sweep, model_dir)
+        train = train_command(sweep, trial, model_dir)
+        if launch is None:
+            return [*MELODY, *train]
+        return launch_command(*launch, trial, model_dir, ["melody", *train])
+
+    return command
 
 
 def train_command(sweep: Sweep, trial: Trial, model_dir: Path) -> list[str]:

@@ -1,0 +1,24 @@
+"""`melody export t5x`: T5X checkpoints of the trained stages that T5X can train."""
+
+import argparse
+from pathlib import Path
+
+from melody_jax.graph import READ_TOKENS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model_dir", required=True, metavar="DIR", help="where `melody train` put the stages, or a part"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="gets STAGE/checkpoint_0; T5X casts when it reads")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes OUT/STAGE/checkpoint_0 for every part that T5X trains, and says where it is."""
+    from melody_jax.bundle.bundle import finished_in
+    from melody_jax.bundle.part import load_part
+    from melody_jax.interop import t5x_layout
+
+    for folder in finished_in(args.model_dir, READ_TOKENS):
+        part = load_part(folder)
+        print(f"{part.name}: {t5x_layout.export_part(part, Path(args.out) / part.name)}")

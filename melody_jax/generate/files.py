@@ -1,0 +1,166 @@
+"""Where the pieces of one command go: their names, what may be replaced, the page that shows them. Imports no jax."""
+
+import re
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from melody_jax import storage
+from melody_jax.errors import UserError
+from melody_jax.generate.page import beside, write_page
+from melody_jax.generate.replay import read_file
+from melody_jax.generate.sound_file import SUBTYPES, SoundFormat
+
+if TYPE_CHECKING:
+    from melody_jax.generate import Melody, Result
+
+
+class Files:
+    """Where each piece goes; each is written as soon as it exists.
+
+    Args:
+      out: X.wav (X-0.wav, X-1.wav, ... for several pieces) or a folder.
+      titles: one for each piece.
+      kind, bits, rate: of the sound files (`SoundFormat`); kind None: as `out` ends, else wav.
+      overwrite, skip_existing: what is done with files that are there; they are refused if neither.
+      keep_all: also writes the candidates that were not kept.
+      html: also writes a page with a player for each piece.
+
+    Attributes:
+      wanted: indices of the pieces that are to be made.
+
+    Raises:
+      UserError: a name of something else, files that are there and may not be replaced, a folder that cannot be written.
+    """
+
+    def __init__(
+        self,
+        out: str,
+        titles: Sequence[str],
+        kind: str | None = None,
+        bits: int = 16,
+        rate: int | None = None,
+        *,
+        overwrite: bool = False,
+        skip_existing: bool = False,
+        keep_all: bool = False,
+        html: bool = False,
+    ):
+        path = storage.path(out)
+        ending = _ending(path)
+        self.form = SoundFormat(kind or (ending if ending in SUBTYPES else "wav"), bits, rate)
+        self._paths = _paths(path, titles, self.form.kind)
+        self._keep_all, self._html = keep_all, html
+        self._pieces: list[tuple[storage.Path, dict[str, Any]]] = []
+        there = [i for i, path in enumerate(self._paths) if path.exists()]
+        if overwrite and skip_existing:
+            raise UserError("--overwrite and --skip_existing exclude each other")
+        if there and not (overwrite or skip_existing):
+            others = f" and {len(there) - 1} more" if len(there) > 1 else ""
+            raise UserError(
+                f"{self._paths[there[0]]}{others} exists; --overwrite replaces it, --skip_existing makes the others"
+            )
+        self.wanted = [i for i in range(len(self._paths)) if not (skip_existing and i in there)]
+        _try(self._paths)
+        if self._html:
+            self._pieces = [(path, _said(path)) for i, path in enumerate(self._paths) if i not in self.wanted]
+
+    @property
+    def folder(self) -> storage.Path:
+        """Where they go."""
+        return self._paths[0].parent
+
+    def write(
+        self, melody: "Melody", index: int, result: "Result", file: str | None = None
+    ) -> list[tuple[storage.Path, "Result"]]:
+        """Writes a piece (`index` counts all of them), brings the page up to date, and returns what is there now.
+
+        Args:
+          file: where the music came from that it was made of.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        from melody_jax.generate.writer import write_result
+
+        path = self._paths[index]
+        kept = [(path, result)]
+        if self._keep_all:
+            kept += [(path.with_stem(f"{path.stem}-candidate-{piece.candidate}"), piece) for piece in result.others]
+        for place, piece in kept:
+            more = {} if file is None else {"call": {**piece.call, "file": file}}
+            try:
+                write_result(piece, place, melody.bundle, self.form, more)
+            except OSError as error:
+                raise UserError(f"cannot write {place}: {error}") from None
+            self._pieces.append((place, {"prompt": piece.prompt, "seed": piece.seed, "similarity": piece.similarity}))
+        if self._html:
+            try:
+                write_page(self.folder / "index.html", self._pieces)
+            except OSError as error:
+                warnings.warn(f"{self.folder / 'index.html'} was not written: {error}", stacklevel=2)
+        return kept
+
+
+def stream_form(out: str, overwrite: bool) -> SoundFormat:
+    """The format of a file that is to hold a stream.
+
+    Raises:
+      UserError: a name of something else, or the file is there and may not be replaced.
+    """
+    path = storage.path(out)
+    if _ending(path) not in SUBTYPES:
+        raise UserError(f"--out {out}: give a name that ends in {_endings()}, or -")
+    if path.exists() and not overwrite:
+        raise UserError(f"{out} exists; --overwrite replaces it")
+    return SoundFormat(_ending(path))
+
+
+def _ending(path: storage.Path) -> str:
+    return path.suffix.lower().lstrip(".")
+
+
+def _endings() -> str:
+    return ", ".join(f".{name}" for name in SUBTYPES)
+
+
+def _said(path: storage.Path) -> dict[str, Any]:
+    try:
+        return read_file(beside(path)[1])
+    except UserError:
+        return {}
+
+
+def _paths(out: storage.Path, titles: Sequence[str], kind: str) -> list[storage.Path]:
+    """One path per piece."""
+    ending = _ending(out)
+    if ending == kind:
+        return [out] if len(titles) == 1 else [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(len(titles))]
+    if ending in SUBTYPES:
+        raise UserError(f"--out {out} is a name of {ending}, but --format says {kind}")
+    if out.suffix and not out.is_dir():
+        raise UserError(f"--out {out}: give a name that ends in {_endings()}, or a folder")
+    width = len(str(len(titles) - 1))
+    return [out / f"{i:0{width}d}-{_slug(title)}.{kind}" for i, title in enumerate(titles)]
+
+
+def _try(paths: Sequence[storage.Path]) -> None:
+    """Finds out before the work whether its fruit can be kept."""
+    folder = paths[0].parent
+    if storage.in_bucket(folder):
+        storage.check_writable(folder)
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            fresh = not path.exists()
+            path.open("ab").close()
+            if fresh:
+                path.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
+
+
+def _slug(title: str) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    return words[:60].rstrip("-") or "music"

@@ -1,0 +1,128 @@
+"""Evaluating a bundle: held-out clips and their tokens come from the data pipelines, judges are fitted, all is measured."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_pipelines import read, tokens
+from melody_jax.bundle.bundle import Bundle
+from melody_jax.errors import UserError
+from melody_jax.evaluate import links, protocol
+from melody_jax.evaluate.figures import Figure
+from melody_jax.evaluate.probe import MusicProbe
+from melody_jax.evaluate.protocol import Columns
+from melody_jax.evaluate.tables import Table
+from melody_jax.evaluate.truth import Truth
+from melody_jax.generate import Melody
+from melody_jax.geometry import Geometry
+from melody_jax.operations.tokens import ensure
+
+FEWEST = 4
+"""Clips that anything can be said of."""
+JUDGE_CLIPS = 600
+"""Real renders that judges and probes are fitted on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated on what.
+
+    Attributes:
+      bundle: its folder.
+      data, data_dir: name of the audio data set, whose test split counts, and where data sets lie.
+      token_dir: where the tokens are, or are made.
+      clips: held-out clips.
+      links: of these, clips taken through every link; 0 for no table of links.
+      prompts: held-out captions to make music for; 0 for none.
+      seed: of the music.
+    """
+
+    bundle: str
+    data: str
+    data_dir: str
+    token_dir: str
+    clips: int = 200
+    links: int = 32
+    prompts: int = 60
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What an evaluation found; `facts` say of what."""
+
+    figures: list[Figure]
+    tables: list[Table]
+    facts: dict[str, Any]
+
+
+def evaluate(asked: Evaluation) -> Measured:
+    """Measures every model of the bundle, each figure beside its baseline.
+
+    Raises:
+      UserError: no bundle, no data set, or too few held-out clips.
+    """
+    bundle = Bundle.load(asked.bundle)
+    geometry = bundle.geometry
+    audio = read.audio_directory(asked.data_dir, asked.data)
+    held_out = list(read.read_clips(audio, "test", asked.clips))
+    if len(held_out) < FEWEST:
+        raise UserError(f"{audio}: {len(held_out)} clips in the test split are too few to measure on")
+    melody = Melody(bundle)
+    models = melody.loaded
+    folder = ensure(bundle.parts, asked.token_dir, asked.data, asked.data_dir, tokenizer=bundle.tokenizer)
+    train = _columns(tokens.read_tokens(folder, "train"), latents=False)
+    test = _columns(tokens.read_tokens(folder, "test")).of([clip.id for clip in held_out])
+    figures = [
+        *protocol.representations(models, held_out, geometry.sample_rate),
+        *protocol.token_models(models, train, test),
+    ]
+    tables, judges, probe = [], None, None
+    if (asked.links or asked.prompts) and all(clip.truth for clip in held_out):
+        real, judges, probe = _fitted(
+            [clip for clip in read.read_clips(audio, "train", JUDGE_CLIPS) if clip.truth], train, geometry
+        )
+        if rows := protocol.balanced([clip.truth for clip in held_out], asked.links):
+            linked = [held_out[row] for row in rows], test.take(rows)
+            found, more = protocol.notes_at_every_link(geometry, melody, models, real, *linked, judges, asked.seed)
+            tables, figures = [found], figures + more
+    if asked.prompts:
+        judge = judges and judges.family
+        everything = held_out, test, train, judge, probe, asked.prompts, asked.seed
+        found, more = protocol.text_to_music(geometry, melody, models, *everything)
+        tables, figures = [*tables, found], figures + more
+    facts: dict[str, Any] = {"data": read.metadata(audio)["id"][:12], "held-out clips": len(held_out)}
+    facts["sampled with"] = dataclasses.asdict(melody.defaults)
+    facts |= {name: {"parameters": part.parameters} | _training(part.training) for name, part in bundle.parts.items()}
+    return Measured(figures, tables, facts)
+
+
+def _fitted(seen: Sequence[Any], train: Columns, geometry: Geometry) -> tuple[protocol.Real, links.Judges, MusicProbe]:
+    """Real renders of the training split, and what is fitted on them."""
+    real = protocol.Real(
+        np.stack([clip.audio for clip in seen]),
+        Truth.of([clip.truth for clip in seen]),
+        train.of([clip.id for clip in seen]),
+    )
+    one = [clip.truth.family if len(clip.truth.families) == 1 else "" for clip in seen]
+    written = links.by_level(real.tokens.semantic, geometry.semantic_levels, geometry.semantic_codes)
+    probe = MusicProbe(written, real.audio, one, geometry.semantic_codes, geometry.sample_rate)
+    return real, links.Judges(real.audio, real.truth, geometry.sample_rate), probe
+
+
+def _columns(examples: Iterable[Any], latents: bool = True) -> Columns:
+    rows = [row if latents else {**row, "latents": None} for row in examples]
+    arrays = {name: np.stack([row[name] for row in rows]) for name in ("mulan", "semantic", "controls")}
+    return Columns(
+        ids=[row["id"] for row in rows],
+        families=[row["family"] for row in rows],
+        text=np.stack([row["text"][0] for row in rows]),  # of the first caption
+        latents=np.stack([row["latents"] for row in rows]) if latents else None,
+        **arrays,
+    )
+
+
+def _training(training: dict[str, Any]) -> dict[str, Any]:
+    return {name: training[name] for name in ("steps", "seconds", "batch_size", "data", "device") if name in training}

@@ -1,0 +1,51 @@
+"""What TensorFlow says of itself while it is loaded is kept from the terminal. Imports no TensorFlow."""
+
+import importlib.abc
+import os
+import re
+import sys
+import tempfile
+
+import absl.logging
+
+
+def silence_tensorflow() -> None:
+    """Before TensorFlow is imported: only its errors are printed, unless TF_CPP_MIN_LOG_LEVEL says otherwise."""
+    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:  # who has set it wants to read what TensorFlow says
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        sys.meta_path.insert(0, _Quiet())
+        absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS warns of what is as it should be
+
+
+class _Quiet(importlib.abc.MetaPathFinder):
+    """Finds TensorFlow as Python would, and drops what its libraries say of themselves while they are loaded.
+
+    TensorFlow heeds TF_CPP_MIN_LOG_LEVEL only when it has been loaded; static initialisers report on oneDNN and CUDA
+    before (tensorflow issue 100442).
+    """
+
+    CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} [\d:.]+ +\d+ \S+\.cc:")
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "tensorflow":
+            return None
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((found for found in others if found is not None), None)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: self._load(load, module)
+        return spec
+
+    def _load(self, load, module):
+        sys.stderr.flush()
+        terminal = os.dup(2)
+        with tempfile.TemporaryFile() as said:
+            os.dup2(said.fileno(), 2)
+            try:
+                load(module)
+            finally:
+                sys.stderr.flush()
+                os.dup2(terminal, 2)
+                os.close(terminal)
+                said.seek(0)
+                os.write(2, b"".join(line for line in said if not self.CHATTER.match(line)))
