@@ -23,6 +23,7 @@ from melody_jax.nn.recurrent import SRU
 
 FRAMES, SHORT, WIDTH = 8, 5, 8
 X = jax.random.normal(jax.random.key(0), (2, FRAMES, WIDTH))
+PUSH = jax.random.normal(jax.random.key(4), (1, WIDTH))
 MASK = jnp.arange(FRAMES)[None] < jnp.array([[FRAMES], [SHORT]])
 Sees = Literal["itself", "before", "unmasked", "around"]
 
@@ -154,7 +155,7 @@ def check_causality(case: Case) -> None:
     everything = jnp.ones_like(MASK)
 
     def touched(frame: int) -> np.ndarray:
-        moved = apply(variables, X.at[:, frame].add(1.0), everything) - apply(variables, X, everything)
+        moved = apply(variables, X.at[:, frame].add(PUSH), everything) - apply(variables, X, everything)
         return np.abs(np.asarray(moved)).max((0, 2)) > 1e-6
 
     places = np.arange(FRAMES)
