@@ -162,7 +162,7 @@ def check_causality(case: Case) -> None:
     if case.sees == "itself":
         np.testing.assert_array_equal(touched(SHORT), places == SHORT)
     elif case.sees == "before":
-        assert not touched(SHORT)[:SHORT].any() and touched(SHORT)[SHORT:].any() and touched(0)[1]
+        assert not touched(SHORT)[:SHORT].any() and touched(SHORT)[SHORT:].any() and touched(0)[2]
     else:
         middle = case.shape[0] // 2
         assert touched(FRAMES // 2)[:middle].any() and touched(FRAMES // 2)[middle:].any()
