@@ -139,7 +139,7 @@ def build(name: str, request: Request, data_dir: str, processes: int | None = No
     # Said before any work; TensorFlow is loaded after it, as it takes 0.5 GB.
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise ModuleNotFoundError("No module named 'tensorflow_datasets'")
-    directory = read.audio_directory(data_dir, name)
+    directory = pathlib.Path(read.audio_directory(data_dir, name))
     with replacing.sole_writer(directory):
         found = listed(request)
         old = directory if (directory / "metadata.json").is_file() else None

@@ -124,7 +124,8 @@ def link_parents(sweep: Sweep, model_dir: Path) -> None:
     names = [name for name in graph.ORDER if name != sweep.stage]
     links = {model_dir / name: Path(sweep.parents_dir) / name for name in names}
     for data in opening.rates_of(sweep.data):
-        links[read.tokens_directory(str(model_dir), data)] = read.tokens_directory(sweep.parents_dir, data)
+        link, target = (Path(read.tokens_directory(str(folder), data)) for folder in (model_dir, sweep.parents_dir))
+        links[link] = target
     for link, target in links.items():
         if target.is_dir() and not link.is_symlink():
             link.parent.mkdir(parents=True, exist_ok=True)

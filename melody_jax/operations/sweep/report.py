@@ -64,7 +64,8 @@ def write_csv(sweep: Sweep, trials: Sequence[Trial], directory: Path) -> Path:
         result = [rank if trial.state == "finished" else "", trial.number, trial.state, trial.value, trial.step]
         result += [trial.seconds, trial.exit_code, trial.message, folder(Path(), trial)]
         writer.writerow([*result, *(trial.bindings.get(name, "") for name in sweep.space)])
-    return write_whole(directory / CSV, text.getvalue())
+    write_whole(directory / CSV, text.getvalue())
+    return directory / CSV
 
 
 def plot(sweep: Sweep, trials: Sequence[Trial], directory: Path) -> Path | None:
