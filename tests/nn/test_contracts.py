@@ -209,7 +209,7 @@ class Wrong(nn.Module):
     def __call__(self, x):
         init = nn.initializers.ones
         named = init if self.wrong == "no name" else nn.with_logical_partitioning(init, ("embed",))
-        w = self.param("w", named, (x.shape[-1],), jnp.float32)
+        w: Any = self.param("w", named, (x.shape[-1],), jnp.float32)
         w = jax.lax.stop_gradient(w) if self.wrong == "no gradient" else w
         y = x * w.astype(x.dtype)[None, None]
         mean = jnp.mean(x, axis=1, keepdims=True)
