@@ -137,7 +137,7 @@ def test_a_step_takes_what_the_compiler_says_of_its_cycles_and_what_the_links_le
         (["--topology", "v9:2x4"], "topology 'v9:2x4' is not KIND:AxB"),
         (["--topology", "v5e:8"], "topology 'v5e:8' is not KIND:AxB"),
         (["--topology", "v5e:2x4", "--batch_size", "0"], "must be at least 1"),
-        (["--topology", "v5e:2x4", "--operations", "-1"], "--operations not negative"),
+        (["--topology", "v5e:2x4", "--operations", "-1"], "--operations must be at least 0"),
         (["--topology", "v5e:2x4", "--batch_size", "9"], "a global batch of 9 does not divide over data=8"),
         (["--topology", "v5e:2x4", "--mesh", "data=3"], "needs 3 devices and there are 8"),
         (["--topology", "v5e:2x4", "--set", "lm.LMConfig.widht=3"], "doesn't have a parameter named 'widht'"),

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import gin
@@ -70,7 +70,7 @@ def check_inputs(sweep: Sweep) -> None:
         tokens.check(sweep.parents_dir, name, sweep.data_dir)
 
 
-def starter(sweep: Sweep, launch: tuple[str, str] | None = None) -> Callable[[Trial, Path], list[str]]:
+def starter(sweep: Sweep, launch: Sequence[str] | None = None) -> Callable[[Trial, Path], list[str]]:
     """What starts a trial: its parents are linked into its folder, and its command line is returned.
 
     Args:
@@ -82,7 +82,8 @@ def starter(sweep: Sweep, launch: tuple[str, str] | None = None) -> Callable[[Tr
         train = train_command(sweep, trial, model_dir)
         if launch is None:
             return [*MELODY, *train]
-        return launch_command(*launch, trial, model_dir, ["melody", *train])
+        target, file = launch
+        return launch_command(target, file, trial, model_dir, ["melody", *train])
 
     return command
 
