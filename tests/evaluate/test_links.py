@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from melody_jax.evaluate import links, protocol, rates, spectra
+from melody_jax.evaluate import links, probe, protocol, rates, spectra
 from melody_jax.evaluate.estimate import Estimate
 from melody_jax.evaluate.figures import Figure, write_report
 from melody_jax.evaluate.tables import Table
@@ -133,7 +133,7 @@ def test_made_music_is_measured_beside_real_music(music):
     tokens, seen = _tokens(held_out), _tokens(train)
 
     def measured(played):
-        arguments = (GEOMETRY, _Melody(held_out, played), _Models(), held_out, tokens, seen, judges.family, 6)
+        arguments = (GEOMETRY, _Melody(held_out, played), _Models(), held_out, tokens, seen, judges.family, None, 6)
         table, figures = protocol.text_to_music(*arguments, progress=False)
         return {name: row["made"] for name, row in table.rows.items()}, table, figures
 
@@ -151,7 +151,7 @@ def test_own_music_without_truth_gets_what_needs_none(music):
     bare = [types.SimpleNamespace(audio=c.audio, captions=c.captions, truth=None, id=c.id) for c in held_out]
     melody = _Melody(held_out, lambda audio: audio)
     table, figures = protocol.text_to_music(
-        GEOMETRY, melody, _Models(), bare, _tokens(held_out), _tokens(train), None, 4, progress=False
+        GEOMETRY, melody, _Models(), bare, _tokens(held_out), _tokens(train), None, None, 4, progress=False
     )
     assert not figures and "family" not in table.rows and "key" not in table.rows
     assert table.rows["MuLan cosine of text and music"]["made"] and table.rows["beat strength"]["made"]
@@ -162,6 +162,32 @@ def test_what_is_not_asked_does_not_count():
     asked = Asked([None] * 3, [(0, "major"), None, None], np.array([np.nan] * 3), [None] * 3)
     found = rates.rates(audio, RATE, asked)
     assert found["key"].clips == 1 and found["tempo"].clips == 0 and "family" not in found
+
+
+class _Reads(probe.MusicProbe):
+    """Reads from any tokens a flute in C major at 100 beats per minute."""
+
+    def __init__(self):
+        pass
+
+    def families(self, tokens):
+        return ["flute"] * len(tokens)
+
+    def keys(self, tokens):
+        return [(0, "major")] * len(tokens)
+
+    def tempi(self, tokens):
+        return np.full(len(tokens), 100.0)
+
+
+def test_what_tokens_say_is_held_against_what_was_asked():
+    audio = np.stack([clip.audio for clip in _clips(3, 5)])
+    asked = Asked(
+        ["flute", "brass", None], [(0, "major"), None, (2, "minor")], np.array([50.0, 70.0, np.nan]), [None] * 3
+    )
+    found = rates.rates(audio, RATE, asked, tokens=np.zeros((3, 20, 1), int), probe=_Reads())
+    read = {name: found[f"{name}, read from the tokens"] for name in ("family", "key", "tempo")}
+    assert {name: (cell.value, cell.clips) for name, cell in read.items()} == dict.fromkeys(read, (0.5, 2))
 
 
 def test_links_take_solos_and_others_in_turn():
