@@ -94,6 +94,7 @@ def parse(
     metre: str | None = None,
     instruments: str | Sequence[str] | None = None,
     drums: bool | None = None,
+    downbeat: float | int | str | None = None,
 ) -> Controls:
     """Controls as a user gives them one by one.
 
@@ -104,6 +105,7 @@ def parse(
         instruments: names, or one string with commas between them, the leading one first. They are all that plays;
             "drums" among them is the control `drums`.
         drums: whether a drum kit plays.
+        downbeat: seconds from the start of given music to the first beat of a bar.
 
     Raises:
         UserError: a value that is none of these; the message says what is possible.
@@ -117,6 +119,7 @@ def parse(
         metre=None if metre is None else _parse_metre(metre),
         drums=kit or drums,
         instruments=players,
+        downbeat=None if downbeat is None else _parse_downbeat(downbeat),
     )
 
 
@@ -137,7 +140,8 @@ def read_sentence(text: str) -> Controls:
 def from_sidecar(tags: Any) -> Controls:
     """What the JSON beside a sound file tells, in AudioCraft's form (MusicInfo) or near it.
 
-    bpm or tempo, key (with mode or scale beside it), metre or time_signature, instrument(s); then what genre, keywords,
+    bpm or tempo, downbeat (seconds from the start to the first beat of a bar), key (with mode or scale beside it), metre or
+    time_signature, instrument(s); then what genre, keywords,
     tags, description and captions name. Values of other forms are unknown; where two places contradict each other the
     first one counts. Others may play beside the instruments.
     """
@@ -146,7 +150,7 @@ def from_sidecar(tags: Any) -> Controls:
     tempo = next((value for name in ("bpm", "tempo") if (value := _lenient_tempo(tags.get(name)))), None)
     key = _lenient_key(tags.get("key"), tags.get("scale", tags.get("mode")))
     metre = next((m for name in ("metre", "meter", "time_signature") if (m := _lenient_metre(tags.get(name)))), None)
-    told = Controls(tempo, key, metre)
+    told = Controls(tempo, key, metre, downbeat=_lenient_seconds(tags.get("downbeat")))
     for name in ("instrument", "instruments"):
         told = merge(told, read_sentence(", ".join(_strings(tags.get(name)))))[0]
     for name in ("genre", "genres", "keywords", "tags", "description", "caption", "captions", "text"):
@@ -164,6 +168,11 @@ def _lenient_tempo(value: Any) -> float | None:
         number = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:bpm)?\s*", value, _FLAGS)
         value = float(number[1]) if number else None
     usable = isinstance(value, (int, float)) and not isinstance(value, bool) and SLOWEST <= value <= FASTEST
+    return float(value) if usable else None
+
+
+def _lenient_seconds(value: Any) -> float | None:
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if usable else None
 
 
@@ -209,6 +218,16 @@ def _parse_tempo(bpm: float | int | str) -> float:
     if not SLOWEST <= tempo <= FASTEST:
         raise UserError(f"bpm {bpm!r}: a tempo is a number of beats per minute from {SLOWEST:g} to {FASTEST:g}")
     return tempo
+
+
+def _parse_downbeat(seconds: float | int | str) -> float:
+    try:
+        downbeat = float(seconds)
+    except (ValueError, OverflowError):
+        downbeat = math.nan
+    if not math.isfinite(downbeat):
+        raise UserError(f"downbeat {seconds!r}: it is a number of seconds from the start to the first beat of a bar")
+    return downbeat
 
 
 def _parse_key(key: str) -> tuple[int, str]:

@@ -108,6 +108,7 @@ class Composer:
         self.loaded = loaded
         self.geometry = loaded.geometry
         self.levels = loaded.geometry.semantic_levels
+        self.vocabulary = loaded.system.vocabulary
 
     def batches(self, rows: Sequence[Row], settings: Settings, clock: Clock):
         """One `Batch` for every candidate, in their order."""
@@ -243,7 +244,7 @@ class Composer:
                 if at == begin:
                     length = min(wanted if begin == 0 else -(-wanted // second) * second, room)
                 fresh = self.loaded.write_tokens(
-                    condition,
+                    self.vocabulary.later(condition, at - earlier),
                     tokens[:, (at - earlier) * levels : at * levels],
                     fold_in(keys, index),
                     length * levels,

@@ -406,7 +406,7 @@ class Melody:
             source = (
                 self._clip(resembled(piece)[: self.bundle.geometry.clip_samples], 0) if sentence is None else sentence
             )
-            codes, said = self._asked(sentence or "", wanted)
+            codes, said = self._asked(sentence or "", wanted, new=False)
             row = Row(source, seed, len(stands.made), away, stands, controls=codes)
             call = self._call(name, sentence, away) | arguments | said | {"source": identity}
             jobs.append(work.Job(row, sentence or "", call, finish))
@@ -426,8 +426,13 @@ class Melody:
             raise UserError(f"settings must be Settings, got {base!r:.60}")
         return with_settings(base, {name: value for name, value in options.items() if name not in RUN})
 
-    def _asked(self, sentence: str, flags: Controls | None) -> tuple[np.ndarray | None, dict[str, Any]]:
-        """(codes of the controls, what they say for `Result.call`): those of the flags, and what the sentence names."""
+    def _asked(
+        self, sentence: str, flags: Controls | None, new: bool = True
+    ) -> tuple[np.ndarray | None, dict[str, Any]]:
+        """(codes of the controls, what they say for `Result.call`): those of the flags, and what the sentence names.
+
+        Music that is all new begins with a bar.
+        """
         if not self.loaded.system.vocabulary.controls:
             if flags:
                 raise UserError("this bundle's language model knows no controls; say it in the sentence")
@@ -435,6 +440,8 @@ class Melody:
         asked, contradictions = merge(flags or Controls(), read_sentence(sentence))
         for line in contradictions:
             warnings.warn(line, stacklevel=4)
+        if new and asked.tempo is not None and asked.downbeat is None:
+            asked = dataclasses.replace(asked, downbeat=0.0)
         return encode(asked), {"controls": to_json(asked)}
 
     def _negatives(self, negative: Any, count: int, chosen: Settings) -> list[str | None]:

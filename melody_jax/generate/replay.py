@@ -105,7 +105,14 @@ def _controls(said: Any) -> Controls | None:
     """The inverse of `controls.to_json`."""
     if said is None:
         return None
-    names = {"tempo": "bpm", "key": "key", "metre": "metre", "instruments": "instruments", "drums": "drums"}
+    names = {
+        "tempo": "bpm",
+        "key": "key",
+        "metre": "metre",
+        "instruments": "instruments",
+        "drums": "drums",
+        "downbeat": "downbeat",
+    }
     if not isinstance(said, Mapping) or not set(said) <= {*names, "others"}:
         raise UserError(f"these controls are none: {said!r:.60}")
     controls = parse(**{names[name]: value for name, value in said.items() if name in names})
