@@ -1,0 +1,72 @@
+"""Which beat the language model is told of where it begins anew: in windows of long music, in streams, in given music."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from melody_jax.bundle import Bundle
+from melody_jax.codes.controls import Controls
+from melody_jax.codes.vocabulary import Vocabulary
+from melody_jax.generate import Melody
+from melody_jax.lm.network import SemanticLM
+from tests.generate.conftest import GEOMETRY, LM, random_weights
+
+BEATS = dataclasses.replace(LM, controls=True, beats=True)
+
+
+@pytest.fixture
+def told(bundle_dir, monkeypatch):
+    """(a system whose language model reads beats and writes nothing but code 0, [beat of the first moment it writes])."""
+    bundle = Bundle.load(bundle_dir)
+    vocabulary = Vocabulary.of(GEOMETRY, True)
+    weights = random_weights(SemanticLM(BEATS, vocabulary), jnp.zeros((1, vocabulary.prefix + 1), jnp.int32))
+    old = bundle.parts["lm"]
+    changed = dataclasses.replace(old, params=weights, config=dataclasses.asdict(BEATS))
+    melody = Melody(dataclasses.replace(bundle, parts=dict(bundle.parts) | {"lm": changed}))
+    beats = []
+
+    def write(condition, earlier, keys, length, sampling, negative=None):
+        del keys, sampling, negative
+        place = jnp.array([[earlier.shape[1]]])
+        beat, _, known = melody.loaded.system.vocabulary.beats(condition, place)
+        beats.append(float(beat[0, 0]) if known[0, 0] else None)
+        return jnp.zeros((len(condition), length), jnp.int32)
+
+    monkeypatch.setattr(melody.loaded, "write_tokens", write)
+    return melody, beats
+
+
+def test_windows_of_long_music_go_on_with_the_beat(told):
+    """25 moments a second and 150 beats a minute: 10 moments a beat. Windows are 10 moments long and continue 5;
+    they reach as far as the diffusion's do, beyond the end."""
+    melody, beats = told
+    asked = Controls(150.0, metre="2/4")
+    made = melody.generate("a tone", seconds=1.2, controls=asked)
+    assert np.mod(beats, 2).round(2).tolist() == [0.0, 1.0, 1.5, 0.0, 0.5, 1.0]
+    assert made.call["controls"] == {"tempo": 150.0, "metre": "2/4", "downbeat": 0.0}
+    beats.clear()
+    melody.generate("a tone", seconds=0.4)
+    assert beats == [None]
+
+
+def test_a_stream_keeps_the_beat_until_it_is_asked_for_another(told):
+    melody, beats = told
+    stream = melody.stream("a tone at 150 bpm", seed=1)
+    next(stream), next(stream)
+    stream.change(negative="noise", lm_guidance=2.0)
+    next(stream)
+    before = len(beats)
+    assert np.mod(beats, 1).round(2).tolist() == [0.0, 0.0, 0.5]
+    stream.change("a tone at 75 bpm")
+    next(stream), next(stream)
+    assert np.mod(beats[before:], 1).round(2).tolist() == [0.0, 0.25]
+
+
+def test_of_given_music_the_beat_is_known_where_the_downbeat_is_told(told):
+    melody, beats = told
+    audio = np.sin(np.arange(1600) / 5).astype(np.float32)
+    melody.continue_(audio, "a tone", seconds=0.2, controls=Controls(150.0))
+    melody.continue_(audio, "a tone", seconds=0.2, controls=Controls(150.0, downbeat=0.1))
+    assert beats == [None, None, 0.75, 1.25]  # 10 and 15 moments on, of which 2.5 are before the downbeat
