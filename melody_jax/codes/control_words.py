@@ -84,6 +84,20 @@ _COMPANY = re.compile(
     r"\b(?:accompan\w+|backed|backing|orchestra\w*|band|ensemble|concerto|chords?|(?<!mallet )percussion|duet|duo)\b",
     _FLAGS,
 )
+_PACES = (
+    ((44, 52), r"very slow|extremely slow|largo|grave|lento"),
+    ((54, 72), r"slow|slowly|leisurely|unhurried|adagio|calm|peaceful|lullaby|hymn|chorale"),
+    ((72, 96), r"moderate|moderately|medium-tempo|mid-tempo|andante|walking"),
+    ((96, 122), r"lively|upbeat|brisk|allegretto|dance|waltz|march|hornpipe"),
+    ((120, 150), r"fast|quick|rapid|allegro|energetic|driving|reel|jig|polka"),
+    ((150, 176), r"very fast|breakneck|presto|frantic"),
+)
+"""((beats a minute from, to), words): of the words that a sentence has the ones that stand first here decide, but for
+"very slow" and "very fast", which are what they say."""
+_USUAL_PACE = (66, 126)
+_FREE = re.compile(
+    r"\b(?:rubato|beatless|drone|drones|ambient|free time|(?:no|without an?|without) (?:beat|pulse))\b", _FLAGS
+)
 # Words that in a list of tags tell the family rather than who plays.
 _FAMILY_TAGS = {"strings", "brass"}
 
@@ -135,6 +149,20 @@ def read_sentence(text: str) -> Controls:
     if only and len(players) == 1 and drums is None:
         drums = False  # who plays alone has no drummer
     return Controls(_read_tempo(text), _read_key(text), _read_metre(text), drums, players, only)
+
+
+def pace_of(text: str) -> tuple[int, int] | None:
+    """(from, to): beats a minute that suit a sentence that names none; None where it wants no beat.
+
+    The words for a pace are those of the corpus' captions and a few of musicians' and dancers'.
+    """
+    if _FREE.search(text):
+        return None
+    found = [
+        pace for pace, words in _PACES if re.search(rf"\b(?<!not )(?<!not too )(?:{words})(?:e?s)?\b", text, _FLAGS)
+    ]
+    extreme = [pace for pace in found if pace in (_PACES[0][0], _PACES[-1][0])]
+    return (extreme or found or [_USUAL_PACE])[0]
 
 
 def from_sidecar(tags: Any) -> Controls:

@@ -11,7 +11,7 @@ from typing import Any, Unpack, overload
 import numpy as np
 
 from melody_jax.bundle.bundle import Bundle
-from melody_jax.codes.control_words import read_sentence
+from melody_jax.codes.control_words import pace_of, read_sentence
 from melody_jax.codes.controls import Controls, encode, merge, to_json
 from melody_jax.config import from_dict
 from melody_jax.errors import UserError
@@ -141,7 +141,7 @@ class Melody:
         jobs, flags = [], controls_of(options.get("controls"), len(sources))
         for one, source, seed, away, wanted in zip(given, sources, seeds, negatives, flags, strict=True):
             sentence = source if isinstance(source, str) else ""
-            codes, said = self._asked(sentence, wanted)
+            codes, said = self._asked(sentence, wanted, seed)
             row = Row(source, seed, moments, away, controls=codes)
             jobs.append(work.Job(row, sentence, self._call("generate", one, away) | said, finish))
         return self._made(jobs, chosen, alone, options)
@@ -341,7 +341,7 @@ class Melody:
         (seed,) = seeds_of(seed, 1)
         self._warn_of_cuts(check_prompts([prompt]))
         (away,) = self._negatives(negative, 1, chosen)
-        return Stream(self._composer, chosen, prompt, away, seed, lambda text: self._asked(text, controls)[0])
+        return Stream(self._composer, chosen, prompt, away, seed, lambda text: self._asked(text, controls, seed)[0])
 
     def replay(self, call: Mapping[str, Any], audio: np.ndarray | None = None, **options: Unpack[Options]) -> Result:
         """Makes a piece again, from `Result.call` or the JSON that is written beside a piece.
@@ -406,7 +406,7 @@ class Melody:
             source = (
                 self._clip(resembled(piece)[: self.bundle.geometry.clip_samples], 0) if sentence is None else sentence
             )
-            codes, said = self._asked(sentence or "", wanted, new=False)
+            codes, said = self._asked(sentence or "", wanted)
             row = Row(source, seed, len(stands.made), away, stands, controls=codes)
             call = self._call(name, sentence, away) | arguments | said | {"source": identity}
             jobs.append(work.Job(row, sentence or "", call, finish))
@@ -427,11 +427,12 @@ class Melody:
         return with_settings(base, {name: value for name, value in options.items() if name not in RUN})
 
     def _asked(
-        self, sentence: str, flags: Controls | None, new: bool = True
+        self, sentence: str, flags: Controls | None, seed: int | None = None
     ) -> tuple[np.ndarray | None, dict[str, Any]]:
         """(codes of the controls, what they say for `Result.call`): those of the flags, and what the sentence names.
 
-        Music that is all new begins with a bar.
+        With a seed the music is all new: it begins with a bar, and for a model that reads beats a tempo is drawn that suits
+        the sentence where none is named, for such a model keeps no time without one.
         """
         if not self.loaded.system.vocabulary.controls:
             if flags:
@@ -440,7 +441,10 @@ class Melody:
         asked, contradictions = merge(flags or Controls(), read_sentence(sentence))
         for line in contradictions:
             warnings.warn(line, stacklevel=4)
-        if new and asked.tempo is not None and asked.downbeat is None:
+        pace = pace_of(sentence) if sentence and self.loaded.system.lm.config.beats else None
+        if seed is not None and asked.tempo is None and pace is not None:
+            asked = dataclasses.replace(asked, tempo=float(np.random.default_rng(seed).integers(*pace)))
+        if seed is not None and asked.tempo is not None and asked.downbeat is None:
             asked = dataclasses.replace(asked, downbeat=0.0)
         return encode(asked), {"controls": to_json(asked)}
 

@@ -46,9 +46,19 @@ def test_windows_of_long_music_go_on_with_the_beat(told):
     made = melody.generate("a tone", seconds=1.2, controls=asked)
     assert np.mod(beats, 2).round(2).tolist() == [0.0, 1.0, 1.5, 0.0, 0.5, 1.0]
     assert made.call["controls"] == {"tempo": 150.0, "metre": "2/4", "downbeat": 0.0}
+
+
+def test_a_tempo_that_is_not_named_is_drawn_once_and_told(told):
+    melody, beats = told
+    slow, again, other = (melody.generate("a slow tone", seconds=0.4, seed=seed) for seed in (1, 1, 2))
+    tempi = [piece.call["controls"]["tempo"] for piece in (slow, again, other)]
+    assert tempi[0] == tempi[1] != tempi[2] and all(54 <= tempo < 72 for tempo in tempi)
+    assert melody.replay(slow.call).call["controls"] == slow.call["controls"]
+    assert set(beats) == {0.0}
     beats.clear()
-    melody.generate("a tone", seconds=0.4)
-    assert beats == [None]
+    assert melody.generate("an ambient drone", seconds=0.4).call["controls"] == {}
+    melody.generate(audio=np.sin(np.arange(1600) / 5).astype(np.float32), seconds=0.4)  # has a tempo of its own
+    assert beats == [None, None]
 
 
 def test_a_stream_keeps_the_beat_until_it_is_asked_for_another(told):
