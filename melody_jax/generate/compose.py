@@ -26,6 +26,7 @@ class Known:
       made: [N], moments whose latents are made.
       audio: [T], T = N token_samples, the music itself, with which new music joins up; None where all of it is made.
       strength: share of the way to noise that diffusion starts at; below 1 what is made resembles what was there.
+      since: seconds of the given music before the first of these moments.
     """
 
     tokens: Int[np.ndarray, " W"]
@@ -34,6 +35,7 @@ class Known:
     made: Bool[np.ndarray, " N"]
     audio: Float[np.ndarray, " T"] | None = None
     strength: float = 1.0
+    since: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,3 +80,20 @@ def test_of_given_music_the_beat_is_known_where_the_downbeat_is_told(told):
     melody.continue_(audio, "a tone", seconds=0.2, controls=Controls(150.0))
     melody.continue_(audio, "a tone", seconds=0.2, controls=Controls(150.0, downbeat=0.1))
     assert beats == [None, None, 0.75, 1.25]  # 10 and 15 moments on, of which 2.5 are before the downbeat
+
+
+def test_what_goes_on_with_a_piece_keeps_its_beat(told):
+    """A piece of 20 moments, two beats; the models see its last ten."""
+    melody, beats = told
+    piece = melody.generate("a tone at 150 bpm", seconds=0.8)
+    beats.clear()
+    longer = melody.continue_(piece, seconds=0.2)
+    assert np.mod(beats, 1).round(2).tolist() == [0.0, 0.5]
+    assert longer.call["controls"]["tempo"] == 150.0
+    assert (
+        melody.continue_([piece.audio], heard=piece.controls, seconds=0.2)[0].call["controls"]
+        == longer.call["controls"]
+    )
+    beats.clear()
+    other = melody.continue_(piece, "a tone at 75 bpm", seconds=0.2)
+    assert other.call["controls"] == {"tempo": 75.0} and beats == [None, None]
