@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import pathlib
 import sys
-import typing
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,25 +14,8 @@ import tqdm
 from melody_jax.cli import arguments, controls
 from melody_jax.generate.files import Files
 from melody_jax.generate.prompts import check_prompts
-from melody_jax.generate.settings import Schedule, Settings, seeds_of, with_settings
+from melody_jax.generate.settings import Settings, seeds_of, with_settings
 from melody_jax.generate.sound_file import RATES, SUBTYPES, check_music, read_music
-
-HELP = {
-    "seconds": "length of the music (10)",
-    "steps": "diffusion steps (20)",
-    "guidance": "guidance of the diffusion, 1 for none (2.5)",
-    "schedule": "diffusion step sizes: linear or uniform (linear)",
-    "lm_guidance": "guidance of the language model, 1 for none (1)",
-    "temperature": "of the language model, 0 for the most likely tokens (1)",
-    "top_k": "draw from the k most likely tokens, 0 for all (0)",
-    "top_p": "draw from the most likely tokens of this total probability (1)",
-    "mulan_levels": "MuLan tokens that count, coarse to fine, 0 for all (0)",
-    "clip_latents": "bound of predicted latents, 0 for none (1)",
-    "noise": "deviation of the noise that diffusion starts from: less is plainer (1)",
-    "window_seconds": "length diffused at once, 0 for the training clip (0)",
-    "candidates": "pieces per prompt; the one MuLan hears nearest is kept (1)",
-    "loudness": "LUFS that pieces are brought to, or none (-16)",
-}
 
 
 def add_sampling(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
@@ -45,15 +27,8 @@ def add_sampling(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -
     parser.add_argument("--negative", metavar="TEXT", help="what the music should not be (with --lm_guidance above 1)")
     controls.add_arguments(parser)
     group = parser.add_argument_group("sampling (defaults: the bundle's, else as given)")
-    for field in dataclasses.fields(Settings):
-        if field.name in without:
-            continue
-        kind: Any = field.type if field.type in (int, float) else str
-        options: dict[str, Any] = {"type": _loudness, "metavar": "LUFS"} if field.name == "loudness" else {"type": kind}
-        if field.name == "schedule":
-            options["metavar"] = "|".join(typing.get_args(Schedule))
-        # of its own, so that "none" is a choice and no option is none
-        group.add_argument(f"--{field.name}", default=argparse.SUPPRESS, help=HELP[field.name], **options)
+    names = [field.name for field in dataclasses.fields(Settings) if field.name not in without]
+    arguments.add_fields(group, Settings, names, default=argparse.SUPPRESS)  # what is not given is the bundle's
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -83,8 +58,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
       UserError: a bad value.
     """
-    names = [field.name for field in dataclasses.fields(Settings)]
-    chosen = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    chosen = arguments.fields_of(args, Settings)
     with_settings(Settings(), chosen)
     if args.negative is not None:
         check_prompts([args.negative])
@@ -159,7 +133,3 @@ def plain_warnings() -> Iterator[None]:
 
 def _seeds(text: str) -> list[int]:
     return [int(word) for word in text.split(",")]
-
-
-def _loudness(text: str) -> float | None:
-    return None if text.lower() == "none" else float(text)
