@@ -42,6 +42,34 @@ def check_positive(args: argparse.Namespace, *names: str) -> None:
             raise UserError(f"--{name} must be at least 1, got {number}")
 
 
+SHARED: dict[str, dict[str, Any]] = {
+    "adapter": {"action": "append", "default": [], "metavar": "DIR[=WEIGHT]"},
+    "bundle": {"metavar": "DIR", "help": "exported models (default: bundles/tiny of this repository)"},
+    "data": {"required": True, "metavar": "NAME", "help": "name of the data set, as given to melody data"},
+    "data_dir": {"default": "./data", "type": folder, "metavar": "DIR", "help": "where data sets lie (default ./data)"},
+    "gin_file": {"action": "append", "default": [], "metavar": "FILE", "help": "a further gin file"},
+    "hardware": {"default": "auto", "help": "a file of configs/hardware (default: by what there is)"},
+    "json": {"action": "store_true", "help": "JSON instead of text"},
+    "mesh": {"help": "device mesh, as data=-1,fsdp=4,tensor=2 (default: data=-1)"},
+    "model_dir": {"required": True, "type": folder, "metavar": "DIR", "help": "where `melody train` put the stages"},
+    "out": {"required": True, "type": folder, "metavar": "DIR"},
+    "set": {"action": "append", "default": [], "metavar": "BINDING=VALUE", "help": "a gin binding"},
+    "size": {"required": True, "help": "a folder of configs/sizes: tiny, small, paper"},
+    "tokenizer": {"metavar": "FILE", "help": "tokenizer.json of a MuLan text tower of your own"},
+    "total_steps": {"type": int, "help": "instead of the configuration's"},
+}
+"""Options of several commands, as argparse takes them."""
+
+
+def add(parser: argparse.ArgumentParser, *names: str, **helps: str) -> None:
+    """Options of `SHARED`: those of `names`, and those of `helps` with a help text of their own."""
+    for name in (*names, *helps):
+        options: dict[str, Any] = {**SHARED[name]}
+        if name in helps:
+            options["help"] = helps[name]
+        parser.add_argument(f"--{name}", **options)
+
+
 def add_fields(
     parser: Any, cls: type, names: Sequence[str] | None = None, prefix: str = "", default: Any = dataclasses.MISSING
 ) -> None:
@@ -84,33 +112,6 @@ def _or_none(kind: type) -> Callable[[str], Any]:
     return number
 
 
-def add_data(parser: argparse.ArgumentParser, text: str = "name of the data set, as given to melody data") -> None:
-    """--data and --data_dir."""
-    parser.add_argument("--data", required=True, metavar="NAME", help=text)
-    add_data_dir(parser)
-
-
-def add_data_dir(parser: argparse.ArgumentParser) -> None:
-    """--data_dir."""
-    text = "where data sets lie (default ./data)"
-    parser.add_argument("--data_dir", default="./data", type=folder, metavar="DIR", help=text)
-
-
-def add_folder(parser: argparse.ArgumentParser, name: str, text: str) -> None:
-    """A folder that must be named."""
-    parser.add_argument(f"--{name}", required=True, type=folder, metavar="DIR", help=text)
-
-
-def add_tokenizer(parser: argparse.ArgumentParser) -> None:
-    """--tokenizer."""
-    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json of a MuLan text tower of your own")
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """--json."""
-    parser.add_argument("--json", action="store_true", help="JSON instead of text")
-
-
 @contextlib.contextmanager
 def full_install(command: str) -> Iterator[None]:
     """What is imported here comes with `make install`.
@@ -124,29 +125,8 @@ def full_install(command: str) -> Iterator[None]:
         raise UserError(f"{command} needs more than the base install ({error}); `make install` installs it") from None
 
 
-def add_set(parser: argparse.ArgumentParser, text: str = "a gin binding", metavar: str = "BINDING=VALUE") -> None:
-    """--set."""
-    parser.add_argument("--set", action="append", default=[], metavar=metavar, help=text)
-
-
-def add_bindings(parser: argparse.ArgumentParser, what: str = "") -> None:
-    """--set and --gin_file; what: they are of."""
-    add_set(parser, f"a gin binding{what}")
-    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help=f"a further gin file{what}")
-
-
-def add_hardware(parser: argparse.ArgumentParser) -> None:
-    """--hardware."""
-    parser.add_argument("--hardware", default="auto", help="a file of configs/hardware (default: by what there is)")
-
-
-def add_bundle(parser: argparse.ArgumentParser) -> None:
-    """--bundle, for `bundle_of`."""
-    parser.add_argument("--bundle", metavar="DIR", help="exported models (default: bundles/tiny of this repository)")
-
-
 def bundle_of(directory: str | None) -> storage.Path:
-    """The bundle's folder.
+    """--bundle: its folder.
 
     Raises:
       UserError: none was named, and there is none in the repository.
@@ -156,13 +136,8 @@ def bundle_of(directory: str | None) -> storage.Path:
     return REPOSITORY_BUNDLE if directory is None else storage.path(directory)
 
 
-def add_adapter(parser: argparse.ArgumentParser, text: str) -> None:
-    """--adapter, for `adapters_of`."""
-    parser.add_argument("--adapter", action="append", default=[], metavar="DIR[=WEIGHT]", help=text)
-
-
 def adapters_of(items: Sequence[str]) -> dict[str, float]:
-    """Folder -> weight of every DIR or DIR=WEIGHT.
+    """--adapter: folder -> weight of every DIR or DIR=WEIGHT.
 
     Raises:
       UserError: a weight that is no number.

@@ -3,12 +3,12 @@
 import argparse
 
 from melody_jax import graph
-from melody_jax.cli import train
+from melody_jax.cli import arguments, train
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_composition(parser, ", ".join(graph.ORDER))
-    parser.add_argument("--total_steps", type=int, help="instead of the configuration's")
+    arguments.add(parser, "total_steps")
     text = "a data set whose own file of configs/data is read too"
     parser.add_argument("--data", default="", metavar="NAME", help=text)
 

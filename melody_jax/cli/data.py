@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if kind == "musiccaps":
             source.add_argument("--audio", required=True, metavar="DIR", help="the clips, named by their ytid")
         source.add_argument("--name", required=True, help="what `melody train --data` will call it")
-        arguments.add_data_dir(source)
+        arguments.add(source, "data_dir")
         arguments.add_fields(source, Request, COMMON)
         source.add_argument("--processes", type=int, help="worker processes (default: all cores)")
 

@@ -9,7 +9,7 @@ from melody_jax.graph import NETWORKS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default="tiny", help="of configs/sizes (default tiny)")
-    arguments.add_json(parser)
+    arguments.add(parser, "json")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -20,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default="paper", help="of configs/sizes (default paper)")
     parser.add_argument("--topology", required=True, help="v4, v5e, v5p, v6e or tpu7x and the chips, as v5e:16x16")
     arguments.add_fields(parser, ahead.Request, OPTIONS)
-    arguments.add_set(parser)
-    arguments.add_json(parser)
+    arguments.add(parser, "set", "json")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from melody_jax.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model_dir", metavar="MODEL_DIR", help="as given to melody train")
-    arguments.add_json(parser)
+    arguments.add(parser, "json")
     parser.add_argument("--out", metavar="PNG", help="where the plot goes (default MODEL_DIR/report.png)")
 
 

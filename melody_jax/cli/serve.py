@@ -4,8 +4,9 @@ import argparse
 import importlib.util
 import warnings
 
-from melody_jax.cli import arguments, pieces
+from melody_jax.cli import arguments
 from melody_jax.errors import UserError
+from melody_jax.operations.quiet import plain_warnings
 from melody_jax.serve.limits import Limits
 from melody_jax.serve.token import VARIABLE, read_token
 
@@ -15,7 +16,7 @@ EPILOG = "Ctrl-C finishes what runs; a second one ends at once."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    arguments.add_bundle(parser)
+    arguments.add(parser, "bundle")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (8000)")
     text = f"holds the token that requests must carry (or the variable {VARIABLE})"
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     from melody_jax.generate import Melody
     from melody_jax.serve import run as running
 
-    with pieces.plain_warnings(), running.listening(args.host, args.port) as place:
+    with plain_warnings(), running.listening(args.host, args.port) as place:
         melody = Melody.load(bundle)
         if args.warm is not None:
             running.warm(melody, limits, args.warm)

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a gin file that binds Sweep, as configs/sweeps/lm_tiny.gin")
     text = "everything is written here (default runs/sweeps/NAME)"
     parser.add_argument("--sweep_dir", type=arguments.folder, metavar="DIR", help=text)
-    arguments.add_set(parser, "a binding of the file")
+    arguments.add(parser, set="a binding of the file")
     for name, text in OF_THE_FILE.items():
         parser.add_argument(f"--{name}", help=f"{text} (default: the file's)")
     parser.add_argument("--workers", type=int, default=1, help="trials beside one another (default 1)")

@@ -24,10 +24,8 @@ BOUND = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_configuration(parser, f"{', '.join(graph.ORDER)}, or all")
-    parser.add_argument("--total_steps", type=int, help="instead of the configuration's")
-    text = (
-        "start from weights: a part, a finished stage, a bundle, or a Hugging Face folder; may be given several times"
-    )
+    arguments.add(parser, "total_steps")
+    text = "start from weights: a part, a finished stage, a bundle or a Hugging Face folder; may be given several times"
     parser.add_argument("--init_from", action="append", default=[], metavar="DIR", help=text)
     parser.add_argument("--precompiled", metavar="DIR", help="executables written by melody precompile --save")
     parser.add_argument("--profile", metavar="FIRST:LAST", help="trace these steps (for XProf) into DIR/STAGE/profile")
@@ -37,18 +35,13 @@ def add_configuration(parser: argparse.ArgumentParser, choices: str) -> None:
     """The arguments that say what is trained (`choices` of STAGE), on what, and where."""
     add_composition(parser, choices)
     text = "name of the data set, as given to melody data; several by their rates: a:0.7,b:0.3"
-    arguments.add_data(parser, text)
-    arguments.add_folder(parser, "model_dir", "everything is written to DIR/STAGE")
-    arguments.add_tokenizer(parser)
+    arguments.add(parser, "data_dir", "tokenizer", data=text, model_dir="everything is written to DIR/STAGE")
 
 
 def add_composition(parser: argparse.ArgumentParser, choices: str) -> None:
     """The arguments that say how a stage is configured."""
     parser.add_argument("stage", metavar="STAGE", help=choices)
-    parser.add_argument("--size", required=True, help="a folder of configs/sizes: tiny, small, paper")
-    arguments.add_bindings(parser)
-    parser.add_argument("--mesh", help="device mesh, as data=-1,fsdp=4,tensor=2 (default: data=-1)")
-    arguments.add_hardware(parser)
+    arguments.add(parser, "size", "set", "gin_file", "mesh", "hardware")
     parser.add_argument("--seed", type=int, help="of parameters, step randomness and data order (default 0)")
 
 

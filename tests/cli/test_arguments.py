@@ -108,6 +108,7 @@ BAD = {
         "--total_steps",
         "2",
     ],
+    "doctor for all stages": ["doctor", "all", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}"],
     "stray argument": ["train", "lm", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}", "--steps", "3"],
     "no parents": ["train", "lm", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}"],
     "no such sweep": ["sweep", "{tmp}/none.gin"],
