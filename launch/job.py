@@ -49,7 +49,7 @@ class Backoff:
             raise UserError("`backoff`: seconds must not be negative")
 
     def seconds(self, failures: int) -> float:
-        """The pause after so many failures in a row, counted from 0."""
+        """The pause after this many failures in a row, counted from 0."""
         return min(self.first * 2.0 ** min(failures, 100), self.ceiling)
 
 

@@ -91,7 +91,7 @@ def griffin_lim(
     known: Float[Array, "*b T"] | None = None,
     fixed: Bool[Array, "*b T"] | None = None,
 ) -> Float[Array, "*b T"]:
-    """A signal whose `centred_stft` has these magnitudes as nearly as may be, T = F * hop.
+    """A signal whose `centred_stft` has magnitudes as near to these as possible, T = F * hop.
 
     Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013): alternating projections on the spectra of
     these magnitudes and on those of signals, c_n, with t_n = c_n + momentum (c_n - c_(n-1)), from the given phases on.

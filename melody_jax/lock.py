@@ -231,7 +231,7 @@ def _said(holder: dict[str, Any]) -> str:
 
 
 def _host() -> str:
-    """This host since it was started, as no other is called: clouds give hosts of different slices the same name."""
+    """A unique name for this host since its start: clouds give hosts of different slices the same name."""
     try:
         return f"{socket.gethostname()} {pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
     except OSError:
@@ -239,7 +239,7 @@ def _host() -> str:
 
 
 def _processes() -> str:
-    """Of which processes this one sees the numbers: those of its container."""
+    """The namespace of process numbers that this process sees: that of its container."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:

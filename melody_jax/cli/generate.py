@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _again(args: argparse.Namespace) -> None:
-    """The piece that a JSON file tells of."""
+    """Makes the piece that a JSON file describes."""
     if args.prompts or args.file or pieces.settings_of(args) or args.negative or args.seed != [0]:
         raise UserError("--from takes prompt, seed and settings from the file: give none of them")
     call = read_call(info := read_file(args.again))

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_training(job: descriptions.Job, target: str) -> None:
-    """Composes a training of this very code as every worker will, and lays it over the chips that are asked for.
+    """Composes a training as every worker will, if it ships this code, and lays it over the chips that are asked for.
 
     Raises:
       UserError: arguments or bindings that nobody reads, or a batch or parameters that do not divide over the mesh.

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         play(args, sink)
     except BrokenPipeError:
-        sys.stderr.close()  # who listened has gone, and that is all
+        sys.stderr.close()  # the reader of the pipe has gone, which is no error
     except OSError as error:
         raise UserError(f"cannot write {args.out}: {error}") from None
 

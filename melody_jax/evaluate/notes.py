@@ -75,7 +75,7 @@ class PitchClassJudge:
 
 
 def agreement(heard: Int[np.ndarray, "n F"], notes: Sequence[Notes]) -> Estimate:
-    """Share of the frames with exactly one note in which `heard` is its pitch class, whoever heard it."""
+    """Share of the frames with exactly one note in which `heard` is its pitch class."""
     labels = np.stack([lone_pitch_class(clip, heard.shape[1]) for clip in notes])
     lone = labels != NONE
     shares = np.sum((heard == labels) & lone, 1) / np.maximum(lone.sum(1), 1)

@@ -156,7 +156,7 @@ def _paths(out: storage.Path, titles: Sequence[str], kind: str) -> list[storage.
 
 
 def _try(paths: Sequence[storage.Path]) -> None:
-    """Finds out before the work whether its fruit can be kept."""
+    """Checks before the work that its results can be written."""
     folder = paths[0].parent
     if storage.in_bucket(folder):
         storage.check_writable(folder)

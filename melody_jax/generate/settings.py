@@ -42,7 +42,7 @@ class Changes(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How music is sampled. A bundle may carry other defaults that suit its weights. Numbers of NumPy are welcome.
+    """How music is sampled. A bundle may carry other defaults that suit its weights. NumPy's numbers will do.
 
     Attributes:
       seconds: length of the music; of what is added, where music is continued.

@@ -17,10 +17,10 @@ import tqdm
 
 def silence_tensorflow() -> None:
     """Before TensorFlow is imported: only its errors are printed, unless TF_CPP_MIN_LOG_LEVEL says otherwise."""
-    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:  # who has set it wants to read what TensorFlow says
+    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:  # a user who has set it wants to read TensorFlow's messages
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         sys.meta_path.insert(0, _Quiet())
-        absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS warns of what is as it should be
+        absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS warns of things that are in order
 
 
 @contextlib.contextmanager
