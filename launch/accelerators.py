@@ -57,7 +57,7 @@ class Slice:
 
     @property
     def devices(self) -> int:
-        """That JAX sees, which a mesh divides."""
+        """The number of devices that JAX sees, which a mesh divides."""
         return self.chips * _kind(self.accelerator)[0].devices
 
     @property

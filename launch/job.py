@@ -17,7 +17,7 @@ BUCKET = "{bucket}"
 """Stands in a command for the folder in which the bucket (on SLURM: the shared file system) is seen."""
 
 PATHS = "gs://"
-"""So paths in buckets begin that are not mounted."""
+"""How paths in buckets begin that are not mounted."""
 
 TARGETS = {"tpu-vm": "tpu_vm", "gke": "gke", "slurm": "slurm"}
 """Target of `melody launch` -> its key in a description, and its module of this package."""

@@ -27,9 +27,9 @@ from melody_jax.errors import FAILED
 from melody_jax.storage import Path
 
 BEAT_SECONDS = 20.0
-"""The count goes on this often."""
+"""How often the holder raises the count."""
 WATCH_SECONDS = 100.0
-"""So long is another host's count watched before it is taken for dead; a mounted bucket shows files a minute late."""
+"""How long another host's count is watched before the host is taken for dead; a mounted bucket shows files a minute late."""
 _WAIT_SECONDS = 0.5
 
 

@@ -14,7 +14,7 @@ COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX
 """Environment variables by which a launcher that JAX does not know names address, number and index of the processes."""
 
 HEARTBEAT_SECONDS = 30
-"""A host that is silent for so long is taken for dead, and the others end."""
+"""How long a host may be silent before it is taken for dead and the others end."""
 
 _REASON = 256  # bytes of a reason that other hosts are told
 _TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")

@@ -92,7 +92,7 @@ class AutoencoderStage(Stage):
         return self.adversarial_start >= 0 and bool(self.discriminators.periods or self.discriminators.ffts)
 
     def check(self, total_steps: int) -> None:
-        """Refuses to end before the discriminators begin, too."""
+        """Also refuses a training that would end before the discriminators begin."""
         super().check(total_steps)
         if self.adversarial and self.adversarial_start >= total_steps:
             raise UserError(

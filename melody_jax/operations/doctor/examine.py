@@ -47,7 +47,7 @@ def examine(request: Request, updates: int) -> Iterator[Finding]:
 
 
 def _examine_data_set(request: Request, stage: Stage, parts: dict[str, str]) -> Iterator[Finding]:
-    """What the data set says of itself. Nothing is tokenised here."""
+    """Checks of the data set's metadata. Nothing is tokenised here."""
     from data_pipelines import read
 
     of_tokens = stage.name in graph.READ_TOKENS
