@@ -211,7 +211,7 @@ def is_silent(audio: np.ndarray, form: ClipFormat) -> bool:
 
 def _opened(path: str) -> BinaryIO:
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe could block for ever
             raise UnusableError("cannot be read: not a regular file")
         file = open(path, "rb")  # noqa: SIM115  # the caller closes it
     except (OSError, ValueError) as error:  # ValueError: a NUL in a manifest's path

@@ -20,7 +20,7 @@ _NAMED = 3
 
 
 def entries_of(listed: Iterable[Listed]) -> list[dict[str, Any]]:
-    """What tells a changed input, of every file found."""
+    """For every file found, what tells whether it has changed."""
     entries = []
     for item in listed:
         if isinstance(item, Rejection):

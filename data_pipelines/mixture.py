@@ -51,7 +51,7 @@ def whole_numbers(rates: Sequence[float | Fraction]) -> tuple[int, ...]:
 
 
 def deal(positions: np.ndarray, weights: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """For each position the data set that gives its example, and the how manieth of that data set it is.
+    """For each position the data set that gives its example, and the number of the example in that data set.
 
     One data set after another takes its share of what those before it left: of n left positions floor(n w / W).
     """

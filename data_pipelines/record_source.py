@@ -137,7 +137,7 @@ class RecordSource(seqio.DataSource):
 
 
 def _positions(stream: Stream | None, count: int, shard: seqio.ShardInfo) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """This host's positions in the order of all hosts, and the how manieth examples of the data set they are."""
+    """This host's positions in the order of all hosts, and the numbers of the examples in the data set."""
     for positions in (stream or Stream()).positions(shard):
         if stream is None:
             positions = positions[positions < count]
@@ -151,7 +151,7 @@ def _positions(stream: Stream | None, count: int, shard: seqio.ShardInfo) -> Ite
 
 
 def _order(count: int, shuffle: bool, seed: int) -> Callable[[np.ndarray], np.ndarray]:
-    """The how manieth examples [n] of the data set to record numbers [n]."""
+    """Numbers of examples [n], in the order of reading, to record numbers [n]."""
 
     @functools.lru_cache(maxsize=1)
     def permutation(epoch: int) -> np.ndarray:

@@ -10,13 +10,13 @@ from melody_jax.storage import Path
 
 
 def sole_writer(directory: Path) -> contextlib.AbstractContextManager[None]:
-    """The lock of whoever writes the data set in `directory` (its version folder); a second process waits and says so."""
+    """The lock of the process that writes the data set in `directory` (its version folder); a second process waits and says so."""
     return lock.waiting(directory.parent / "lock", f"data set {directory.parent.name}")
 
 
 @contextlib.contextmanager
 def set_aside(directory: pathlib.Path) -> Iterator[None]:
-    """Takes an old data set out of the way of a new one; it comes back if the new one is not finished."""
+    """Moves an old data set aside while a new one is made; it is restored if the new one is not finished."""
     aside = directory.with_name(f"replaced-{directory.name}")
     if directory.exists():
         shutil.rmtree(aside, ignore_errors=True)

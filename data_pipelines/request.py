@@ -1,6 +1,8 @@
 """What a data set is to be made of: everything that decides its content, and nothing that does not."""
 
 import dataclasses
+import os
+from typing import Any
 
 from data_pipelines.decode import ClipFormat
 from melody_jax.errors import UserError
@@ -17,16 +19,16 @@ class Request:
         path: the folder, the jsonl manifest or the MusicCaps CSV; "" for the corpus.
         audio: folder of the clips of a MusicCaps CSV, else "".
         clips: how many clips the corpus renders, all splits together; the other kinds take all there is.
-        seed: of the corpus.
-        font: SF2/SF3 file that the corpus is played with; "" takes TimGM6mb from the package pretty_midi.
-        restricted: whether the corpus also takes collections with non-commercial or unclear terms; never for a bundle
-            that is passed on.
+        seed: of the corpus; the same seed gives the same data set.
+        font: an SF2 or SF3 sound font that the corpus is played with; "" takes TimGM6mb from the package pretty_midi.
+        restricted: the corpus takes collections with non-commercial or unclear terms too; never for a bundle that is
+            passed on.
         sample_rate: Hz.
         seconds: length of a clip.
         min_seconds: shorter files are rejected; see `ClipFormat`.
-        quota: the largest share of rejected files with which the build still goes on.
-        licence: of files whose sidecar states none.
-        validation, test: shares of the tunes held out.
+        quota: the build fails above this share of rejected files.
+        licence: of files that state none themselves.
+        validation, test: share of the tunes or files.
     """
 
     kind: str
@@ -61,3 +63,26 @@ class Request:
     @property
     def form(self) -> ClipFormat:
         return ClipFormat(self.sample_rate, self.seconds, self.min_seconds)
+
+
+def request(hours: float | None = None, **given: Any) -> Request:
+    """The request for the fields that are given, as a command line gives them.
+
+    Args:
+        hours: of music that the corpus renders, instead of clips.
+        given: fields of `Request`; None for those that are not given. Paths count from the working directory. What is
+            no corpus has `min_seconds` of 0.95 of a clip if it is not given; the corpus's clips are whole.
+
+    Raises:
+        UserError: fields that do not go together, or less than one clip.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    given |= {name: os.path.abspath(given[name]) for name in ("path", "audio", "font") if given.get(name)}
+    seconds = given["seconds"]
+    if given["kind"] != "corpus":
+        return Request(**{"min_seconds": 0.95 * seconds} | given)
+    if hours is not None:
+        if hours * 3600 < seconds:
+            raise UserError(f"--hours {hours:g} is less than one clip of {seconds:g} s")
+        given["clips"] = round(hours * 3600 / seconds)
+    return Request(**given, min_seconds=seconds)

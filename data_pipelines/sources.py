@@ -70,7 +70,7 @@ class Rejection:
 
     @property
     def is_fault(self) -> bool:
-        """Whether a whole file is lost that could be mended."""
+        """Whether a whole file is rejected that its owner could repair."""
         return self.start is None and self.same_as is None
 
 

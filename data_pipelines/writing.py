@@ -18,7 +18,7 @@ _SHUFFLED_IN_MEMORY = 64 << 20
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A TFDS builder that says in our words, not in its own, what it does."""
+    """A TFDS builder that reports its progress in our words instead of its own."""
 
     def download_and_prepare(self, **kwargs) -> None:
         """As TFDS's own; clears away what killed runs left behind, and leaves an index of the records."""

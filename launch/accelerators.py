@@ -14,7 +14,7 @@ class Kind:
     Attributes:
       gke: value of GKE's node label cloud.google.com/gke-tpu-accelerator.
       cores: what one chip adds to the number in the type's name (v4 and v5p count TensorCores).
-      topologies: chips -> the topology that a slice of so many chips has unless another one is asked for.
+      topologies: number of chips -> the topology of such a slice unless another one is asked for.
       free: whether other topologies of as many chips exist.
       devices: that JAX sees on each chip.
       vm: whether it comes as TPU VMs; what does not comes through GKE alone.
@@ -57,7 +57,7 @@ class Slice:
 
     @property
     def devices(self) -> int:
-        """That JAX sees, which a mesh divides."""
+        """The number of devices that JAX sees, which a mesh divides."""
         return self.chips * _kind(self.accelerator)[0].devices
 
     @property

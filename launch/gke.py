@@ -15,11 +15,11 @@ POLL = 15.0
 LOOK = 60.0
 QUERY_LIMIT = 60.0
 DELETE_LIMIT = 600.0
-SILENCE = 20  # so many queries without an answer end the watch
+SILENCE = 20  # queries without an answer in a row that end the watch
 
 
 def launch(job: Job, runner: Runner) -> int:
-    """Applies the JobSet and follows its logs to its end. The cluster restarts it, also when nobody watches.
+    """Applies the JobSet and follows its logs to its end. The cluster restarts it, also after this program has ended.
 
     Raises:
       UserError: the description lacks something.

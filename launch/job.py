@@ -17,7 +17,10 @@ BUCKET = "{bucket}"
 """Stands in a command for the folder in which the bucket (on SLURM: the shared file system) is seen."""
 
 PATHS = "gs://"
-"""So paths in buckets begin that are not mounted."""
+"""How paths in buckets begin that are not mounted."""
+
+TARGETS = {"tpu-vm": "tpu_vm", "gke": "gke", "slurm": "slurm"}
+"""Target of `melody launch` -> its key in a description, and its module of this package."""
 
 CAPACITIES = ("on-demand", "spot", "reserved")
 
@@ -46,7 +49,7 @@ class Backoff:
             raise UserError("`backoff`: seconds must not be negative")
 
     def seconds(self, failures: int) -> float:
-        """The pause after so many failures in a row, counted from 0."""
+        """The pause after this many failures in a row, counted from 0."""
         return min(self.first * 2.0 ** min(failures, 100), self.ceiling)
 
 
@@ -256,6 +259,14 @@ def read(path: str | Path) -> Job:
         return _build(Job, data, "")
     except (UserError, ValueError) as error:  # shlex: no closing quotation
         raise UserError(f"{path}: {error}") from None
+
+
+def check(target: str, file: str) -> None:
+    """Raises UserError where there is no such target, or the description in `file` is wrong or lacks the target's key."""
+    if target not in TARGETS:
+        raise UserError(f"--launch: {target!r} is none of {', '.join(TARGETS)}")
+    if getattr(read(file), TARGETS[target]) is None:
+        raise UserError(f"--launch {target}: the key `{TARGETS[target]}` is missing in {file}")
 
 
 def _build(cls: Any, data: Any, key: str) -> Any:

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class Pod:
-    """So many processes of one command, from their start to their common end."""
+    """A number of processes of one command, from their start to their common end."""
 
     def __init__(self, command: Sequence[str], hosts: int, devices: int, grace: float = GRACE_SECONDS):
         self._grace = grace

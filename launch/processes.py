@@ -22,7 +22,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def exit_code(process: subprocess.Popen) -> int:
-    """Of a process that has ended, as a shell gives it: 128 + n where signal n ended it."""
+    """The exit code of a process as a shell gives it: 128 + n where signal n ended it."""
     return 128 - process.returncode if process.returncode < 0 else process.returncode
 
 

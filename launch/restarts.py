@@ -12,7 +12,7 @@ HOPELESS = (BAD_ARGUMENTS, STOPPED)
 """The same command would fail in the same way again."""
 FINAL = (DONE, *HOPELESS)
 STOPPED_BY_SIGNAL = range(129, 160)
-"""`melody train` exits with 128 + n after signal n, a checkpoint saved before; so does a shell of a killed process."""
+"""`melody train` exits with 128 + n after signal n, a checkpoint saved before; so does a shell whose command was killed."""
 
 
 def run_until_done(attempt: Callable[[], int], job: Job, runner: Runner) -> int:

@@ -131,7 +131,7 @@ def script(job: Job, folder: Path) -> str:
             "",
             f'[ $code -ne 0 ] || touch {shlex.quote(str(folder))}/done-"$SLURM_JOB_ID"',
             f"case $code in {' | '.join(map(str, FINAL))}) exit $code ;; esac",
-            # who cancelled the job does not want it back
+            # a job that was cancelled is not started again
             '[ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ] || exit $code',
             f'count={shlex.quote(str(folder))}/failures-"$SLURM_JOB_ID"',
             'failures=$(cat "$count" 2> /dev/null || echo 0)',

@@ -21,7 +21,7 @@ DELETE_PAUSES = (10.0, 30.0, 60.0, 120.0, 300.0)
 # Of nodes and of queued resources; none of them becomes ready again. A maintenance event passes through the others.
 LOST = {"PREEMPTED", "TERMINATED", "SUSPENDING", "SUSPENDED", "STOPPING", "STOPPED", "FAILED", "DELETING", "NOT_FOUND"}
 
-# Every worker says its own exit code, so that a run's end does not hang on which one gcloud passes on.
+# Every worker prints its own exit code, so that the result does not depend on which one gcloud passes on.
 EXIT_LINE = re.compile(r"melody launch: worker \S+ ended with exit code (\d+)")
 
 GCSFUSE = """command -v gcsfuse > /dev/null || {

@@ -1,6 +1,8 @@
 """Frozen config dataclasses to and from plain JSON, with clear errors for fields that do not belong."""
 
 import dataclasses
+import inspect
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -38,6 +40,16 @@ def from_dict(cls: type[ConfigT], data: Any) -> ConfigT:
         if hints[name] in _SCALARS and not fits(hints[name], value):
             raise UserError(f"{cls.__name__}: {name} must be of type {hints[name].__name__}, got {value!r:.80}")
     return cls(**values)
+
+
+def described(cls: type) -> dict[str, str]:
+    """Field -> what the "Attributes:" of the class's docstring say of it, without the last full stop."""
+    _, _, section = inspect.getdoc(cls).partition("\nAttributes:\n")  # pyright: ignore[reportOptionalMemberAccess]
+    section = inspect.cleandoc(section.partition("\n\n")[0])
+    texts = {}
+    for names, text in re.findall(r"^(\w[\w, ]*): (.*(?:\n +.*)*)", section, re.MULTILINE):
+        texts |= dict.fromkeys(names.split(", "), " ".join(text.split()).removesuffix("."))
+    return texts
 
 
 _SCALARS = (int, float, bool, str)

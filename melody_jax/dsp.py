@@ -55,12 +55,6 @@ def stft(x: Float[Array, "*b T"], fft: int, hop: int, win: int | None = None) ->
     return jnp.fft.rfft(_windowed(frame(padded, fft, hop), win))
 
 
-def istft(spectrum: Complex[Array, "*b F bins"], hop: int, length: int, win: int | None = None) -> Float[Array, "*b T"]:
-    """Least-squares inverse of `stft`, cut to `length` samples."""
-    fft = 2 * (spectrum.shape[-1] - 1)
-    return _least_squares(spectrum, hop, win)[..., fft // 2 : fft // 2 + length]
-
-
 def centred_stft(x: Float[Array, "*b T"], fft: int, hop: int) -> Complex[Array, "*b F bins"]:
     """Spectra of periodic Hann windows centred on every hop of x, zeros around it: exactly F = T // hop frames."""
     pad = (fft - hop) // 2
@@ -80,11 +74,11 @@ def _windowed(frames: Float[Array, "*b F size"], win: int | None = None) -> Floa
     return frames * jnp.asarray(hann(size, win)).reshape((1,) * (frames.ndim - 1) + (size,))
 
 
-def _least_squares(spectrum: Complex[Array, "*b F bins"], hop: int, win: int | None = None) -> Float[Array, "*b T"]:
+def _least_squares(spectrum: Complex[Array, "*b F bins"], hop: int) -> Float[Array, "*b T"]:
     """The padded signal whose windowed frames are nearest to these spectra (Griffin and Lim, 1984, eq. 6)."""
     fft = 2 * (spectrum.shape[-1] - 1)
-    signal = overlap_add(_windowed(jnp.fft.irfft(spectrum, n=fft), win), hop)
-    power = _window_power(spectrum.shape[-2], fft, hop, win)
+    signal = overlap_add(_windowed(jnp.fft.irfft(spectrum, n=fft)), hop)
+    power = _window_power(spectrum.shape[-2], fft, hop)
     return signal / jnp.asarray(power).reshape((1,) * (signal.ndim - 1) + power.shape)
 
 
@@ -97,7 +91,7 @@ def griffin_lim(
     known: Float[Array, "*b T"] | None = None,
     fixed: Bool[Array, "*b T"] | None = None,
 ) -> Float[Array, "*b T"]:
-    """A signal whose `centred_stft` has these magnitudes as nearly as may be, T = F * hop.
+    """A signal whose `centred_stft` has magnitudes as near to these as possible, T = F * hop.
 
     Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013): alternating projections on the spectra of
     these magnitudes and on those of signals, c_n, with t_n = c_n + momentum (c_n - c_(n-1)), from the given phases on.
@@ -168,11 +162,11 @@ _NEIGHBOURS = ((slice(None, -1), (1, 0)), (slice(1, None), (0, 1)))
 
 
 @functools.lru_cache
-def _window_power(count: int, fft: int, hop: int, win: int | None) -> np.ndarray:
+def _window_power(count: int, fft: int, hop: int) -> np.ndarray:
     """Sum of the squared, shifted windows under `count` frames: what overlap-add must be divided by."""
     power = np.zeros((count - 1) * hop + fft, np.float32)
     for i in range(count):
-        power[i * hop : i * hop + fft] += hann(fft, win) ** 2
+        power[i * hop : i * hop + fft] += hann(fft) ** 2
     return np.maximum(power, 1e-8)
 
 

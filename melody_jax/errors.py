@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 FAILED = 1
-"""An end that may not come again when the same command is started again."""
+"""A failure that starting the same command again may mend."""
 BAD_ARGUMENTS = 2
 """The user's input is wrong (`UserError`)."""
 STOPPED = 4

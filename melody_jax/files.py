@@ -19,7 +19,7 @@ from melody_jax.storage import Path
 CLOSE_SECONDS = 60.0
 """How old what a killed process loses can be, of a file in a bucket."""
 UNFINISHED = ".unfinished"
-"""Lies in a folder whose files are being put in their places, so that whoever writes there again knows its own."""
+"""Marks a folder whose files are still being moved into place, so that the next writer may replace them."""
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> Path:

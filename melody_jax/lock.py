@@ -27,9 +27,9 @@ from melody_jax.errors import FAILED
 from melody_jax.storage import Path
 
 BEAT_SECONDS = 20.0
-"""The count goes on this often."""
+"""How often the holder raises the count."""
 WATCH_SECONDS = 100.0
-"""So long is another host's count watched before it is taken for dead; a mounted bucket shows files a minute late."""
+"""How long another host's count is watched before the host is taken for dead; a mounted bucket shows files a minute late."""
 _WAIT_SECONDS = 0.5
 
 
@@ -231,7 +231,7 @@ def _said(holder: dict[str, Any]) -> str:
 
 
 def _host() -> str:
-    """This host since it was started, as no other is called: clouds give hosts of different slices the same name."""
+    """A unique name for this host since its start: clouds give hosts of different slices the same name."""
     try:
         return f"{socket.gethostname()} {pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
     except OSError:
@@ -239,7 +239,7 @@ def _host() -> str:
 
 
 def _processes() -> str:
-    """Of which processes this one sees the numbers: those of its container."""
+    """The namespace of process numbers that this process sees: that of its container."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:

@@ -19,7 +19,9 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-os.environ.setdefault("EPATH_USE_TF", "false")  # etils asks once: or TensorFlow would be loaded to read buckets
+os.environ.setdefault(
+    "EPATH_USE_TF", "false"
+)  # etils reads it once, and would otherwise load TensorFlow to read buckets
 
 from etils import epath
 
@@ -70,7 +72,7 @@ def local(text: str | os.PathLike, what: str) -> pathlib.Path:
 
 
 def absolute(path: Path) -> Path:
-    """The same from the root; a bucket's path is that already."""
+    """The absolute path; a path in a bucket is one already."""
     return path if in_bucket(path) else path.absolute()
 
 
@@ -93,7 +95,7 @@ def remove_folder(directory: Path) -> None:
 
 
 def read_range(path: str | os.PathLike, start: int, stop: int) -> bytes:
-    """Bytes [start, stop) of an object. Many threads may read at a time; so many requests are under way."""
+    """Bytes [start, stop) of an object. Threads that call it at the same time read in parallel."""
     return _client().cat_file(os.fspath(path), start, stop)
 
 
@@ -219,7 +221,7 @@ def _said(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _os_errors() -> Iterator[None]:
-    """gcsfs has exceptions of its own; to who writes, a bucket that fails is what a disk is that fails."""
+    """Turns gcsfs's own exceptions into OSError, so that a bucket that fails is handled as a disk that fails."""
     try:
         yield
     except Exception as error:

@@ -176,7 +176,7 @@ def _description(arrangement: Arrangement, rng) -> str:
 
 @functools.cache
 def _midicap():
-    with contextlib.redirect_stdout(io.StringIO()):  # it greets on import
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a greeting on import
         import midicap.fast_analyzer
         import midicap.midicap
     return midicap.fast_analyzer.analyze_midi_fast, midicap.midicap.generate_midi_description

@@ -212,7 +212,7 @@ class AutoencoderConfig:
       convolutional, framewise, envelope: shapes of the encoders; only the chosen one is read.
       hifigan, istft, magnitude: shapes of the decoders; only the chosen one is read.
       min_logvar, max_logvar: bounds of the posterior's log variance.
-      unroll: ConvNeXt blocks per iteration of the scan over them (a CPU likes all, compile time likes 1).
+      unroll: ConvNeXt blocks per iteration of the scan over them (all run fastest on a CPU, 1 compiles fastest).
       remat: recompute residual blocks in the backward pass ("full") or not ("none").
       dtype: compute dtype of the networks; posterior, spectra and losses are float32.
       param_dtype: dtype of the parameters.

@@ -1,10 +1,15 @@
 """Arguments that several commands share; argparse turns what their types refuse into one line. Imports no jax."""
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from melody_jax import storage
+from melody_jax.config import described
 from melody_jax.errors import UserError
 
 REPOSITORY_BUNDLE = Path(__file__).parents[2] / "bundles" / "tiny"
@@ -37,24 +42,91 @@ def check_positive(args: argparse.Namespace, *names: str) -> None:
             raise UserError(f"--{name} must be at least 1, got {number}")
 
 
-def add_bindings(parser: argparse.ArgumentParser, what: str = "") -> None:
-    """--set and --gin_file; what: they are of."""
-    parser.add_argument("--set", action="append", default=[], metavar="BINDING=VALUE", help=f"a gin binding{what}")
-    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help=f"a further gin file{what}")
+SHARED: dict[str, dict[str, Any]] = {
+    "adapter": {"action": "append", "default": [], "metavar": "DIR[=WEIGHT]"},
+    "bundle": {"metavar": "DIR", "help": "exported models (default: bundles/tiny of this repository)"},
+    "data": {"required": True, "metavar": "NAME", "help": "name of the data set, as given to melody data"},
+    "data_dir": {"default": "./data", "type": folder, "metavar": "DIR", "help": "where data sets lie (default ./data)"},
+    "gin_file": {"action": "append", "default": [], "metavar": "FILE", "help": "a further gin file"},
+    "hardware": {"default": "auto", "help": "a file of configs/hardware (default: by what there is)"},
+    "json": {"action": "store_true", "help": "JSON instead of text"},
+    "mesh": {"help": "device mesh, as data=-1,fsdp=4,tensor=2 (default: data=-1)"},
+    "model_dir": {"required": True, "type": folder, "metavar": "DIR", "help": "where `melody train` put the stages"},
+    "out": {"required": True, "type": folder, "metavar": "DIR"},
+    "set": {"action": "append", "default": [], "metavar": "BINDING=VALUE", "help": "a gin binding"},
+    "size": {"required": True, "help": "a folder of configs/sizes: tiny, small, paper"},
+    "tokenizer": {"metavar": "FILE", "help": "tokenizer.json of a MuLan text tower of your own"},
+    "total_steps": {"type": int, "help": "instead of the configuration's"},
+}
+"""Options of several commands, as argparse takes them."""
 
 
-def add_hardware(parser: argparse.ArgumentParser) -> None:
-    """--hardware."""
-    parser.add_argument("--hardware", default="auto", help="a file of configs/hardware (default: by what there is)")
+def add(parser: argparse.ArgumentParser, *names: str, **helps: str) -> None:
+    """Options of `SHARED`: those of `names`, and those of `helps` with a help text of their own."""
+    for name in (*names, *helps):
+        options: dict[str, Any] = {**SHARED[name]}
+        if name in helps:
+            options["help"] = helps[name]
+        parser.add_argument(f"--{name}", **options)
 
 
-def add_bundle(parser: argparse.ArgumentParser) -> None:
-    """--bundle, for `bundle_of`."""
-    parser.add_argument("--bundle", metavar="DIR", help="exported models (default: bundles/tiny of this repository)")
+def add_fields(
+    parser: Any, cls: type, names: Sequence[str] | None = None, prefix: str = "", default: Any = dataclasses.MISSING
+) -> None:
+    """One option for each field of a dataclass, or for those of `names`: its type, its default, its docstring's words.
+
+    Args:
+      prefix: of every option's name.
+      default: of all options; not given, each has its field's.
+    """
+    words = described(cls)
+    for field in dataclasses.fields(cls):
+        if names is not None and field.name not in names:
+            continue
+        kind, *others = typing.get_args(field.type) or (field.type,)
+        options: dict[str, Any] = {"help": words[field.name]}
+        if field.default not in (None, "") and kind is not bool:
+            shown = field.default if isinstance(field.default, str) else f"{field.default:g}"
+            options["help"] += f" (default {shown})"
+        if kind is bool:
+            options["action"] = "store_true"
+        elif isinstance(kind, str):  # of a Literal
+            options["metavar"] = "|".join((kind, *others))
+        else:
+            options["type"] = _or_none(kind) if others and kind is not str else kind
+        options["default"] = field.default if default is dataclasses.MISSING else default
+        parser.add_argument(f"--{prefix}{field.name}", **options)
+
+
+def fields_of(args: argparse.Namespace, cls: type, prefix: str = "") -> dict[str, Any]:
+    """Field -> value, of those fields of a dataclass that are among the arguments."""
+    given = vars(args)
+    names = [field.name for field in dataclasses.fields(cls)]
+    return {name: given[prefix + name] for name in names if prefix + name in given}
+
+
+def _or_none(kind: type) -> Callable[[str], Any]:
+    def number(text: str) -> Any:
+        return None if text.lower() == "none" else kind(text)
+
+    return number
+
+
+@contextlib.contextmanager
+def full_install(command: str) -> Iterator[None]:
+    """What is imported here comes with `make install`.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"{command} needs more than the base install ({error}); `make install` installs it") from None
 
 
 def bundle_of(directory: str | None) -> storage.Path:
-    """The bundle's folder.
+    """--bundle: its folder.
 
     Raises:
       UserError: none was named, and there is none in the repository.
@@ -64,13 +136,8 @@ def bundle_of(directory: str | None) -> storage.Path:
     return REPOSITORY_BUNDLE if directory is None else storage.path(directory)
 
 
-def add_adapter(parser: argparse.ArgumentParser, text: str) -> None:
-    """--adapter, for `adapters_of`."""
-    parser.add_argument("--adapter", action="append", default=[], metavar="DIR[=WEIGHT]", help=text)
-
-
 def adapters_of(items: Sequence[str]) -> dict[str, float]:
-    """Folder -> weight of every DIR or DIR=WEIGHT.
+    """--adapter: folder -> weight of every DIR or DIR=WEIGHT.
 
     Raises:
       UserError: a weight that is no number.

@@ -3,20 +3,16 @@
 import argparse
 
 from melody_jax import graph
-from melody_jax.cli import train
-from melody_jax.errors import UserError
+from melody_jax.cli import arguments, train
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_composition(parser, ", ".join(graph.ORDER))
-    parser.add_argument("--total_steps", type=int, help="instead of the configuration's")
-    parser.add_argument(
-        "--data", default="", metavar="NAME", help="a data set whose own file of configs/data is read too"
-    )
+    arguments.add(parser, "total_steps")
+    text = "a data set whose own file of configs/data is read too"
+    parser.add_argument("--data", default="", metavar="NAME", help=text)
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints every parameter of the stage and of its training, with the values that they would have."""
-    if args.stage not in graph.ORDER:
-        raise UserError(f"unknown stage {args.stage!r}; choose one of {', '.join(graph.ORDER)}")
-    print(train.request_of(args).compose()[args.stage].text, end="")
+    print(train.request_of(args).compose_one().text, end="")

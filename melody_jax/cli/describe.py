@@ -3,12 +3,13 @@
 import argparse
 import json
 
+from melody_jax.cli import arguments
 from melody_jax.graph import NETWORKS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default="tiny", help="of configs/sizes (default tiny)")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    arguments.add(parser, "json")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,32 +7,24 @@ import json
 import jax
 
 from melody_jax import graph
-from melody_jax.cli import train
-from melody_jax.cli.arguments import check_positive
+from melody_jax.cli import arguments, train
 from melody_jax.operations.doctor.examine import examine
 from melody_jax.operations.doctor.finding import FAILURE
-from melody_jax.operations.training import prepare_jax
 from melody_jax.parallel import hosts
-from melody_jax.parallel.batch import check_batch_size
-from melody_jax.parallel.mesh import make_mesh
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_configuration(parser, ", ".join(graph.ORDER))
     parser.add_argument("--updates", type=int, default=30, help="of the parameters, on one fixed batch (default 30)")
-    parser.add_argument("--json", action="store_true", help="the findings as one JSON list")
+    arguments.add(parser, "json")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the findings. Exit code 1: at least one is a failure."""
-    check_positive(args, "updates")
+    arguments.check_positive(args, "updates")
     hosts.join()
-    request = train.request_of(args)
-    config = request.compose()[args.stage]
-    check_batch_size(config.stage.batch_size, make_mesh(config.run.mesh))
-    prepare_jax()
     findings, first_host = [], jax.process_index() == 0
-    for finding in examine(request, config, args.updates):
+    for finding in examine(train.request_of(args), args.updates):
         findings.append(finding)
         if first_host and not args.json:
             print(finding, flush=True)

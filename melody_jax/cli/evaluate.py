@@ -3,16 +3,14 @@
 import argparse
 from pathlib import Path
 
+from melody_jax.cli import arguments
 from melody_jax.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", required=True, metavar="DIR", help="what `melody export` wrote")
-    parser.add_argument(
-        "--data", required=True, metavar="NAME", help="name of the audio data set; its test split counts"
-    )
-    parser.add_argument("--data_dir", default="./data", metavar="DIR", help="where audio data sets lie")
-    parser.add_argument("--out", required=True, metavar="DIR", help="report.md, report.json and, if need be, tokens")
+    arguments.add(parser, "data_dir", data="name of the audio data set; its test split counts")
+    arguments.add(parser, out="report.md, report.json and, if need be, tokens")
     parser.add_argument("--model_dir", metavar="DIR", help="where the bundle was trained, to use its tokens again")
     parser.add_argument("--clips", type=int, default=200, help="held-out clips (default 200)")
     parser.add_argument("--links", type=int, default=32, help="of these, clips taken through every link (default 32)")
@@ -22,18 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the tables and writes them; exit code 1 where a figure is missed."""
-    try:
+    with arguments.full_install("melody evaluate"):
         from melody_jax.operations import evaluation
-    except ImportError as error:
-        raise UserError(
-            f"melody evaluate needs more than the base install ({error}); `make install` installs it"
-        ) from None
     from melody_jax.evaluate.figures import table, write_report
 
     if args.clips < evaluation.FEWEST or args.prompts < 0 or args.links < 0:
         raise UserError(f"--clips must be at least {evaluation.FEWEST}, --links and --prompts at least 0")
-    where = args.bundle, args.data, args.data_dir, args.model_dir or args.out
-    found = evaluation.evaluate(evaluation.Evaluation(*where, args.clips, args.links, args.prompts, args.seed))
+    given = arguments.fields_of(args, evaluation.Evaluation)
+    found = evaluation.evaluate(evaluation.Evaluation(**given, token_dir=args.model_dir or args.out))
     print(*(entry.markdown() for entry in found.tables), table(found.figures), sep="\n\n")
     write_report(Path(args.out), found.figures, found.facts, found.tables)
     missed = [f"{figure.stage}: {figure.name}" for figure in found.figures if not figure.reached]

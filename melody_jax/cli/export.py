@@ -2,31 +2,26 @@
 
 import argparse
 import pathlib
-from typing import Any
 
 from melody_jax.cli import arguments
 from melody_jax.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model_dir", required=True, metavar="DIR", help="where `melody train` put the stages")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the bundle; an older bundle there is replaced")
+    arguments.add(parser, "model_dir", out="the bundle; an older bundle there is replaced")
     parser.add_argument("--dtype", default="float16", help="of the weights: float32, float16 (default) or bfloat16")
     parser.add_argument("--max_file_mib", type=float, default=0.0, help="split weights into files of this size (0: no)")
-    parser.add_argument("--title", default="", help="heading of the model card")
-    parser.add_argument("--data", default="", help="for the model card: what it was trained on")
-    parser.add_argument(
-        "--licence", action="append", default=[], metavar="TEXT", help="for the model card; may be given several times"
-    )
-    parser.add_argument(
-        "--section", action="append", default=[], metavar="FILE", help="Markdown to append to the model card (a table)"
-    )
+    parser.add_argument("--title", help="heading of the model card")
+    parser.add_argument("--data", help="for the model card: what it was trained on")
+    several = {"action": "append", "default": []}
+    text = "for the model card; may be given several times"
+    parser.add_argument("--licence", **several, metavar="TEXT", help=text)
+    text = "Markdown to append to the model card (a table)"
+    parser.add_argument("--section", **several, metavar="FILE", help=text)
     parser.add_argument("--size", help="take the sampling defaults of configs/sizes/SIZE/sampling.gin")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="default for sampling, as in --set steps=10"
-    )
+    arguments.add(parser, set="default for sampling, as in --set steps=10")
     parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json, where the text tower has one of its own")
-    arguments.add_adapter(parser, "make an adapter one with the parts")
+    arguments.add(parser, adapter="make an adapter one with the parts")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,15 +33,14 @@ def run(args: argparse.Namespace) -> None:
     sources = finished_in(args.model_dir, (*REQUIRED, *OPTIONAL), REQUIRED)
     if args.max_file_mib < 0:
         raise UserError(f"--max_file_mib must be at least 0, got {args.max_file_mib:g}")
-    fields: dict[str, Any] = {"licences": tuple(args.licence), "sections": tuple(_read(path) for path in args.section)}
-    fields |= {name: getattr(args, name) for name in ("title", "data") if getattr(args, name)}
     if args.tokenizer is not None:
         _read(args.tokenizer)
+    given = {name: value for name, value in arguments.fields_of(args, Card).items() if value}
     bundle = export(
         sources,
         args.out,
         dtype=args.dtype,
-        card=Card(**fields),
+        card=Card(**given, licences=tuple(args.licence), sections=tuple(map(_read, args.section))),
         sampling=sampling_of(args.size, args.set),
         max_file_bytes=int(args.max_file_mib * 2**20) or None,
         tokenizer=args.tokenizer,

@@ -1,38 +1,34 @@
 """`melody finetune`: a bundle goes on learning, on music of one's own."""
 
 import argparse
+from typing import Any
 
 from melody_jax.cli import arguments
-from melody_jax.cli.arguments import folder, positive
 from melody_jax.graph import READ_TOKENS
 from melody_jax.operations.configuration import binding_of
 from melody_jax.operations.finetuning import Finetuning, finetune
 from melody_jax.parallel import hosts
 
+STAGES = ",".join(READ_TOKENS)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bundle", required=True, type=folder, metavar="DIR", help="where it begins")
-    parser.add_argument("--data", required=True, metavar="NAME", help="name of the data set, as given to melody data")
-    parser.add_argument("--out", required=True, type=folder, metavar="DIR", help="tokens, runs, and DIR/bundle")
-    parser.add_argument("--data_dir", default="./data", type=folder, metavar="DIR", help="where data sets lie")
-    parser.add_argument(
-        "--stages", default=",".join(READ_TOKENS), help=f"what learns (default {','.join(READ_TOKENS)})"
-    )
-    parser.add_argument("--lora", type=positive, metavar="RANK", help="train adapters of this rank, not all weights")
+    parser.add_argument("--bundle", required=True, type=arguments.folder, metavar="DIR", help="where it begins")
+    arguments.add(parser, "data", "data_dir", out="tokens, runs, and DIR/bundle")
+    parser.add_argument("--stages", default=STAGES, help=f"what learns (default {STAGES})")
+    rank = "train adapters of this rank, not all weights"
+    parser.add_argument("--lora", dest="rank", type=arguments.positive, default=0, metavar="RANK", help=rank)
     parser.add_argument("--alpha", type=float, default=16.0, help="adapters count alpha / rank (default 16)")
-    parser.add_argument("--total_steps", type=positive, help="of each stage, instead of the configuration's")
-    arguments.add_bindings(parser)
-    arguments.add_hardware(parser)
+    arguments.add(parser, "set", "gin_file", "hardware", total_steps="of each stage, instead of the configuration's")
 
 
 def run(args: argparse.Namespace) -> None:
     """Finetunes, and says where the bundle is."""
+    arguments.check_positive(args, "total_steps")
     hosts.join()
     bindings = [binding_of(item) for item in args.set]
-    if args.total_steps:
-        bindings.append(f"TOTAL_STEPS = {args.total_steps}")
+    bindings += [f"TOTAL_STEPS = {args.total_steps}"] if args.total_steps else []
     stages = tuple(name.strip() for name in args.stages.split(",") if name.strip())
-    where = args.bundle, args.data, args.out, args.data_dir
-    how = args.lora or 0, args.alpha, args.hardware, args.gin_file, bindings
-    bundle = finetune(Finetuning(*where, stages, *how))
+    given: dict[str, Any] = arguments.fields_of(args, Finetuning) | {"stages": stages}
+    bundle = finetune(Finetuning(**given, gin_files=args.gin_file, bindings=bindings))
     print(f'finetuned: {bundle.directory}; melody generate "..." --bundle {bundle.directory}')

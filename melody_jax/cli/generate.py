@@ -3,11 +3,12 @@
 import argparse
 import pathlib
 
-from melody_jax.cli import arguments, pieces
+from melody_jax.cli import pieces
 from melody_jax.errors import UserError
+from melody_jax.generate.making import music_of
 from melody_jax.generate.prompts import check_prompts, read_prompts
 from melody_jax.generate.replay import read_call, read_file
-from melody_jax.generate.sound_file import check_music, read_music
+from melody_jax.operations.quiet import plain_warnings
 
 EXAMPLE = 'melody generate "a slow waltz for solo violin" --out x.wav'
 
@@ -36,25 +37,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _again(args: argparse.Namespace) -> None:
-    """The piece that a JSON file tells of."""
+    """Makes the piece that a JSON file describes."""
     if args.prompts or args.file or pieces.settings_of(args) or args.negative or args.seed != [0]:
         raise UserError("--from takes prompt, seed and settings from the file: give none of them")
     call = read_call(info := read_file(args.again))
-    files = pieces.files_of(args, [call.arguments.get("prompts") or call.arguments.get("prompt") or call.name])
-    sound = None
-    if call.sha256 is not None:
-        sound = args.music[0] if args.music else call.file
-        if sound is None:
-            raise UserError(f"{args.again} was made from music; name that file with --music")
-        check_music(sound)
-    bundle = arguments.bundle_of(args.bundle)
-    if not files.wanted:
+    title = call.arguments.get("prompts") or call.arguments.get("prompt") or call.name
+    sound = music_of(call, args.music[0] if args.music else None, args.again)
+    making = pieces.making_of(args, [title])
+    if not making.files.wanted:
         print("the piece is there")
         return
-
-    from melody_jax.generate import Melody
-
-    melody = Melody.load(bundle, adapters=arguments.adapters_of(args.adapter))
-    audio = None if sound is None else read_music(sound, melody.sample_rate)
-    with pieces.plain_warnings():
-        pieces.write(files, melody, 0, melody.replay(info, audio, progress=True), sound)
+    with plain_warnings():
+        making.make_again(info, sound)

@@ -3,13 +3,15 @@
 import argparse
 from pathlib import Path
 
+from melody_jax.cli import arguments
+
 BINDINGS = "config.gin"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="a folder with config.json and model.safetensors")
     parser.add_argument("--model", required=True, help="llama, bert, ast, wav2vec2-conformer or hifigan")
-    parser.add_argument("--out", required=True, metavar="DIR", help="gets the part, and config.gin with its shape")
+    arguments.add(parser, out="gets the part, and config.gin with its shape")
     drop = "leave out tensors of this name (regular expression)"
     parser.add_argument("--drop", action="append", default=[], metavar="PATTERN", help=drop)
 
@@ -23,6 +25,5 @@ def run(args: argparse.Namespace) -> None:
     part, bindings = huggingface.import_folder(args.path, out / PART, args.model, args.drop)
     (out / BINDINGS).write_text(bindings)
     print(f"{part.name}: {part.parameters:,} numbers of {args.path} in {out / PART}")
-    print(
-        f"melody train ... --init_from {out} starts from them; --gin_file {out / BINDINGS} gives a model of this shape"
-    )
+    with_shape = f"--gin_file {out / BINDINGS} gives a model of this shape"
+    print(f"melody train ... --init_from {out} starts from them; {with_shape}")

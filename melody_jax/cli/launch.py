@@ -5,43 +5,34 @@ import contextlib
 import importlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import melody_jax
-
-if TYPE_CHECKING:
-    from launch.job import Job
-
-TARGETS = {"tpu-vm": "tpu_vm", "gke": "gke", "slurm": "slurm"}
-"""Target -> module of the package `launch`."""
+from launch import job as descriptions
+from launch.processes import LaunchError, Runner
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", choices=TARGETS, help="where")
+    parser.add_argument("target", choices=descriptions.TARGETS, help="where")
     parser.add_argument("--config", required=True, metavar="FILE", help="the description, as in configs/launch")
     parser.add_argument("--dry_run", action="store_true", help="print what would be executed, and do nothing")
-    parser.add_argument(
-        "--out", default="runs/launch", metavar="DIR", help="logs and scripts go to DIR/NAME (default runs/launch)"
-    )
+    text = "logs and scripts go to DIR/NAME (default runs/launch)"
+    parser.add_argument("--out", default="runs/launch", metavar="DIR", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Launches, follows, and returns the exit code of what ran."""
-    from launch import job as descriptions
-    from launch.processes import LaunchError, Runner
-
     job = descriptions.read(args.config)
     _check_training(job, args.target)
     with Runner(Path(args.out) / job.name, args.dry_run) as runner:
         try:
-            return importlib.import_module(f"launch.{TARGETS[args.target]}").launch(job, runner)
+            return importlib.import_module(f"launch.{descriptions.TARGETS[args.target]}").launch(job, runner)
         except LaunchError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code
 
 
-def _check_training(job: "Job", target: str) -> None:
-    """Composes a training of this very code as every worker will, and lays it over the chips that are asked for.
+def _check_training(job: descriptions.Job, target: str) -> None:
+    """Composes a training as every worker will, if it ships this code, and lays it over the chips that are asked for.
 
     Raises:
       UserError: arguments or bindings that nobody reads, or a batch or parameters that do not divide over the mesh.
@@ -50,15 +41,10 @@ def _check_training(job: "Job", target: str) -> None:
     chips, slices = job.chips(target)
     if not ours or not chips or job.command[:2] != ("melody", "train"):
         return
-    from launch import job as descriptions
-    from melody_jax.cli import train
-    from melody_jax.cli.main import Parser
+    from melody_jax.cli import main, train
     from melody_jax.operations.fit import check_fit
 
-    parser = Parser(prog="melody train")
-    train.add_arguments(parser)
-    args, unknown = parser.parse_known_args(job.command[2:], argparse.Namespace(command="train"))
-    args.unknown = unknown
+    args = main.parse(job.command[1:])
     if any(descriptions.BUCKET in file for file in args.gin_file):
         return  # read where it lies
     if args.hardware == "auto":

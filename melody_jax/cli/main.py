@@ -5,6 +5,7 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from melody_jax import __version__
@@ -117,7 +118,27 @@ def main(argv: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _dispatch(argv: list[str]) -> int:
+def _dispatch(argv: Sequence[str]) -> int:
+    args = parse(argv)
+    for name, value in vars(args).items():
+        given = value if isinstance(value, (list, tuple)) else [value]
+        words = [str(word) for word in given if isinstance(word, (str, os.PathLike))]
+        if name in BUCKETS.get(args.command, ()):
+            from melody_jax import storage  # which takes a tenth of a second, also from --help
+
+            for word in words:
+                storage.path(word)
+        elif name not in TEXTS:
+            refuse_addresses(words)
+    return args.run(args) or 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments: `command`, `run`, the command's own, and `unknown`, the words --gin.NAME=value.
+
+    Raises:
+      UserError: they are wrong.
+    """
     parser = Parser(prog="melody", description="Train and sample MeLoDy, text-to-music in JAX.")
     parser.add_argument("--version", action="version", version=f"melody_jax {__version__}")
     subparsers: Any = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -137,23 +158,14 @@ def _dispatch(argv: list[str]) -> int:
         else:
             subparsers.add_parser(name, help=text, add_help=False)
     args, unknown = parser.parse_known_args(argv)
-    if args.command is None:
-        parser.print_help()
-        return 0
-    if unknown and args.command not in GIN_ARGUMENTS:
-        raise UserError(f"unknown arguments: {' '.join(unknown)} (see melody {args.command} --help)")
+    takes_gin = args.command in GIN_ARGUMENTS
+    foreign = [word for word in unknown if not (takes_gin and word.startswith("--gin.") and "=" in word)]
+    if foreign:
+        raise UserError(f"unknown arguments: {' '.join(foreign)} (see melody {args.command} --help)")
     args.unknown = unknown
-    for name, value in vars(args).items():
-        given = value if isinstance(value, (list, tuple)) else [value]
-        words = [str(word) for word in given if isinstance(word, (str, os.PathLike))]
-        if name in BUCKETS.get(args.command, ()):
-            from melody_jax import storage  # which takes a tenth of a second, also from --help
-
-            for word in words:
-                storage.path(word)
-        elif name not in TEXTS:
-            refuse_addresses(words)
-    return args.run(args) or 0
+    if args.command is None:
+        args.run = lambda _: parser.print_help()
+    return args
 
 
 if __name__ == "__main__":

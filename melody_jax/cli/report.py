@@ -5,12 +5,13 @@ import dataclasses
 import json
 
 from melody_jax import storage
+from melody_jax.cli import arguments
 from melody_jax.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model_dir", metavar="MODEL_DIR", help="as given to melody train")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    arguments.add(parser, "json")
     parser.add_argument("--out", metavar="PNG", help="where the plot goes (default MODEL_DIR/report.png)")
 
 

@@ -1,57 +1,36 @@
 """`melody serve`: a bundle as a service, with a web page."""
 
 import argparse
-import dataclasses
 import importlib.util
 import warnings
 
-from melody_jax.cli import arguments, pieces
+from melody_jax.cli import arguments
 from melody_jax.errors import UserError
+from melody_jax.operations.quiet import plain_warnings
 from melody_jax.serve.limits import Limits
 from melody_jax.serve.token import VARIABLE, read_token
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
-HELP = {
-    "seconds": "longest piece and upload",
-    "text": "letters of a sentence",
-    "candidates": "per prompt",
-    "steps": "of the diffusion",
-    "upload_mib": "of an upload",
-    "waiting": "jobs in the queue",
-    "waiting_each": "of them of one client",
-    "streams": "that play at once",
-    "stream_seconds": "length of a stream",
-    "kept_mib": "memory for finished takes",
-    "batch": "pieces that are made beside one another",
-    "programs": "compiled programs that are kept",
-    "connections": "open at once",
-}
-
 
 EPILOG = "Ctrl-C finishes what runs; a second one ends at once."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    arguments.add_bundle(parser)
+    arguments.add(parser, "bundle")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (8000)")
-    parser.add_argument(
-        "--token_file", metavar="FILE", help=f"holds the token that requests must carry (or the variable {VARIABLE})"
-    )
+    text = f"holds the token that requests must carry (or the variable {VARIABLE})"
+    parser.add_argument("--token_file", metavar="FILE", help=text)
     parser.add_argument("--cors", nargs="+", default=[], metavar="ORIGIN", help="sites whose pages may call this one")
     parser.add_argument("--grace", type=float, default=30.0, metavar="S", help="for running work at the end (30)")
     parser.add_argument("--warm", type=float, metavar="S", help="compile for pieces of that length before listening")
     group = parser.add_argument_group("limits")
-    for field in dataclasses.fields(Limits):
-        kind = float if field.type is float else int
-        group.add_argument(
-            f"--most_{field.name}", type=kind, default=field.default, help=f"{HELP[field.name]} ({field.default:g})"
-        )
+    arguments.add_fields(group, Limits, prefix="most_")
 
 
 def run(args: argparse.Namespace) -> None:
     """Serves until Ctrl-C."""
-    limits = Limits(**{field.name: getattr(args, f"most_{field.name}") for field in dataclasses.fields(Limits)})
+    limits = Limits(**arguments.fields_of(args, Limits, prefix="most_"))
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"melody serve needs {', '.join(missing)}: pip install 'melody_jax[serve]'")
@@ -64,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     from melody_jax.generate import Melody
     from melody_jax.serve import run as running
 
-    with pieces.plain_warnings(), running.listening(args.host, args.port) as place:
+    with plain_warnings(), running.listening(args.host, args.port) as place:
         melody = Melody.load(bundle)
         if args.warm is not None:
             running.warm(melody, limits, args.warm)

@@ -1,6 +1,7 @@
 """`melody stream` and `melody play`: music without an end, into a file or to the loudspeaker."""
 
 import argparse
+import functools
 import math
 import sys
 import threading
@@ -13,16 +14,17 @@ from melody_jax.errors import UserError
 from melody_jax.generate.files import stream_form
 from melody_jax.generate.prompts import check_prompts
 from melody_jax.generate.settings import seeds_of
-from melody_jax.generate.sound_file import SoundFormat, samples_of, stream_to
+from melody_jax.generate.sinks import Sink, pipe
+from melody_jax.generate.sound_file import stream_to
+from melody_jax.operations.quiet import plain_warnings
 
 EPILOG = "Ends after --seconds or with Ctrl-C; what was made until then is in the file."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_music(parser)
-    parser.add_argument(
-        "--out", default="-", metavar="PATH", help="X.wav, .flac, .ogg, .mp3, or - for raw 16-bit samples (default -)"
-    )
+    text = "X.wav, .flac, .ogg, .mp3, or - for raw 16-bit samples (default -)"
+    parser.add_argument("--out", default="-", metavar="PATH", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
 
 
@@ -30,24 +32,25 @@ def add_music(parser: argparse.ArgumentParser) -> None:
     """What both commands have."""
     parser.add_argument("prompt", metavar="PROMPT", help="a sentence; on a terminal, type another one at any time")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same music (default 0)")
-    parser.add_argument(
-        "--seconds", dest="length", type=float, default=math.inf, help="length (default: without an end)"
-    )
+    text = "length (default: without an end)"
+    parser.add_argument("--seconds", dest="length", type=float, default=math.inf, help=text)
     pieces.add_sampling(parser, ("seconds", "candidates"))
 
 
 def run(args: argparse.Namespace) -> None:
     """Writes until it is enough."""
     checked(args)
-    raw = args.out == "-"
-    form = SoundFormat() if raw else stream_form(args.out, args.overwrite)
-    if raw and sys.stdout.isatty():
-        raise UserError("raw samples are nothing for a terminal; give --out X.wav, or a pipe")
-    title = {"title": args.prompt[:200], "comment": f"seed {args.seed}"}
+    if args.out == "-":
+        if sys.stdout.isatty():
+            raise UserError("raw samples are nothing for a terminal; give --out X.wav, or a pipe")
+        sink = functools.partial(pipe, sys.stdout.buffer)
+    else:
+        tags = {"title": args.prompt[:200], "comment": f"seed {args.seed}"}
+        sink = functools.partial(stream_to, args.out, stream_form(args.out, args.overwrite), tags)
     try:
-        play(args, (lambda rate: _raw(rate, form)) if raw else (lambda rate: stream_to(args.out, rate, form, title)))
+        play(args, sink)
     except BrokenPipeError:
-        sys.stderr.close()  # who listened has gone, and that is all
+        sys.stderr.close()  # the reader of the pipe has gone, which is no error
     except OSError as error:
         raise UserError(f"cannot write {args.out}: {error}") from None
 
@@ -67,10 +70,6 @@ def checked(args: argparse.Namespace) -> dict[str, Any]:
     return chosen
 
 
-Sink = tuple[Callable[[Any], Any], Callable[[], Any]]
-"""(what takes a chunk of samples, what is called in the end)."""
-
-
 def play(args: argparse.Namespace, sink: Callable[[int], Sink]) -> None:
     """Hands chunk after chunk to what `sink` makes for a sample rate."""
     chosen, bundle = checked(args), arguments.bundle_of(args.bundle)
@@ -78,7 +77,7 @@ def play(args: argparse.Namespace, sink: Callable[[int], Sink]) -> None:
     from melody_jax.generate import Melody
 
     melody = Melody.load(bundle, adapters=arguments.adapters_of(args.adapter))
-    with pieces.plain_warnings():
+    with plain_warnings():
         asked = controls.from_arguments(args)
         stream = melody.stream(args.prompt, negative=args.negative, seed=args.seed, controls=asked, **chosen)
         take, end = sink(melody.sample_rate)
@@ -98,8 +97,3 @@ def _listen(stream: Any) -> None:
             stream.change(line.strip())
         except UserError as error:
             warnings.warn(str(error), stacklevel=1)
-
-
-def _raw(rate: int, form: SoundFormat) -> Sink:
-    write = sys.stdout.buffer.write
-    return lambda chunk: write(samples_of(chunk, rate, form).astype("<i2").tobytes()), sys.stdout.flush

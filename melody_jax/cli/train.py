@@ -4,7 +4,6 @@ import argparse
 
 from melody_jax import graph
 from melody_jax.cli import arguments
-from melody_jax.cli.arguments import folder
 from melody_jax.errors import UserError
 from melody_jax.operations import training
 from melody_jax.operations.configuration import binding_of
@@ -13,18 +12,21 @@ from melody_jax.watch.goodput import process_began
 from melody_jax.watch.trace import traced_steps
 
 EPILOG = "--gin.NAME=value binds as --set NAME=value does, but strings need their quotes."
+BOUND = {
+    "mesh": "loop.Run.mesh",
+    "seed": "loop.Run.seed",
+    "precompiled": "loop.Run.precompiled_dir",
+    "profile": "loop.Run.profile",
+    "total_steps": "TOTAL_STEPS",
+}
+"""Argument -> the parameter of gin that it binds, where it is given."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_configuration(parser, f"{', '.join(graph.ORDER)}, or all")
-    parser.add_argument("--total_steps", type=int, help="instead of the configuration's")
-    parser.add_argument(
-        "--init_from",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="start from weights: a part, a finished stage, a bundle, or a Hugging Face folder; may be given several times",
-    )
+    arguments.add(parser, "total_steps")
+    text = "start from weights: a part, a finished stage, a bundle or a Hugging Face folder; may be given several times"
+    parser.add_argument("--init_from", action="append", default=[], metavar="DIR", help=text)
     parser.add_argument("--precompiled", metavar="DIR", help="executables written by melody precompile --save")
     parser.add_argument("--profile", metavar="FIRST:LAST", help="trace these steps (for XProf) into DIR/STAGE/profile")
 
@@ -32,28 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_configuration(parser: argparse.ArgumentParser, choices: str) -> None:
     """The arguments that say what is trained (`choices` of STAGE), on what, and where."""
     add_composition(parser, choices)
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="NAME",
-        help="name of the data set, as given to melody data; several by their rates: a:0.7,b:0.3",
-    )
-    parser.add_argument(
-        "--model_dir", required=True, type=folder, metavar="DIR", help="everything is written to DIR/STAGE"
-    )
-    parser.add_argument(
-        "--data_dir", default="./data", type=folder, metavar="DIR", help="where data sets lie (default ./data)"
-    )
-    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json of a MuLan text tower of your own")
+    text = "name of the data set, as given to melody data; several by their rates: a:0.7,b:0.3"
+    arguments.add(parser, "data_dir", "tokenizer", data=text, model_dir="everything is written to DIR/STAGE")
 
 
 def add_composition(parser: argparse.ArgumentParser, choices: str) -> None:
     """The arguments that say how a stage is configured."""
     parser.add_argument("stage", metavar="STAGE", help=choices)
-    parser.add_argument("--size", required=True, help="a folder of configs/sizes: tiny, small, paper")
-    arguments.add_bindings(parser)
-    parser.add_argument("--mesh", help="device mesh, as data=-1,fsdp=4,tensor=2 (default: data=-1)")
-    arguments.add_hardware(parser)
+    arguments.add(parser, "size", "set", "gin_file", "mesh", "hardware")
     parser.add_argument("--seed", type=int, help="of parameters, step randomness and data order (default 0)")
 
 
@@ -65,25 +53,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def request_of(args: argparse.Namespace) -> training.Request:
-    """What is asked for by the arguments of `add_configuration`, and by those of `melody train` where there are any.
+    """What is asked for by the arguments of `add_composition`, and by more of those of `melody train` where there are any.
 
     Raises:
-      UserError: unknown arguments, an empty --profile, or no step to take.
+      UserError: an empty --profile, or no step to take.
     """
-    foreign = [word for word in args.unknown if not word.startswith("--gin.") or "=" not in word]
-    if foreign:
-        raise UserError(f"unknown arguments: {' '.join(foreign)} (see melody {args.command} --help)")
-    given = {"data": "", "model_dir": "", "precompiled": None, "profile": None, "total_steps": None} | vars(args)
-    if given["profile"] is not None and not traced_steps(given["profile"]):
+    arguments.check_positive(args, "total_steps")
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    if "profile" in given and not traced_steps(args.profile):
         raise UserError("--profile is empty; expected FIRST:LAST, as 10:15")
     bindings = [binding_of(item) for item in args.set]
     bindings += [word.removeprefix("--gin.") for word in args.unknown]
-    of_run = {"mesh": "mesh", "seed": "seed", "precompiled": "precompiled_dir", "profile": "profile"}
-    bindings += [f"loop.Run.{field} = {given[name]!r}" for name, field in of_run.items() if given[name] is not None]
-    arguments.check_positive(args, "total_steps")
-    if given["total_steps"] is not None:
-        bindings.append(f"TOTAL_STEPS = {given['total_steps']}")
-    where = {name: given[name] for name in ("data", "model_dir", "data_dir", "tokenizer") if name in given}
-    return training.Request(
-        args.stage, args.size, **where, hardware=args.hardware, gin_files=args.gin_file, bindings=bindings
-    )
+    bindings += [f"{parameter} = {given[name]!r}" for name, parameter in BOUND.items() if name in given]
+    fields = arguments.fields_of(args, training.Request)
+    return training.Request(**fields, gin_files=args.gin_file, bindings=bindings)

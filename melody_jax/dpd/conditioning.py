@@ -81,7 +81,7 @@ class TokenEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "B W"]) -> Float[Array, "B N H"]:
-        """Tokens, those of a moment beside one another (W = N R), to one vector a moment."""
+        """Tokens [B, N R], the R of a moment side by side, to one vector for each moment."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         init = nn.initializers.normal(0.05)
         x = Embed(self.codes, self.features, ("codes", "embed"), embedding_init=init, name="lookup", **dtypes)(tokens)

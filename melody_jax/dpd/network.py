@@ -25,7 +25,7 @@ class DPD(nn.Module):
     Attributes:
       config: shape of the network.
       geometry: latent channels, semantic codes and latent frames per token.
-      silent: whether it says 0 before training, to whoever adds something to it.
+      silent: whether its output is 0 before training, for a module that adds something to it.
     """
 
     config: DPDConfig

@@ -12,7 +12,7 @@ from melody_jax.evaluate.estimate import Estimate, mean
 from melody_jax.shapes import Array, Float, Int
 
 Labels = Sequence[str] | np.ndarray
-LARGE_SET = 24  # clips whose own mean and deviation are worth more than those of the training clips
+LARGE_SET = 24  # least number of clips whose own mean and deviation are used instead of those of the training clips
 
 
 def timbre(audio: Float[np.ndarray, "n T"], sample_rate: int, batch: int = 32) -> Float[np.ndarray, "n G"]:

@@ -8,7 +8,7 @@ import numpy as np
 from melody_jax.evaluate import spectra
 from melody_jax.evaluate.estimate import Estimate
 from melody_jax.evaluate.families import FamilyJudge
-from melody_jax.evaluate.notes import PitchClassJudge, chroma_cosine_of, onset_f
+from melody_jax.evaluate.notes import PitchClassJudge, chroma_cosine, onset_f
 from melody_jax.evaluate.probe import FamilyProbe, PitchClassProbe, SpectrumProbe, stacked
 from melody_jax.evaluate.tables import Cell, Table
 from melody_jax.evaluate.truth import Truth
@@ -134,4 +134,4 @@ def _row(audio: np.ndarray, reference: np.ndarray, truth: Truth, judges: Judges)
 
 
 def _cosine(reference: np.ndarray, heard: np.ndarray) -> Estimate | None:
-    return chroma_cosine_of(reference, heard) if len(reference) else None
+    return chroma_cosine(reference, heard) if len(reference) else None

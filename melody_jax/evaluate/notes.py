@@ -75,24 +75,11 @@ class PitchClassJudge:
 
 
 def agreement(heard: Int[np.ndarray, "n F"], notes: Sequence[Notes]) -> Estimate:
-    """Share of the frames with exactly one note in which `heard` is its pitch class, whoever heard it."""
+    """Share of the frames with exactly one note in which `heard` is its pitch class."""
     labels = np.stack([lone_pitch_class(clip, heard.shape[1]) for clip in notes])
     lone = labels != NONE
     shares = np.sum((heard == labels) & lone, 1) / np.maximum(lone.sum(1), 1)
     return mean(shares, lone.sum(1))
-
-
-def chroma_cosine(audio: Float[np.ndarray, "n T"], other: Float[np.ndarray, "n T"], sample_rate: int) -> Estimate:
-    """Mean cosine of the chroma of two renditions, frame by frame where the first is not silent."""
-    first, second = (spectra.chroma(spectra.bands(x, sample_rate)) for x in (audio, other))
-    return chroma_cosine_of(first, second)
-
-
-def chroma_cosine_to_notes(audio: Float[np.ndarray, "n T"], notes: Sequence[Notes], sample_rate: int) -> Estimate:
-    """Mean cosine of a clip's chroma and the pitch classes that sound by the score."""
-    heard = spectra.chroma(spectra.bands(audio, sample_rate))
-    asked = np.stack([sounding(clip, heard.shape[1]) for clip in notes]).astype(np.float32)
-    return chroma_cosine_of(asked, heard)
 
 
 def onsets(audio: Float[np.ndarray, "n T"], sample_rate: int) -> list[Float[np.ndarray, " count"]]:
@@ -126,7 +113,7 @@ def score_onsets(notes: Notes, seconds: float) -> Float[np.ndarray, " count"]:
     return np.asarray(kept)
 
 
-def chroma_cosine_of(reference: Float[np.ndarray, "n F 12"], other: Float[np.ndarray, "n G 12"]) -> Estimate:
+def chroma_cosine(reference: Float[np.ndarray, "n F 12"], other: Float[np.ndarray, "n G 12"]) -> Estimate:
     """Mean cosine of two chromas, frame by frame where the reference is not silent."""
     frames = min(reference.shape[1], other.shape[1])  # what is made may be a fraction of a frame shorter
     reference, other = reference[:, :frames], other[:, :frames]

@@ -58,7 +58,7 @@ def _words(cell: Cell) -> str:
 
 
 def _plain(cell: Cell) -> Any:
-    """What JSON holds of a cell: no nan, no infinity."""
+    """A cell as JSON can hold it: without nan and infinity."""
     if isinstance(cell, Estimate):
         return {"value": _plain(cell.value), "low": _plain(cell.low), "high": _plain(cell.high), "clips": cell.clips}
     return None if isinstance(cell, float) and not math.isfinite(cell) else cell

@@ -1,5 +1,6 @@
 """Where the pieces of one command go: their names, what may be replaced, the page that shows them. Imports no jax."""
 
+import dataclasses
 import re
 import warnings
 from collections.abc import Sequence
@@ -15,16 +16,38 @@ if TYPE_CHECKING:
     from melody_jax.generate import Melody, Result
 
 
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What is to be written, and where.
+
+    Attributes:
+      out: X.wav (X-0.wav, X-1.wav, ... for several pieces) or a folder; a picture (.png) and all that makes the piece again
+        (.json) are written beside each.
+      overwrite: replace files that are there.
+      skip_existing: go on: leave out pieces that are there.
+      format: of the sound files: wav, flac, ogg or mp3; if not given as `out` ends, else wav.
+      bits: 16, 24 or (wav) 32, which are floating-point.
+      rate: 24000, 44100 or 48000 Hz; if not given the bundle's.
+      keep_all: write every candidate: X-candidate-1.wav and so on.
+      html: also write a page with a player for each piece, index.html.
+    """
+
+    out: str = "music"
+    overwrite: bool = False
+    skip_existing: bool = False
+    format: str | None = None
+    bits: int = 16
+    rate: int | None = None
+    keep_all: bool = False
+    html: bool = False
+
+
 class Files:
     """Where each piece goes; each is written as soon as it exists.
 
     Args:
-      out: X.wav (X-0.wav, X-1.wav, ... for several pieces) or a folder.
+      asked: what is to be written.
       titles: one for each piece.
-      kind, bits, rate: of the sound files (`SoundFormat`); kind None: as `out` ends, else wav.
-      overwrite, skip_existing: what is done with files that are there; they are refused if neither.
-      keep_all: also writes the candidates that were not kept.
-      html: also writes a page with a player for each piece.
 
     Attributes:
       wanted: indices of the pieces that are to be made.
@@ -33,34 +56,22 @@ class Files:
       UserError: a name of something else, files that are there and may not be replaced, a folder that cannot be written.
     """
 
-    def __init__(
-        self,
-        out: str,
-        titles: Sequence[str],
-        kind: str | None = None,
-        bits: int = 16,
-        rate: int | None = None,
-        *,
-        overwrite: bool = False,
-        skip_existing: bool = False,
-        keep_all: bool = False,
-        html: bool = False,
-    ):
-        path = storage.path(out)
+    def __init__(self, asked: Output, titles: Sequence[str]):
+        path = storage.path(asked.out)
         ending = _ending(path)
-        self.form = SoundFormat(kind or (ending if ending in SUBTYPES else "wav"), bits, rate)
+        self.form = SoundFormat(asked.format or (ending if ending in SUBTYPES else "wav"), asked.bits, asked.rate)
         self._paths = _paths(path, titles, self.form.kind)
-        self._keep_all, self._html = keep_all, html
+        self._keep_all, self._html = asked.keep_all, asked.html
         self._pieces: list[tuple[storage.Path, dict[str, Any]]] = []
         there = [i for i, path in enumerate(self._paths) if path.exists()]
-        if overwrite and skip_existing:
+        if asked.overwrite and asked.skip_existing:
             raise UserError("--overwrite and --skip_existing exclude each other")
-        if there and not (overwrite or skip_existing):
+        if there and not (asked.overwrite or asked.skip_existing):
             others = f" and {len(there) - 1} more" if len(there) > 1 else ""
             raise UserError(
                 f"{self._paths[there[0]]}{others} exists; --overwrite replaces it, --skip_existing makes the others"
             )
-        self.wanted = [i for i in range(len(self._paths)) if not (skip_existing and i in there)]
+        self.wanted = [i for i in range(len(self._paths)) if not (asked.skip_existing and i in there)]
         _try(self._paths)
         if self._html:
             self._pieces = [(path, _said(path)) for i, path in enumerate(self._paths) if i not in self.wanted]
@@ -145,7 +156,7 @@ def _paths(out: storage.Path, titles: Sequence[str], kind: str) -> list[storage.
 
 
 def _try(paths: Sequence[storage.Path]) -> None:
-    """Finds out before the work whether its fruit can be kept."""
+    """Checks before the work that its results can be written."""
     folder = paths[0].parent
     if storage.in_bucket(folder):
         storage.check_writable(folder)

@@ -110,7 +110,7 @@ def moments_in(spans: Sequence[tuple[int, int]], count: int, token_samples: int)
 
 
 def redrawn(count: int, strength: float, run: int) -> Bool[np.ndarray, " N"]:
-    """A share `strength` of the moments, in stretches of `run` spread evenly, the first one last of all."""
+    """A share `strength` of the moments, in stretches of `run`, spread evenly; the first moment is the last to be chosen."""
     golden = (np.arange(-(-count // run)) * 0.6180339887498949 + 0.999) % 1.0
     return np.repeat(golden < strength, run)[:count]
 

@@ -34,7 +34,7 @@ def is_empty(text: str) -> bool:
 
 
 def read_prompts(path: str | os.PathLike) -> list[str]:
-    """The lines of a text file that are not empty; UTF-8, a byte order mark is none of the text.
+    """The lines of a text file that are not empty; UTF-8; a byte order mark does not count as text.
 
     Raises:
       UserError: the file cannot be read, is no text or holds no prompt.

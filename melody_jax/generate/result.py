@@ -69,7 +69,7 @@ class Progress:
 
     Attributes:
       done: steps of work that are done.
-      total: of so many.
+      total: how many there are.
       step: name of the step just done: "prompt", "language model", "diffusion", "decoder", "choice".
       pieces: how many pieces are finished.
     """
@@ -84,7 +84,7 @@ ProgressCallback = Callable[[Progress], None]
 
 
 class Cancelled(Exception):  # noqa: N818  it is no error
-    """The caller wanted no more.
+    """The caller cancelled the call.
 
     Attributes:
       results: the pieces that were finished before.

@@ -42,24 +42,24 @@ class Changes(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How music is sampled. A bundle may carry other defaults that suit its weights. Numbers of NumPy are welcome.
+    """How music is sampled. A bundle may carry other defaults that suit its weights. NumPy's numbers will do.
 
     Attributes:
       seconds: length of the music; of what is added, where music is continued.
-      steps: T, diffusion steps.
-      guidance: g of classifier-free guidance in the diffusion; 1 for none.
+      steps: diffusion steps, T.
+      guidance: classifier-free guidance of the diffusion, g; 1 for none.
       schedule: step sizes of the diffusion, "linear" (large steps first) or "uniform".
-      lm_guidance: the same for the language model; 1 for none.
+      lm_guidance: classifier-free guidance of the language model; 1 for none.
       temperature: of the language model; 0 always takes the most likely token.
-      top_k: language model draws from the k most likely tokens; 0 for all.
-      top_p: language model draws from the most likely tokens of this total probability.
+      top_k: the language model draws from the k most likely tokens; 0 for all.
+      top_p: the language model draws from the most likely tokens of this total probability.
       mulan_levels: how many of the MuLan tokens, coarse to fine, condition the language model; 0 for all.
       clip_latents: bound of predicted latents at every step, which lie in [-1, 1]; 0 for none.
       noise: deviation of the noise that diffusion starts from; below 1 rhythm is clearer and sounds are plainer.
       window_seconds: length that the diffusion makes at once, longer music in overlapping windows; 0 for the training
         clip.
       candidates: pieces made for each prompt; the one that MuLan hears nearest to the prompt is kept.
-      loudness: LUFS that pieces are brought to, peaks staying below -1 dB; None leaves the level alone.
+      loudness: LUFS that pieces are brought to, peaks staying below -1 dB; none leaves the level alone.
 
     Raises:
       UserError: a value of another type or out of range.

@@ -93,7 +93,7 @@ def open_sound(path: pathlib.Path, sample_rate: int, form: SoundFormat, tags: Ma
 
 
 def stream_to(
-    path: str, sample_rate: int, form: SoundFormat, tags: Mapping[str, str]
+    path: str, form: SoundFormat, tags: Mapping[str, str], sample_rate: int
 ) -> tuple[Callable[[np.ndarray], None], Callable[[], None]]:
     """(writes the next samples to the file, closes it); the file grows, and is a whole one once it is closed.
 

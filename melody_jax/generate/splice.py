@@ -41,7 +41,7 @@ def spliced(
 def matched(
     new: Float[np.ndarray, " U"], old: Float[np.ndarray, " T"], spans: Sequence[tuple[int, int]], sample_rate: int
 ) -> Float[np.ndarray, " U"]:
-    """`new` as loud as `old` in the second around the spans, which both have: a decoder gives levels back nearly."""
+    """`new` as loud as `old` in the second around the spans, which both have: a decoder reproduces levels only roughly."""
     reach = round(_CONTEXT_SECONDS * sample_rate)
     around = np.zeros(len(new), bool)
     for begin, end in spans:

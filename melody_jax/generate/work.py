@@ -46,7 +46,7 @@ def run(
     each: Callable[[int, Result], Any] | None = None,
     keep_all: bool = False,
 ) -> list[Result]:
-    """Makes all of them, in batches of rows that can be made beside one another; in the order of `jobs`.
+    """Makes all of them, in batches of rows that can be made together; in the order of `jobs`.
 
     Raises:
       UserError: batch_size is not a whole number of at least 1.
@@ -138,7 +138,7 @@ def _result(
 
 @contextlib.contextmanager
 def _told(progress: bool | ProgressCallback) -> Iterator[ProgressCallback | None]:
-    """Who is told of the progress: a bar, the caller's function, or nobody."""
+    """What shows the progress: a bar, the caller's function, or nothing."""
     if not isinstance(progress, bool):
         yield progress
         return

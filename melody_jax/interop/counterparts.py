@@ -36,7 +36,7 @@ Config = Any  # a frozen config dataclass
 
 
 class NoCounterpartError(UserError):
-    """Our model is something that theirs is not."""
+    """Our model has a feature that theirs lacks."""
 
 
 @dataclasses.dataclass(frozen=True)

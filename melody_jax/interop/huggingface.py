@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from melody_jax import config as config_lib
-from melody_jax.bundle.part import Part, cast, flatten, save_part, unflatten
+from melody_jax.bundle.bundle import finished_in
+from melody_jax.bundle.part import Part, cast, flatten, load_part, save_part, unflatten
 from melody_jax.errors import UserError
 from melody_jax.files import UNFINISHED, publish
 from melody_jax.geometry import Geometry
-from melody_jax.interop.counterparts import COUNTERPARTS, Counterpart, Rule, abstract
+from melody_jax.graph import ORDER
+from melody_jax.interop.counterparts import COUNTERPARTS, Counterpart, NoCounterpartError, Rule, abstract
 from melody_jax.train.start import UNUSED, listed
 
 RECORD = "huggingface"
@@ -114,6 +116,33 @@ def export_folder(part: Part, counterpart: Counterpart, out: str | os.PathLike, 
     whole = {_with_prefix(name, prefix, counterpart): np.asarray(x, order="C") for name, x in tensors.items()}
     _write(pathlib.Path(out), settings, cast(part.name, whole, dtype))
     return sorted(set(flat) - {name for rule in rules for name in rule.ours})
+
+
+def export_parts(model_dir: str, out: str | os.PathLike, dtype: str | None = None) -> Iterator[str]:
+    """Writes a folder for each counterpart of the finished stages of a model folder, or of one part, with `export_folder`.
+
+    Yields:
+      What became of each, a line of text.
+
+    Raises:
+      UserError: there is no part, none has a counterpart, or a folder cannot be written.
+    """
+    written = 0
+    for part in map(load_part, finished_in(model_dir, ORDER)):
+        counterparts = in_part(part)
+        if not counterparts:
+            yield f"{part.name}: no counterpart"
+        for counterpart in counterparts:
+            folder = pathlib.Path(out) / counterpart.name
+            try:
+                left = export_folder(part, counterpart, folder, dtype)
+            except NoCounterpartError as error:
+                yield f"{part.name}: no {counterpart.name}: {error}"
+                continue
+            written += 1
+            yield f"{part.name}: {counterpart.name} in {folder}" + (f"; without {', '.join(left)}" if left else "")
+    if not written:
+        raise UserError(f"nothing in {model_dir} has a counterpart")
 
 
 def to_tensors(rules: Iterable[Rule], flat: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ class MusicTowerConfig:
       mlp: hidden width of the feed-forward.
       norm_eps: epsilon of every LayerNorm.
       dropout: rate inside training, after attention and feed-forward (AST: 0).
-      unroll: layers per iteration of the scan over them (a CPU likes all, compile time likes 1).
+      unroll: layers per iteration of the scan over them (all of them run fastest on a CPU, 1 compiles fastest).
     """
 
     mels: int = 128
@@ -72,7 +72,7 @@ class TextTowerConfig:
       heads: attention heads; must divide `width`.
       mlp: hidden width of the feed-forward.
       norm_eps: epsilon of every LayerNorm.
-      unroll: layers per iteration of the scan over them (a CPU likes all, compile time likes 1).
+      unroll: layers per iteration of the scan over them (all of them run fastest on a CPU, 1 compiles fastest).
       pooling: "cls" (state of the first token, MuLan) or "mean" (over all tokens but padding, MiniLM).
     """
 

@@ -45,7 +45,7 @@ class MuLan(nn.Module):
     """Two towers, two projections, the temperature, and the centres of the two modalities.
 
     The parameters are {"music", "text", "music_projection", "text_projection", "log_scale"}; a frozen text tower's "text"
-    comes from elsewhere (see `minilm`), and whoever only embeds music does without it. The centres are measured at the end
+    comes from elsewhere (see `minilm`), and is not needed to embed music. The centres are measured at the end
     of training, which knows none.
 
     Attributes:

@@ -57,7 +57,7 @@ class Transformer(nn.Module):
     Attributes:
       layers: depth.
       remat: "none", "full" or "dots" (keep matrix products, compute the rest again).
-      unroll: layers per iteration of the scan (a CPU likes all, compile time likes 1).
+      unroll: layers per iteration of the scan (all of them run fastest on a CPU, 1 compiles fastest).
       heads, mlp, pre_norm, norm_eps, dropout, fused_attention, dtype, param_dtype: see `TransformerLayer`.
     """
 

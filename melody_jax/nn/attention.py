@@ -18,7 +18,7 @@ from melody_jax.shapes import Array, Bool, Float, Int
 
 @flax.struct.dataclass
 class KVCache:
-    """Keys and values of the positions decoded so far, or, as every pytree, something else for each of them (shapes, axes).
+    """Keys and values of the positions decoded so far; as in any pytree the leaves may be shapes or axes instead of arrays.
 
     Attributes:
       key: [layers, B, U, C], heads side by side in C = heads * dim: a TPU pads a last axis of 64 to 128 in memory.

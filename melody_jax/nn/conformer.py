@@ -46,7 +46,7 @@ class ConformerConfig:
       norm_eps: epsilon of every norm.
       remat: "none", "full" or "dots": what the backward pass computes again instead of storing.
       fused_attention: on TPUs, the kernel of `nn/kernels/attention.py`; XLA's own operations elsewhere, or where False.
-      unroll: blocks per iteration of the scan over them (a CPU likes all, compile time likes 1).
+      unroll: blocks per iteration of the scan over them (all of them run fastest on a CPU, 1 compiles fastest).
       dtype: of computation.
       param_dtype: of parameters.
     """
@@ -84,7 +84,7 @@ class BatchNorm(nn.Module):
     """Ioffe and Szegedy (2015). The running statistics `mean` and `var` are measured values (`nn/measured.py`).
 
     In training the batch's own statistics normalise; where the collection is mutable they take the place of the running
-    ones, and whoever trains mixes the two.
+    ones, and the training code mixes the two.
     """
 
     eps: float = 1e-5

@@ -39,7 +39,7 @@ def _sequential(decay: Array, inputs: Array, reverse: bool) -> Array:
     return jnp.moveaxis(states, 0, -2)
 
 
-STEPS = 8  # of a sequential recurrence in one round of its loop: rounds cost time on TPUs, and a row of 8 is their tile
+STEPS = 8  # taken in one iteration of a sequential loop: iterations cost time on TPUs, whose tiles have 8 rows
 SCANS: dict[str, Callable[[Array, Array, bool], Array]] = {"associative": _associative, "sequential": _sequential}
 
 

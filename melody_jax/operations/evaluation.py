@@ -20,7 +20,7 @@ from melody_jax.geometry import Geometry
 from melody_jax.operations.tokens import ensure
 
 FEWEST = 4
-"""Clips that anything can be said of."""
+"""The least number of clips on which figures mean anything."""
 JUDGE_CLIPS = 600
 """Real renders that judges and probes are fitted on."""
 

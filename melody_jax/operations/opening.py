@@ -112,7 +112,7 @@ def data_directory(stage: str, model_dir: str, data: str, data_dir: str) -> Path
 
     reads_tokens = stage in graph.READ_TOKENS
     directory = read.tokens_directory(model_dir, data) if reads_tokens else read.audio_directory(data_dir, data)
-    read.metadata(directory)  # a missing data set is said before TensorFlow takes seconds to start
+    read.metadata(directory)  # a missing data set is reported before TensorFlow takes seconds to start
     return directory
 
 

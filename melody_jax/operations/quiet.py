@@ -1,20 +1,39 @@
-"""What TensorFlow says of itself while it is loaded is kept from the terminal. Imports no TensorFlow."""
+"""What reaches the terminal: nothing that TensorFlow says of itself while it is loaded; warnings in one line. Imports neither
+TensorFlow nor jax."""
 
+import contextlib
 import importlib.abc
 import os
 import re
 import sys
 import tempfile
+import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import absl.logging
+import tqdm
 
 
 def silence_tensorflow() -> None:
     """Before TensorFlow is imported: only its errors are printed, unless TF_CPP_MIN_LOG_LEVEL says otherwise."""
-    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:  # who has set it wants to read what TensorFlow says
+    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:  # a user who has set it wants to read TensorFlow's messages
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         sys.meta_path.insert(0, _Quiet())
-        absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS warns of what is as it should be
+        absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS warns of things that are in order
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings are one line on stderr, above a progress bar."""
+
+    def show(message: Any, *_: Any, **__: Any) -> None:
+        tqdm.tqdm.write(f"warning: {' '.join(str(message).split())}", sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
 
 
 class _Quiet(importlib.abc.MetaPathFinder):

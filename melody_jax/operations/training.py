@@ -44,8 +44,8 @@ class Request:
 
     stage: str
     size: str
-    data: str
-    model_dir: str
+    data: str = ""
+    model_dir: str = ""
     data_dir: str = "./data"
     hardware: str = "auto"
     gin_files: Sequence[str] = ()
@@ -69,6 +69,16 @@ class Request:
             configs[name] = configuration.compose(files, self.gin_files, self.bindings, partial=len(self.stages) > 1)
         configuration.refuse_ignored(frozenset.intersection(*(config.ignored for config in configs.values())))
         return {name: self._of_this_run(config) for name, config in configs.items()}
+
+    def compose_one(self) -> RunConfig:
+        """The configuration of the stage.
+
+        Raises:
+          UserError: more than one stage is asked for, or see `compose`.
+        """
+        if self.stage not in graph.ORDER:
+            raise UserError(f"unknown stage {self.stage!r}; choose one of {', '.join(graph.ORDER)}")
+        return self.compose()[self.stage]
 
     def open(self, config: RunConfig, make_tokens: bool = True) -> opening.Opened:
         """See `opening.open_run`."""

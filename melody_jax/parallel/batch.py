@@ -94,7 +94,7 @@ def measure_batches(
 ) -> Iterator[Any]:
     """`function(variables, batch)` of each batch, computed on the mesh, whole on every host; all hosts must call it.
 
-    One after the other: on CPUs the collectives of several programs in flight wait for one another for ever.
+    One after the other: on CPUs the collectives of several programs in flight would deadlock.
     """
     program = jax.jit(on_mesh(function, mesh))
     for batch in batches:

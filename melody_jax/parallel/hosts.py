@@ -14,7 +14,7 @@ COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX
 """Environment variables by which a launcher that JAX does not know names address, number and index of the processes."""
 
 HEARTBEAT_SECONDS = 30
-"""A host that is silent for so long is taken for dead, and the others end."""
+"""How long a host may be silent before it is taken for dead and the others end."""
 
 _REASON = 256  # bytes of a reason that other hosts are told
 _TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
@@ -72,7 +72,7 @@ def together() -> Iterator[None]:
     code, reason, error = 0, "", None
     try:
         yield
-    except Exception as caught:  # whatever it is, the others must hear of it
+    except Exception as caught:  # of any kind: the other hosts must be told
         code, reason, error = exit_code_of(caught), str(caught) or type(caught).__name__, caught
     own = np.frombuffer(bytes([code]) + reason.encode()[:_REASON].ljust(_REASON, b"\0"), np.uint8)
     for host, told in enumerate(multihost_utils.process_allgather(own)):
@@ -82,5 +82,5 @@ def together() -> Iterator[None]:
 
 
 def everywhere(done: bool) -> bool:
-    """Whether all hosts say so; every host must ask."""
+    """Whether it holds on all hosts; every host must call it."""
     return done if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.bool_(done))))

@@ -19,7 +19,7 @@ from melody_jax.shapes import Array, Bool, Float, Shaped
 
 
 class PretrainOutput(flax.struct.PyTreeNode):
-    """Everything the losses need, and they.
+    """The losses and everything that they are computed from.
 
     Attributes:
       context: [B, N, P], predictions of the targets.

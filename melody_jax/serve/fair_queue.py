@@ -1,4 +1,4 @@
-"""A bounded queue in which clients take turns, whoever asks most. Imports no jax."""
+"""A bounded queue in which clients take turns, however much each of them asks for. Imports no jax."""
 
 import collections
 import dataclasses
@@ -25,7 +25,7 @@ class FullError(Exception):
 
 
 class ClosedError(Exception):
-    """Nothing is taken in any more."""
+    """The queue is closed to new items."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ class FairQueue(Generic[T]):
             return [entry.item for entry in chosen[:size]]
 
     def remove(self, wanted: Callable[[T], bool]) -> list[T]:
-        """Takes out what is wanted no more."""
+        """Removes items that are no longer wanted."""
         with self._changed:
             found = [entry for line in self._lines.values() for entry in line if wanted(entry.item)]
             for entry in found:
@@ -97,7 +97,7 @@ class FairQueue(Generic[T]):
             return [entry.item for entry in found]
 
     def close(self) -> list[T]:
-        """Takes nothing in any more; what was waiting comes back."""
+        """Closes the queue to new items, and returns those that were waiting."""
         with self._changed:
             self._closed = True
             left = [entry.item for entry in self._in_turns()]

@@ -1,4 +1,4 @@
-"""Asking for music, watching it being made, changing one's mind."""
+"""Jobs over HTTP: asking for music, following the work, cancelling it."""
 
 import json
 import time
@@ -59,7 +59,7 @@ def router(service: Service, checker: Checker) -> fastapi.APIRouter:
 
     @routes.get("/jobs/{id}")
     async def job(id: str, wait: Annotated[float, fastapi.Query(ge=0, le=60)] = 0.0) -> JSONResponse:
-        """How far it is; with `wait`, answers when it has ended, or after so many seconds."""
+        """The state of a job; with `wait`, answers when it has ended, or after `wait` seconds."""
         job = found(id)
         until = time.monotonic() + wait
         while job.state not in FINAL and (left := until - time.monotonic()) > 0:
@@ -73,7 +73,7 @@ def router(service: Service, checker: Checker) -> fastapi.APIRouter:
 
     @routes.delete("/jobs/{id}")
     async def cancel(id: str) -> JSONResponse:
-        """No more of it, please: at once where it waits, after the current step where it runs."""
+        """Cancels a job: at once if it waits, after the current step if it runs."""
         job = found(id)
         service.cancel(job)
         return JSONResponse(job.said())

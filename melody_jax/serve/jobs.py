@@ -70,7 +70,7 @@ class Job:
         self._loop, self._news = loop, asyncio.Event()
 
     def tell(self, **changes: Any) -> None:
-        """Changes attributes, and wakes who waits for news. From any thread."""
+        """Changes attributes, and wakes those that wait for news. May be called from any thread."""
         for name, value in changes.items():
             setattr(self, name, value)
         if self._loop is not None and not self._loop.is_closed():

@@ -20,7 +20,7 @@ class Limits:
       streams: that play at once.
       stream_seconds: length of a stream.
       kept_mib: memory for finished takes; the one that nobody has asked for longest makes room for a new one.
-      batch: most pieces that are made beside one another.
+      batch: most pieces that are made together.
       programs: compiled programs that are kept; beyond that all are dropped, and compiled anew when they are needed.
       connections: open at once.
 

@@ -36,11 +36,11 @@ class Live:
         self.ended = False
 
     def change(self, changes: dict[str, Any]) -> None:
-        """Other words or settings from the next chunk on, as `Stream.change` takes them; checked before."""
+        """Changes the prompt or settings from the next chunk on, as `Stream.change` does; they are checked before."""
         self._changes.append(changes)
 
     def end(self) -> None:
-        """No more chunks. From any thread."""
+        """Ends the stream. May be called from any thread."""
         self.ended = True
         self._deliver(None)
 

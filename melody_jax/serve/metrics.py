@@ -33,7 +33,7 @@ class Metrics:
             registry=self.registry,
         )
         self.batch = prometheus.Histogram(
-            "melody_batch_pieces", "made beside one another", buckets=(1, 2, 4, 8, 16), registry=self.registry
+            "melody_batch_pieces", "pieces made together", buckets=(1, 2, 4, 8, 16), registry=self.registry
         )
         self.music = prometheus.Counter("melody_music_seconds", "seconds of music made", registry=self.registry)
 

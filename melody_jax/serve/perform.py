@@ -47,7 +47,7 @@ def takes_of(melody: Melody, wanted: Wanted, result: Result) -> list[Take]:
 def _take(melody: Melody, wanted: Wanted, result: Result) -> Take:
     parent = wanted.take
     made = describe(result, melody.bundle)
-    made["bundle"] = {"parts": melody.bundle.ids}  # its folder is nobody's business
+    made["bundle"] = {"parts": melody.bundle.ids}  # without the folder, which clients need not know
     made["verb"], made["parent"] = wanted.verb, parent.id if parent else None
     title = result.prompt or (parent.title if parent else "")
     return Take(

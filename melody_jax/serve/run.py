@@ -16,7 +16,7 @@ from melody_jax.serve.limits import Limits
 from melody_jax.serve.service import Service
 
 _FETCH_SECONDS = 5.0
-"""After the last job has ended, so long may be asked for it and its takes."""
+"""How long the server still answers for a job and its takes after the last job has ended."""
 
 
 def listening(host: str, port: int) -> socket.socket:

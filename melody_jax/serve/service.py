@@ -94,7 +94,7 @@ class Service:
         return job
 
     def cancel(self, job: Job) -> None:
-        """Wants no more of it: at once where it waits, after the current step where it runs alone."""
+        """Cancels a job: at once if it waits, after the current step if it runs alone."""
         job.stop.set()
         for waiting in self._queue.remove(lambda item: item is job):
             self._end(waiting, CANCELLED)

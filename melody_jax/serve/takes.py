@@ -14,7 +14,7 @@ from melody_jax.shapes import Float, Int
 
 @dataclasses.dataclass(frozen=True)
 class Take:
-    """One piece, made here or uploaded. Whoever knows its id may have it.
+    """One piece, made here or uploaded. Anyone who knows its id may fetch it.
 
     Samples are those of a 16-bit file: what is edited further is what was downloaded, to the bit.
 
@@ -73,7 +73,7 @@ def new_id() -> str:
 
 
 class Takes:
-    """Takes up to so many bytes; the one that nobody has asked for longest goes first."""
+    """Takes, up to a number of bytes in all; the one that was asked for least recently is dropped first."""
 
     def __init__(self, most_bytes: int):
         self._most, self._bytes = most_bytes, 0

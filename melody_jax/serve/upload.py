@@ -13,7 +13,7 @@ from melody_jax.errors import UserError
 from melody_jax.shapes import Float
 
 TYPES = ("audio/", "video/mp4", "video/webm", "application/ogg", "application/octet-stream")
-"""How a media type of an upload begins; what the file is, its reader finds."""
+"""How the media type of an upload must begin; its reader finds out the file format."""
 _PATIENCE = 120.0
 """Seconds that an upload may take."""
 

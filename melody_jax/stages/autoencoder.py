@@ -48,7 +48,7 @@ class AutoencoderStage(Stage):
         8,192 samples); 0: the whole segment.
       spike_factor: a step whose gradient norm is not finite or exceeds this many times its running mean changes nothing
         but the counters `skipped` and `skipped_in_a_row`; 0 lets every step through.
-      rollback_after: so many skipped steps in a row send the run back to its last good checkpoint; 0: never.
+      rollback_after: how many skipped steps in a row send the run back to its last good checkpoint; 0: never.
       latent_bound: latents are divided by it and clipped at [-1, 1] (the publication's is 3); 0: by what is measured at
         the end.
       calibration_batches: batches over whose latents that is measured.
@@ -92,7 +92,7 @@ class AutoencoderStage(Stage):
         return self.adversarial_start >= 0 and bool(self.discriminators.periods or self.discriminators.ffts)
 
     def check(self, total_steps: int) -> None:
-        """Refuses to end before the discriminators begin, too."""
+        """Also refuses a training that would end before the discriminators begin."""
         super().check(total_steps)
         if self.adversarial and self.adversarial_start >= total_steps:
             raise UserError(

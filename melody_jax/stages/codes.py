@@ -31,7 +31,7 @@ PARENTS = graph.PARENTS["codes"]
 
 @dataclasses.dataclass(frozen=True)
 class CodesStage(Stage):
-    """Clusters what two frozen encoders say of the music. No gradients: `opt_state` holds counts, sums and memories.
+    """Clusters the outputs of two frozen encoders. No gradients: `opt_state` holds counts, sums and memories.
 
     Attributes:
       config: how the codebooks are learnt.
@@ -59,7 +59,7 @@ class CodesStage(Stage):
         return SemanticEncoder(config_lib.from_dict(SemanticConfig, self._info("semantic")["config"]), self.geometry)
 
     def check(self, total_steps: int) -> None:
-        """Refuses to end before the codebooks are seeded, too."""
+        """Also refuses a training that would end before the codebooks are seeded."""
         super().check(total_steps)
         if self.config.seed_step >= total_steps:
             raise UserError(

@@ -88,7 +88,7 @@ class Loaded:
         return rows + -rows % self._mesh.size
 
     def _whole(self, tree: Any) -> Any:
-        """Arrays of which every chip holds all."""
+        """The sharding of arrays that every chip holds whole."""
         return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
 
     def _rows(self, array: np.ndarray | Array) -> Array:

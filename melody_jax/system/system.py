@@ -89,11 +89,11 @@ class System:
 
     @property
     def decodes_magnitudes(self) -> bool:
-        """Whether the decoder says magnitudes, for which phases must be found."""
+        """Whether the decoder predicts magnitudes, for which phases must be found."""
         return self.autoencoder.config.decoder == "magnitude"
 
     def kept_dtype(self, name: str, path: tuple[Any, ...]) -> jnp.dtype:
-        """What a weight of the part `name`, `path` being its keys, is kept in on the device: float32.
+        """The dtype in which a weight of the part `name` is kept on the device (`path`: its keys): float32.
 
         Language and diffusion model run many times on the same weights. What they multiply in their compute dtype they keep
         in it: the products are the same ones, from half the memory.

@@ -124,7 +124,7 @@ class _Work:
             self.checkpoints.wait()
 
     def roll_back(self, step: int) -> int:
-        """The state of the last good checkpoint, in front of other batches than those that followed it; its step.
+        """Goes back to the last good checkpoint, then on with other batches than those that followed it; returns its step.
 
         Raises:
           StoppedError: there is no such checkpoint, or it has been tried `_ROLLBACKS` times.

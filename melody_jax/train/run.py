@@ -16,7 +16,7 @@ class Run:
     Attributes:
       total_steps: where training ends; a checkpoint and an evaluation are made there in any case.
       checkpoint_every, eval_every, log_every: in steps.
-      eval_steps: the first so many held-out batches are kept in memory and used at every evaluation.
+      eval_steps: how many held-out batches, the first ones, are kept in memory and used at every evaluation.
       keep: how many checkpoints are kept.
       mesh: sizes of the mesh axes (`parallel.mesh`).
       seed: of parameters, step randomness and the order of the data.

@@ -137,7 +137,7 @@ class Stage(ABC):
         """Host side, once per start, after `init` and before a checkpoint is restored: weights from outside.
 
         A stage with parents replaces `state.frozen` by their weights, one that starts from published weights replaces
-        leaves of `state.params` (and `state.ema`); numpy arrays are welcome, the loop places them. Raises UserError
+        leaves of `state.params` (and `state.ema`); numpy arrays will do, the loop places them. Raises UserError
         where a parent is missing.
         """
         return state

@@ -74,7 +74,7 @@ class Steps:
             step, metrics = self._pending.pop(0)
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             self.skipped = int(values.get("skipped_in_a_row", 0))
-            if self.skipped:  # its numbers went nowhere
+            if self.skipped:  # its metrics were not used
                 values = {name: value for name, value in values.items() if math.isfinite(value)}
             check_finite(values, step)
             self._unlogged.append(values)

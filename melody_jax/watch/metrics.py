@@ -21,7 +21,7 @@ from melody_jax.storage import Path
 LINES = "metrics.jsonl"
 CURVES = "curves.png"
 EVENTS_SECONDS = 600.0
-"""A file of events is closed after so long, and another begun: buckets keep closed files alone."""
+"""How long a file of events is written before the next one is begun: buckets keep only closed files."""
 
 
 class MetricWriter:

@@ -16,7 +16,7 @@ from melody_jax.watch.metrics import LINES
 
 PLOT = "report.png"
 LOCK = "lock"
-"""In a run's folder: held by the process that trains there."""
+"""The lock in a run's folder, held by the process that trains there."""
 RATES = ("seconds_per_step", "audio_seconds_per_second", "tokens_per_second", "mfu", "input_wait")
 LOST = tuple(kind for kind in (*goodput.KINDS, "redone") if kind != "steps")
 """Kinds of time that are not goodput."""

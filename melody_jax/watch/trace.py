@@ -59,7 +59,7 @@ class Trace:
         self._trace(number + 1 in self._steps and self._tracing)
 
     def close(self) -> None:
-        """Ends a trace that is running; one that cannot be written is reported and forgotten."""
+        """Ends a trace that is running; one that cannot be written is reported and dropped."""
         if not self._tracing:
             return
         self._tracing = False

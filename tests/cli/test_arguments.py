@@ -1,15 +1,20 @@
 """Every bad argument is one line on stderr and exit code 2, before any work is done."""
 
+import argparse
+import dataclasses
 import importlib
 import os
 import signal
 import subprocess
 import sys
+from typing import Literal
 
 import pytest
 
-from melody_jax.cli.main import main
-from melody_jax.errors import BAD_ARGUMENTS, refuse_addresses
+from melody_jax.cli.arguments import add_fields, fields_of
+from melody_jax.cli.main import Parser, main
+from melody_jax.config import described
+from melody_jax.errors import BAD_ARGUMENTS, UserError, refuse_addresses
 
 TRAIN = ["train", "lm", "--size", "tiny", "--data", "x"]
 ADDRESSES = {
@@ -108,6 +113,7 @@ BAD = {
         "--total_steps",
         "2",
     ],
+    "doctor for all stages": ["doctor", "all", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}"],
     "stray argument": ["train", "lm", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}", "--steps", "3"],
     "no parents": ["train", "lm", "--size", "tiny", "--data", "x", "--model_dir", "{tmp}"],
     "no such sweep": ["sweep", "{tmp}/none.gin"],
@@ -197,6 +203,48 @@ def test_an_address_is_no_path(case, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "://bucket/" in said and "is an address" in said
     assert [path.name for path in tmp_path.iterdir()] == ["address.gin"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Drink:
+    """Something to drink.
+
+    Attributes:
+      milk, sugar: spoons.
+      kind: tea, or what
+        else there is.
+      degrees: Celsius.
+
+    Raises:
+      UserError: it is cold.
+    """
+
+    milk: int = 0
+    sugar: int | None = None
+    kind: Literal["tea", "coffee"] = "tea"
+    degrees: float = 60.0
+
+
+def test_options_of_a_dataclass(capsys):
+    assert described(Drink) == {
+        "milk": "spoons",
+        "sugar": "spoons",
+        "kind": "tea, or what else there is",
+        "degrees": "Celsius",
+    }
+    parser, names = Parser(prog="brew"), ("milk", "sugar", "kind", "degrees")
+    add_fields(parser, Drink, names, prefix="my_")
+    args = parser.parse_args(["--my_sugar", "none", "--my_degrees", "80", "--my_kind", "coffee"])
+    given = fields_of(args, Drink, prefix="my_")
+    assert given == {"milk": 0, "sugar": None, "kind": "coffee", "degrees": 80.0}
+    text = " ".join(parser.format_help().split())
+    assert "--my_kind tea|coffee tea, or what else there is (default tea)" in text
+    assert "spoons (default 0)" in text and "Celsius (default 60)" in text
+    silent = Parser(prog="brew")
+    add_fields(silent, Drink, names, default=argparse.SUPPRESS)
+    assert fields_of(silent.parse_args(["--milk", "2"]), Drink) == {"milk": 2}
+    with pytest.raises(UserError, match="argument --milk: invalid int value: 'much'"):
+        silent.parse_args(["--milk", "much"])
 
 
 def test_a_sentence_may_hold_an_address():

@@ -10,7 +10,7 @@ from melody_jax.bundle.part import load_part
 from melody_jax.files import read_lines
 from tests.train import processes
 
-TOTAL, SAVE_EVERY = 150, 25
+TOTAL, SAVE_EVERY = 75, 15
 SMALL = ("lm.LMConfig.layers=1", "lm.LMConfig.width=32", "lm.LMConfig.heads=2", "lm.LMConfig.hidden=32", "BATCH_SIZE=4")
 OFTEN = (f"loop.Run.checkpoint_every={SAVE_EVERY}", "loop.Run.log_every=1", "loop.Run.eval_steps=0")
 

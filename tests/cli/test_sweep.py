@@ -18,11 +18,12 @@ from data_pipelines import read
 from launch import job
 from melody_jax import config
 from melody_jax.bundle.part import load_part, save_part
-from melody_jax.cli import main, sweep
+from melody_jax.cli import main
 from melody_jax.errors import UserError
 from melody_jax.graph import READ_AUDIO
 from melody_jax.operations import configuration
 from melody_jax.operations.sweep import command as commands
+from melody_jax.operations.sweep import whole
 from melody_jax.operations.sweep.trial import Trial
 from melody_jax.train.optim import OptimConfig
 from tests.cli.test_interrupted import OFTEN, SMALL
@@ -193,7 +194,7 @@ def test_no_finished_trial_is_exit_code_1_and_a_signal_is_its_own(tmp_path, file
     monkeypatch.setattr(commands, "MELODY", (sys.executable, str(STAND_IN)))
     failing = ["--set", "sweep.Sweep.space={'optim.OptimConfig.b1': [1.0]}"]
     assert melody(tmp_path, file, *parents[0], *failing) == 1
-    monkeypatch.setattr(sweep, "run_trials", lambda *_: signal.SIGTERM)
+    monkeypatch.setattr(whole, "run_trials", lambda *_: signal.SIGTERM)
     assert melody(tmp_path, file, *parents[0], *failing) == 143
     assert "the same command goes on" in capsys.readouterr().err
 

@@ -68,7 +68,7 @@ def test_every_parameter_names_its_axes():
         assert len(box.names) == box.value.ndim and None not in box.names
 
 
-@pytest.mark.parametrize("frames", [1, 5, 6, 20, 33])
+@pytest.mark.parametrize("frames", [1, 6, 33])
 def test_any_length_gives_a_velocity_per_frame(variables, frames):
     out = _apply(variables, *_inputs(frames))
     assert out.shape == (2, frames, 3) and out.dtype == jnp.float32 and bool(jnp.all(jnp.isfinite(out)))

@@ -14,6 +14,7 @@ from melody_jax import storage
 from melody_jax.bundle import Bundle
 from melody_jax.cli import arguments as arguments_command
 from melody_jax.cli.main import main
+from melody_jax.generate import Melody
 from melody_jax.generate.files import Files
 
 
@@ -23,6 +24,17 @@ def refused(capsys, arguments):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("error: ")
     return error
+
+
+@pytest.fixture
+def loaded_once(melody, bundle_dir, monkeypatch):
+    """Commands that read the toy bundle get the one that is loaded and compiled; those of other tests load it."""
+    load = Melody.load
+
+    def loaded(directory, **options):
+        return melody if str(directory) == str(bundle_dir) and not options["adapters"] else load(directory, **options)
+
+    monkeypatch.setattr(Melody, "load", loaded)
 
 
 def test_one_prompt(bundle_dir, tmp_path, capsys):
@@ -36,7 +48,7 @@ def test_one_prompt(bundle_dir, tmp_path, capsys):
     assert json.loads(out.with_suffix(".json").read_text())["settings"]["steps"] == 3
 
 
-def test_prompt_file_and_folder(bundle_dir, tmp_path):
+def test_prompt_file_and_folder(bundle_dir, tmp_path, loaded_once):
     (tmp_path / "prompts.txt").write_text("Loud drums!\n\n  flute \n")
     command = ["generate", "--prompts", tmp_path / "prompts.txt", "--bundle", bundle_dir, "--seconds", 0.4]
     assert main([str(word) for word in [*command, "--out", tmp_path / "music"]]) == 0
@@ -106,7 +118,7 @@ def words(*command):
     return [str(word) for word in command]
 
 
-def test_pieces_are_written_as_soon_as_they_exist(bundle_dir, tmp_path, capsys, monkeypatch):
+def test_pieces_are_written_as_soon_as_they_exist(bundle_dir, tmp_path, capsys, monkeypatch, loaded_once):
     """Ctrl-C after the second of three: two pieces are there, one line, 130; then --skip_existing makes the third."""
     (tmp_path / "prompts.txt").write_bytes("\ufeffloud $100 drums\nflute\nviolin\n".encode())
     out = tmp_path / "music"
@@ -141,7 +153,7 @@ def test_pieces_are_written_as_soon_as_they_exist(bundle_dir, tmp_path, capsys, 
     assert (again["seed"], again["semantic_codes"]) == (last["seed"], last["semantic_codes"])
 
 
-def test_a_piece_is_changed_and_made_again(bundle_dir, tmp_path, capsys):
+def test_a_piece_is_changed_and_made_again(bundle_dir, tmp_path, capsys, loaded_once):
     start = words("generate", "a waltz", "--bundle", bundle_dir, "--seconds", 0.8, "--candidates", 2, "--keep_all")
     assert main([*start, "--out", str(tmp_path / "x.wav")]) == 0
     assert len(list(tmp_path.glob("x-candidate-*.wav"))) == 1
@@ -171,7 +183,7 @@ def test_a_piece_is_changed_and_made_again(bundle_dir, tmp_path, capsys):
     assert main([*words("generate", "--from", tmp_path / "inpaint.json", "--steps", 3), *bundle]) == 2
 
 
-def test_a_stream_ends_after_its_seconds(bundle_dir, tmp_path, capsys):
+def test_a_stream_ends_after_its_seconds(bundle_dir, tmp_path, capsys, loaded_once):
     out = tmp_path / "endless.wav"
     command = words("stream", "a waltz", "--bundle", bundle_dir, "--seconds", 1.5, "--out", out)
     assert main(command) == 0
@@ -181,7 +193,7 @@ def test_a_stream_ends_after_its_seconds(bundle_dir, tmp_path, capsys):
     assert "sounddevice" in refused(capsys, words("play", "a waltz")) or importlib.util.find_spec("sounddevice")
 
 
-def test_commands_of_given_music_refuse_in_one_line(bundle_dir, tmp_path, capsys):
+def test_commands_of_given_music_refuse_in_one_line(bundle_dir, tmp_path, capsys, loaded_once):
     soundfile.write(tmp_path / "x.wav", np.zeros(4_000), 4_000)
     where = words("--bundle", bundle_dir, "--out", tmp_path / "y.wav")
     for command, said in (

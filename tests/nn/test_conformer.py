@@ -1,4 +1,4 @@
-"""The Conformer: padding, shift, depth, batch norm, remat."""
+"""The Conformer: distances, shift, depth, batch norm, remat."""
 
 import dataclasses
 import functools
@@ -29,23 +29,6 @@ def model(**changes):
     module = Conformer(dataclasses.replace(CONFIG, **changes))
     variables = nn.unbox(jax.jit(module.init)(jax.random.PRNGKey(1), X))
     return variables, jax.jit(module.apply, static_argnames=("train", "depth"))
-
-
-@pytest.mark.parametrize("positions", ["rotary", "rotary_input", "relative", "none"])
-def test_padding_changes_nothing(positions):
-    variables, apply = model(positions=positions)
-    mask = jnp.arange(7)[None] < jnp.array([[7], [5]])
-    padded = apply(variables, X.at[1, 5:].set(9.0), mask)
-    np.testing.assert_allclose(padded[1, :5], apply(variables, X[:, :5])[1], atol=1e-5)
-    np.testing.assert_allclose(padded[0], apply(variables, X)[0], atol=1e-5)
-
-
-def test_without_mask_convolution_padding_leaks_as_in_hugging_face():
-    variables, _ = model()
-    module = Conformer(dataclasses.replace(CONFIG, mask_convolution=False))
-    mask = jnp.arange(7)[None] < jnp.array([[7], [5]])
-    padded = module.apply(variables, X, mask)
-    assert float(jnp.max(jnp.abs(padded[1, :5] - module.apply(variables, X[:, :5])[1]))) > 1e-3
 
 
 @pytest.mark.parametrize(("positions", "invariant"), [("rotary", True), ("relative", True), ("rotary_input", False)])

@@ -4,6 +4,7 @@ A layer's own tests hold only what is its own: its equations.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -111,11 +112,13 @@ def drawn(case: Case) -> Any:
     )
 
 
+@functools.cache
 def applied(case: Case, dtype: str = "float32") -> Callable[..., Any]:
     layer = case.build(dtype)
     return jax.jit(lambda variables, x, mask=MASK: layer.apply(variables, x, mask, method=case.call))
 
 
+@functools.cache
 def variables_of(case: Case) -> Any:
     found = drawn(case)
     return found | {"measured": jax.tree.map(jnp.abs, found["measured"])} if "measured" in found else found

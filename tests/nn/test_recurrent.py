@@ -119,9 +119,3 @@ def test_two_bidirectional_layers_agree_in_both_scans_and_finite_in_bfloat16():
     half = jax.jit(SRU(4, True, 2, "sequential", dtype="bfloat16").apply)(variables, x)
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(half, np.float32), values["sequential"], atol=0.15)
-
-
-def test_every_parameter_names_its_axes():
-    boxed = jax.eval_shape(SRU(4, True, 2).init, jax.random.key(0), jnp.zeros((1, 3, 4)))
-    boxes = jax.tree.leaves(boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
-    assert all(isinstance(box, nn.LogicallyPartitioned) and len(box.names) == box.value.ndim for box in boxes)

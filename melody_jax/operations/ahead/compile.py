@@ -30,14 +30,16 @@ class Request:
       program: a stage with a network, or a program of sampling.
       size: of configs/sizes.
       topology: chips and their number, as v5e:16x16.
-      slices: their number, joined by the data centre network.
-      mesh: sizes of the mesh axes.
-      batch_size: global; None: the configuration's, in sampling one clip per chip.
+      slices: number of slices, joined by the data centre network.
+      mesh: sizes of the mesh axes, as data=-1,fsdp=16.
+      batch_size: global batch; if not given the configuration's, in sampling one clip per chip.
       bindings: "name = value" for gin.
-      at_step: of a stage whose step changes during training; None: at its end.
-      steps, guidance: of the diffusion, in sampling.
-      operations: how many of those that take most of the time are listed.
-      save: folder for the executable, or None.
+      at_step: the program that runs after this step, where that changes during training (the autoencoder has another
+        one before adversarial_start); if not given the last one.
+      steps: of the diffusion, in sampling.
+      guidance: of the diffusion, in sampling; 1 for none.
+      operations: list so many, those that take most of the time.
+      save: folder that the executable is written to, where melody train --precompiled finds it.
     """
 
     program: str

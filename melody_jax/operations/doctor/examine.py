@@ -8,12 +8,12 @@ import jax
 
 from melody_jax import graph
 from melody_jax.errors import StoppedError, UserError
-from melody_jax.operations.configuration import RunConfig
 from melody_jax.operations.doctor import disk, inputs, kernels, lineage, rehearsal
 from melody_jax.operations.doctor.finding import FAILURE, Finding
 from melody_jax.operations.opening import Opened, rates_of
-from melody_jax.operations.training import Request
-from melody_jax.parallel.batch import host_shard, widened
+from melody_jax.operations.training import Request, prepare_jax
+from melody_jax.parallel.batch import check_batch_size, host_shard, widened
+from melody_jax.parallel.mesh import make_mesh
 from melody_jax.train.stage import Stage, endless
 from melody_jax.train.start import calibrated, initial_state
 
@@ -21,13 +21,19 @@ BATCHES = 8  # that are looked into
 RATE_SECONDS = 3.0
 
 
-def examine(request: Request, config: RunConfig, updates: int) -> Iterator[Finding]:
+def examine(request: Request, updates: int) -> Iterator[Finding]:
     """The findings, one by one as they are made. What cannot be looked at is a failure.
 
     Args:
       updates: of the parameters, on one fixed batch.
+
+    Raises:
+      UserError: the configuration is wrong, before the first finding.
     """
+    config = request.compose_one()
     stage = config.stage
+    check_batch_size(stage.batch_size, make_mesh(config.run.mesh))
+    prepare_jax()
     folder = request.model_dir
     if stage.name not in graph.READ_TOKENS:
         folder = getattr(stage, "parents_dir", "") or folder
@@ -41,7 +47,7 @@ def examine(request: Request, config: RunConfig, updates: int) -> Iterator[Findi
 
 
 def _examine_data_set(request: Request, stage: Stage, parts: dict[str, str]) -> Iterator[Finding]:
-    """What the data set says of itself. Nothing is tokenised here."""
+    """Checks of the data set's metadata. Nothing is tokenised here."""
     from data_pipelines import read
 
     of_tokens = stage.name in graph.READ_TOKENS

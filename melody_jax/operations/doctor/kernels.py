@@ -13,7 +13,7 @@ from melody_jax.train.stage import HostBatch, Stage
 from melody_jax.train.state import TrainState
 
 FIGURES = ("loss", "gradient_norm")
-APART = 0.01  # of a figure, what bfloat16 explains; ten times as much it does not
+APART = 0.01  # relative difference that bfloat16 explains; ten times as much is a fault
 
 
 def check_kernels(stage: Stage, state: TrainState, mesh: Mesh, batch: HostBatch) -> list[Finding]:
@@ -45,5 +45,5 @@ def compare(fused: Mapping[str, Any], plain: Mapping[str, Any]) -> Finding:
     advice = (
         "train with fused_attention = False (and recurrence = 'associative' in the DPD), and report the chip and libtpu"
     )
-    broken = not apart <= 10 * APART  # NaN is apart
+    broken = not apart <= 10 * APART  # NaN counts as different
     return judge("kernels", measured, advice, failure=broken, warning=not apart <= APART)

@@ -31,7 +31,7 @@ class ListedTrials:
             lock = claim(folder(self._directory, trial))
             if lock is None:
                 continue
-            self._refresh(trial)  # whoever had the lock before may have ended it
+            self._refresh(trial)  # the process that had the lock before may have ended it
             if trial.state in ("waiting", "running", "stopped"):
                 return trial, lock
             lock.close()

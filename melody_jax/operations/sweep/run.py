@@ -1,4 +1,4 @@
-"""Runs the trials of a sweep, each a process of its own, several beside one another."""
+"""Runs the trials of a sweep, each in a process of its own, several at a time."""
 
 import dataclasses
 import signal

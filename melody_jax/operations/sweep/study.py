@@ -59,7 +59,7 @@ class StudyTrials:
         return bool(self._begun_here())
 
     def report(self, trial: Trial, step: int, value: float) -> bool:
-        """Tells Optuna; whether its pruner gives the trial up."""
+        """Reports the value to Optuna; returns whether its pruner gives the trial up."""
         asked = self._asked(trial.number)
         if step not in self._frozen(trial.number).intermediate_values:
             asked.report(value, step)
@@ -175,7 +175,7 @@ class StudyTrials:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """What Optuna, or the database beneath it, complains of, as one sentence."""
+    """Turns errors of Optuna, or of the database beneath it, into one sentence."""
     try:
         yield
     except Exception as error:  # each database has exceptions of its own

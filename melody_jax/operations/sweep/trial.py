@@ -42,7 +42,7 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """What tells it from other trials: a hash of its bindings. Its folder is called so."""
+        """A hash of its bindings, which tells it from other trials and names its folder."""
         return hashlib.sha256(json.dumps(sorted(self.bindings.items())).encode()).hexdigest()[:8]
 
     @property
