@@ -44,6 +44,11 @@ def add_sampling(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -
     )
     parser.add_argument("--negative", metavar="TEXT", help="what the music should not be (with --lm_guidance above 1)")
     controls.add_arguments(parser)
+    add_settings(parser, without)
+
+
+def add_settings(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
+    """One option for each setting, for `settings_of`."""
     group = parser.add_argument_group("sampling (defaults: the bundle's, else as given)")
     for field in dataclasses.fields(Settings):
         if field.name in without:
@@ -86,7 +91,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(Settings)]
     chosen = {name: getattr(args, name) for name in names if hasattr(args, name)}
     with_settings(Settings(), chosen)
-    if args.negative is not None:
+    if getattr(args, "negative", None) is not None:
         check_prompts([args.negative])
     return chosen
 
