@@ -20,11 +20,10 @@ def run(args: argparse.Namespace) -> None:
     chosen = pieces.settings_of(args)
     bundle = arguments.bundle_of(args.bundle)
 
-    from melody_jax.generate import Melody
     from melody_jax.generate.exported import export_sampler
     from melody_jax.generate.settings import with_settings
 
-    melody = Melody.load(bundle, adapters=arguments.adapters_of(args.adapter))
+    melody = pieces.loaded(bundle, args.adapter)
     out = export_sampler(melody, args.out, with_settings(melody.defaults, chosen))
     for file in sorted(out.iterdir()):
         print(f"{file.stat().st_size / 2**20:9.2f} MiB  {file}")

@@ -52,9 +52,7 @@ def _again(args: argparse.Namespace) -> None:
         print("the piece is there")
         return
 
-    from melody_jax.generate import Melody
-
-    melody = Melody.load(bundle, adapters=arguments.adapters_of(args.adapter))
+    melody = pieces.loaded(bundle, args.adapter)
     audio = None if sound is None else read_music(sound, melody.sample_rate)
     with pieces.plain_warnings():
         pieces.write(files, melody, 0, melody.replay(info, audio, progress=True), sound)

@@ -12,6 +12,7 @@ from typing import Any
 
 import tqdm
 
+from melody_jax import storage
 from melody_jax.cli import arguments, controls
 from melody_jax.generate.files import Files
 from melody_jax.generate.prompts import check_prompts
@@ -126,9 +127,7 @@ def make(
         print(f"all {len(sources)} pieces are there")
         return
 
-    from melody_jax.generate import Melody
-
-    melody = Melody.load(bundle, adapters=arguments.adapters_of(args.adapter))
+    melody = loaded(bundle, args.adapter)
     chosen |= {"negative": args.negative, "controls": asked, "batch_size": args.batch_size, "keep_all": args.keep_all}
     some = [sources[i] for i in wanted]
     given["audio" if music else "prompts"] = [read_music(file, melody.sample_rate) for file in some] if music else some
@@ -138,6 +137,15 @@ def make(
 
     with plain_warnings():
         getattr(melody, method)(**given, **chosen, seed=[seeds[i] for i in wanted], progress=True, each=each)
+
+
+def loaded(bundle: storage.Path, adapters: Sequence[str] = ()) -> Any:
+    """A bundle as `Melody`, with adapters as `--adapter` gives them; its programs are kept for the next command."""
+    from melody_jax.generate import Melody
+    from melody_jax.operations.cache import keep_programs
+
+    keep_programs()
+    return Melody.load(bundle, adapters=arguments.adapters_of(adapters))
 
 
 def write(files: Files, melody: Any, index: int, result: Any, file: str | None = None) -> None:

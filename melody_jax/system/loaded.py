@@ -68,6 +68,7 @@ class Loaded:
         self._embed_text, self._embed_music = self._compiled(system.embed_text), self._compiled(system.embed_music)
         self._mulan_codes, self._text_codes = self._compiled(system.mulan_codes), self._compiled(system.text_codes)
         self._represent, self._reconstruct = self._compiled(system.represent), self._compiled(system.reconstruct)
+        self._condition = self._compiled(system.condition)
         self._write, self._diffuse = self._compiled(system.write_tokens), self._compiled(system.diffuse)
         self._decode, self._magnitudes = self._compiled(system.decode), self._compiled(system.decode_magnitudes)
         self._phases = self._compiled(system.find_phases)
@@ -142,7 +143,7 @@ class Loaded:
         """What the language model starts from: MuLan codes, of which only the first `levels` count (0 for all), and the codes
         of the controls."""
         asked = None if controls is None else self._rows(controls)
-        return self.system.condition(codes, asked, levels=levels)
+        return self._condition(codes, asked, levels=levels)
 
     def write_tokens(
         self,
