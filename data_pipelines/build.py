@@ -206,7 +206,10 @@ def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip |
             faults.append(Rejection(file.path, fault, start + number * form.seconds))
             continue
         sounding += 1
-        yield Clip(f"{name}#{number:04d}", audio, file.captions, name, file.source, file.licence, told=told)
+        here = told
+        if told.downbeat is not None:  # as bars went on from the first one, at the file's one tempo
+            here = dataclasses.replace(told, downbeat=told.downbeat - start - number * form.seconds)
+        yield Clip(f"{name}#{number:04d}", audio, file.captions, name, file.source, file.licence, told=here)
         yield staging.Progress(clips.position)
     if not sounding:
         raise decode.UnusableError(faults[0].reason)

@@ -1,6 +1,7 @@
 """What a source hands to the data set: one clip of sound, its captions and, where it is known, the truth about it."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class Truth:
         texture: "solo", "melody with chords", ...; "" where unknown.
         mood: words for the mood, possibly none.
         metre: "3/4", "6/8", ...; "" where unknown.
+        downbeat: seconds from the start to the first beat of a bar; NaN where unknown.
         notes: (onset in seconds, duration in seconds, MIDI pitch, number of the part) of every pitched note, drums left
             out; part 0 leads.
     """
@@ -38,6 +40,7 @@ class Truth:
     texture: str
     mood: tuple[str, ...]
     metre: str = ""
+    downbeat: float = math.nan
     notes: tuple[tuple[float, float, int, int], ...] = ()
 
 
@@ -80,4 +83,5 @@ def _controls_of(truth: Truth) -> Controls:
         drums="drums" in truth.instruments,
         instruments=known,
         only=len(known) == len(set(truth.instruments) - {"drums"}),
+        downbeat=None if math.isnan(truth.downbeat) else truth.downbeat,
     )

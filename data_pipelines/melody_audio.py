@@ -4,7 +4,7 @@
     tfds build data_pipelines/melody_audio.py --data_dir data \
         --config '{"name": "mine", "request": {"kind": "folder", "path": "/home/me/music"}}'
 
-Both make the same bytes under DATA_DIR/melody_audio/NAME/1.1.0, in TFRecord files.
+Both make the same bytes under DATA_DIR/melody_audio/NAME/1.2.0, in TFRecord files.
 """
 
 import collections
@@ -26,7 +26,7 @@ from melody_jax.codes import controls
 _TEXT = tfds.features.Text()
 NO_TRUTH = {
     "instruments": [], "family": "", "families": [], "tempo": 0.0, "key": "", "mode": "", "rhythm": "", "texture": "",
-    "mood": [], "metre": "", "notes": np.zeros((0, 4), np.float32),
+    "mood": [], "metre": "", "downbeat": np.nan, "notes": np.zeros((0, 4), np.float32),
 }  # fmt: skip
 
 
@@ -151,6 +151,7 @@ def features(samples: int) -> tfds.features.FeaturesDict:
                 "texture": _TEXT,
                 "mood": tfds.features.Sequence(_TEXT),
                 "metre": _TEXT,
+                "downbeat": tfds.features.Scalar(np.float32),
                 "notes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32, encoding=tfds.features.Encoding.BYTES),
             },
         }

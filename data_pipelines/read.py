@@ -9,14 +9,13 @@ import numpy as np
 from data_pipelines.clip import Clip, Truth
 from data_pipelines.records import Records
 from melody_jax import storage
-from melody_jax.codes.controls import Controls, decode
+from melody_jax.codes.controls import decode
 from melody_jax.errors import UserError
 from melody_jax.samples import from_int16
 from melody_jax.storage import Path
 
-AUDIO_VERSION = "1.1.0"  # 1.0 had neither metre nor notes
-TOKENS_VERSION = "3.0.0"  # tokens and latents apart; of older versions only 2.1 is read, others are made anew
-_TOKENS_BEFORE = "2.1.0"
+AUDIO_VERSION = "1.2.0"  # 1.1 had no downbeats
+TOKENS_VERSION = "4.0.0"  # 3.0 had no phase among the controls
 LATENTS = "latents"
 
 
@@ -26,16 +25,13 @@ def audio_directory(data_dir: str, name: str) -> Path:
 
 
 def tokens_directory(data_dir: str, name: str) -> Path:
-    """Where `melody tokenize` puts the tokenised data set `name`, or has put it before, as long as that stands alone."""
-    folder = storage.path(data_dir) / "melody_tokens" / name
-    made, before = ((folder / version / "metadata.json").is_file() for version in (TOKENS_VERSION, _TOKENS_BEFORE))
-    return folder / (_TOKENS_BEFORE if before and not made else TOKENS_VERSION)
+    """Where `melody tokenize` puts the tokenised data set `name`."""
+    return storage.path(data_dir) / "melody_tokens" / name / TOKENS_VERSION
 
 
 def latents_directory(directory: Path) -> Path:
     """Where the latents are of the tokenised data set in `directory`, with the semantic tokens above them."""
-    apart = storage.path(directory) / LATENTS
-    return apart if apart.is_dir() else storage.path(directory)
+    return storage.path(directory) / LATENTS
 
 
 def metadata(directory: Path) -> dict[str, Any]:
@@ -101,15 +97,16 @@ def summary(directory: Path) -> str:
 def clip_of(example: dict[str, Any]) -> Clip:
     """The clip that an example of an audio data set holds."""
     text = {name: _text(example[name]) for name in ("id", "tune", "source", "licence")}
-    truth = {name: _text(value) for name, value in example["truth"].items() if name not in ("tempo", "notes")}
+    numbers = {name: float(example["truth"][name]) for name in ("tempo", "downbeat")}
+    truth = {name: _text(value) for name, value in example["truth"].items() if name not in ("notes", *numbers)}
     truth["notes"] = tuple(
         (on, length, int(pitch), int(part)) for on, length, pitch, part in example["truth"]["notes"].tolist()
     )
     return Clip(
         audio=from_int16(example["audio"]),
         captions=_text(example["captions"]),
-        truth=Truth(tempo=float(example["truth"]["tempo"]), **truth) if truth["family"] else None,
-        told=decode(example["controls"]) if "controls" in example else Controls(),  # older data sets have none
+        truth=Truth(**numbers, **truth) if truth["family"] else None,
+        told=decode(example["controls"]),
         **text,
     )
 

@@ -1,11 +1,11 @@
 """The tokenised data set: per clip the MuLan tokens of its music and of its captions, semantic tokens and latents, its
 controls, and the lineage of what made them.
 
-It is a TFDS data set under DATA_DIR/melody_tokens/NAME/3.0.0 (`tfds.builder_from_directory` reads it), and its metadata
+It is a TFDS data set under DATA_DIR/melody_tokens/NAME/4.0.0 (`tfds.builder_from_directory` reads it), and its metadata
 name the parts (by id) and the geometry: training on tokens of other parts than the ones at hand is refused. The folder
 `latents` in it is another one, of the same clips in the same order: semantic tokens (again) and latents, 80 times as many
-bytes. So the language model reads the first and the diffusion model the second, one read for each clip. Version 2, which is
-read like it, has both in one. Clips stand in the order of the audio data set.
+bytes. So the language model reads the first and the diffusion model the second, one read for each clip. Clips
+stand in the order of the audio data set.
 """
 
 import concurrent.futures

@@ -102,6 +102,7 @@ def arrange(plan: ClipPlan) -> Arrangement:
         texture=_texture(plan, parts),
         mood=_mood(rng, pace, key, dynamics, parts[0]),
         metre=f"{plan.numerator}/{plan.denominator}",
+        downbeat=0.0,  # excerpts begin with a bar
         notes=_pitched_notes(parts),
     )
     metre = (plan.numerator, plan.denominator)

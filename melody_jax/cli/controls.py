@@ -1,4 +1,4 @@
-"""The flags that fix tempo, key, metre, instruments and drums, for every command that makes music."""
+"""The flags that fix tempo, key, metre, downbeat, instruments and drums, for every command that makes music."""
 
 import argparse
 from typing import Any
@@ -12,6 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--bpm", metavar="BPM", help="beats per minute, 40 to 208")
     group.add_argument("--key", metavar="KEY", help='tonic and mode: "D minor", "F# major", "Bb m"')
     group.add_argument("--metre", metavar="METRE", help="3/4, 4/4, 6/8, ... or a dance that has one: waltz")
+    group.add_argument(
+        "--downbeat", metavar="SECONDS", help="of given music: from its start to the first beat of a bar"
+    )
     group.add_argument("--instruments", metavar="NAMES", help="all who play, the leading one first: violin,cello")
     group.add_argument("--drums", action=argparse.BooleanOptionalAction, help="with or without a drum kit")
 
@@ -24,4 +27,4 @@ def from_arguments(args: argparse.Namespace) -> Any:
     """
     from melody_jax.codes.control_words import parse
 
-    return parse(args.bpm, args.key, args.metre, args.instruments, args.drums)
+    return parse(args.bpm, args.key, args.metre, args.instruments, args.drums, args.downbeat)

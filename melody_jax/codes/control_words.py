@@ -84,6 +84,20 @@ _COMPANY = re.compile(
     r"\b(?:accompan\w+|backed|backing|orchestra\w*|band|ensemble|concerto|chords?|(?<!mallet )percussion|duet|duo)\b",
     _FLAGS,
 )
+_PACES = (
+    ((44, 52), r"very slow|extremely slow|largo|grave|lento"),
+    ((54, 72), r"slow|slowly|leisurely|unhurried|adagio|calm|peaceful|lullaby|hymn|chorale"),
+    ((72, 96), r"moderate|moderately|medium-tempo|mid-tempo|andante|walking"),
+    ((96, 122), r"lively|upbeat|brisk|allegretto|dance|waltz|march|hornpipe"),
+    ((120, 150), r"fast|quick|rapid|allegro|energetic|driving|reel|jig|polka"),
+    ((150, 176), r"very fast|breakneck|presto|frantic"),
+)
+"""((beats a minute from, to), words): of the words that a sentence has the ones that stand first here decide, but for
+"very slow" and "very fast", which are what they say."""
+_USUAL_PACE = (66, 126)
+_FREE = re.compile(
+    r"\b(?:rubato|beatless|drone|drones|ambient|free time|(?:no|without an?|without) (?:beat|pulse))\b", _FLAGS
+)
 # Words that in a list of tags tell the family rather than who plays.
 _FAMILY_TAGS = {"strings", "brass"}
 
@@ -94,6 +108,7 @@ def parse(
     metre: str | None = None,
     instruments: str | Sequence[str] | None = None,
     drums: bool | None = None,
+    downbeat: float | int | str | None = None,
 ) -> Controls:
     """Controls as a user gives them one by one.
 
@@ -104,6 +119,7 @@ def parse(
         instruments: names, or one string with commas between them, the leading one first. They are all that plays;
             "drums" among them is the control `drums`.
         drums: whether a drum kit plays.
+        downbeat: seconds from the start of given music to the first beat of a bar.
 
     Raises:
         UserError: a value that is none of these; the message says what is possible.
@@ -117,6 +133,7 @@ def parse(
         metre=None if metre is None else _parse_metre(metre),
         drums=kit or drums,
         instruments=players,
+        downbeat=None if downbeat is None else _parse_downbeat(downbeat),
     )
 
 
@@ -134,10 +151,25 @@ def read_sentence(text: str) -> Controls:
     return Controls(_read_tempo(text), _read_key(text), _read_metre(text), drums, players, only)
 
 
+def pace_of(text: str) -> tuple[int, int] | None:
+    """(from, to): beats a minute that suit a sentence that names none; None where it wants no beat.
+
+    The words for a pace are those of the corpus' captions and a few of musicians' and dancers'.
+    """
+    if _FREE.search(text):
+        return None
+    found = [
+        pace for pace, words in _PACES if re.search(rf"\b(?<!not )(?<!not too )(?:{words})(?:e?s)?\b", text, _FLAGS)
+    ]
+    extreme = [pace for pace in found if pace in (_PACES[0][0], _PACES[-1][0])]
+    return (extreme or found or [_USUAL_PACE])[0]
+
+
 def from_sidecar(tags: Any) -> Controls:
     """What the JSON beside a sound file tells, in AudioCraft's form (MusicInfo) or near it.
 
-    bpm or tempo, key (with mode or scale beside it), metre or time_signature, instrument(s); then what genre, keywords,
+    bpm or tempo, downbeat (seconds from the start to the first beat of a bar), key (with mode or scale beside it), metre or
+    time_signature, instrument(s); then what genre, keywords,
     tags, description and captions name. Values of other forms are unknown; where two places contradict each other the
     first one counts. Others may play beside the instruments.
     """
@@ -146,7 +178,7 @@ def from_sidecar(tags: Any) -> Controls:
     tempo = next((value for name in ("bpm", "tempo") if (value := _lenient_tempo(tags.get(name)))), None)
     key = _lenient_key(tags.get("key"), tags.get("scale", tags.get("mode")))
     metre = next((m for name in ("metre", "meter", "time_signature") if (m := _lenient_metre(tags.get(name)))), None)
-    told = Controls(tempo, key, metre)
+    told = Controls(tempo, key, metre, downbeat=_lenient_seconds(tags.get("downbeat")))
     for name in ("instrument", "instruments"):
         told = merge(told, read_sentence(", ".join(_strings(tags.get(name)))))[0]
     for name in ("genre", "genres", "keywords", "tags", "description", "caption", "captions", "text"):
@@ -164,6 +196,11 @@ def _lenient_tempo(value: Any) -> float | None:
         number = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:bpm)?\s*", value, _FLAGS)
         value = float(number[1]) if number else None
     usable = isinstance(value, (int, float)) and not isinstance(value, bool) and SLOWEST <= value <= FASTEST
+    return float(value) if usable else None
+
+
+def _lenient_seconds(value: Any) -> float | None:
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if usable else None
 
 
@@ -209,6 +246,16 @@ def _parse_tempo(bpm: float | int | str) -> float:
     if not SLOWEST <= tempo <= FASTEST:
         raise UserError(f"bpm {bpm!r}: a tempo is a number of beats per minute from {SLOWEST:g} to {FASTEST:g}")
     return tempo
+
+
+def _parse_downbeat(seconds: float | int | str) -> float:
+    try:
+        downbeat = float(seconds)
+    except (ValueError, OverflowError):
+        downbeat = math.nan
+    if not math.isfinite(downbeat):
+        raise UserError(f"downbeat {seconds!r}: it is a number of seconds from the start to the first beat of a bar")
+    return downbeat
 
 
 def _parse_key(key: str) -> tuple[int, str]:

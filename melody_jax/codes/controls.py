@@ -2,6 +2,9 @@
 
 A piece has one code in each of SLOTS; 0 is "unknown" in every slot, so that absent controls and dropped ones are the
 same thing. Tokens of different slots are different ids of the language model (codes/vocabulary.py).
+
+Tempo, metre and phase together say where in its beat and in its bar every moment stands (`Vocabulary.beats`): a language
+model with `LMConfig.beats` knows when the next one is due.
 """
 
 import dataclasses
@@ -16,14 +19,18 @@ UNKNOWN = 0
 """The code of what is not known, in every slot."""
 MOST_INSTRUMENTS = 4
 SLOTS: tuple[str, ...] = (
-    "tempo", "key", "metre", "drums", *(f"instrument_{n + 1}" for n in range(MOST_INSTRUMENTS)),
+    "tempo", "key", "metre", "drums", "phase", *(f"instrument_{n + 1}" for n in range(MOST_INSTRUMENTS)),
 )  # fmt: skip
 SLOWEST, FASTEST = 40.0, 208.0
 """Tempi that can be asked for, beats per minute."""
-_BINS = 42  # each 4 % wide
-METRES: tuple[str, ...] = (
-    "2/4", "3/4", "4/4", "6/8", "9/8", "12/8", "3/8", "2/2", "3/2", "4/2", "6/4", "5/4", "7/8", "5/8", "other",
-)  # fmt: skip
+BEATS: dict[str, int] = {
+    "2/4": 2, "3/4": 3, "4/4": 4, "6/8": 2, "9/8": 3, "12/8": 4, "3/8": 1, "2/2": 2, "3/2": 3, "4/2": 4, "6/4": 2,
+    "5/4": 5, "7/8": 7, "5/8": 5, "other": 0,
+}  # fmt: skip
+"""{metre: counted beats in a bar, dotted ones in compound metres; 0 where unknown}."""
+METRES: tuple[str, ...] = tuple(BEATS)
+PHASE_STEPS = 24
+"""Steps of a beat in which the phase is told."""
 TONICS: dict[str, tuple[str, ...]] = {
     "major": ("C", "D-flat", "D", "E-flat", "E", "F", "F-sharp", "G", "A-flat", "A", "B-flat", "B"),
     "minor": ("C", "C-sharp", "D", "E-flat", "E", "F", "F-sharp", "G", "G-sharp", "A", "B-flat", "B"),
@@ -32,7 +39,8 @@ TONICS: dict[str, tuple[str, ...]] = {
 MODES: tuple[str, ...] = tuple(TONICS)
 _NO_MORE = len(NAMES) + 1  # no further instrument, which is known
 SIZES: tuple[int, ...] = (
-    1 + _BINS, 1 + 12 * len(MODES), 1 + len(METRES), 1 + 2, *(1 + len(NAMES) + 1,) * MOST_INSTRUMENTS,
+    1 + round(FASTEST - SLOWEST) + 1, 1 + 12 * len(MODES), 1 + len(METRES), 1 + 2, 1 + PHASE_STEPS * max(BEATS.values()),
+    *(1 + len(NAMES) + 1,) * MOST_INSTRUMENTS,
 )  # fmt: skip
 """Number of codes in each slot, "unknown" among them."""
 
@@ -48,6 +56,8 @@ class Controls:
         drums: whether a drum kit plays.
         instruments: some of instruments.NAMES without repeats, the leading one first; the drum kit is not among them.
         only: whether nothing but `instruments` (and drums) plays. False leaves it open who joins them.
+        downbeat: seconds from the start to the first beat of a bar. It counts where the tempo is known; where the metre is
+            not, it is any beat.
 
     Raises:
         ValueError: a value outside these.
@@ -59,6 +69,7 @@ class Controls:
     drums: bool | None = None
     instruments: tuple[str, ...] = ()
     only: bool = True
+    downbeat: float | None = None
 
     def __post_init__(self):
         if self.tempo is not None and not SLOWEST <= self.tempo <= FASTEST:
@@ -69,6 +80,8 @@ class Controls:
             raise ValueError(f"a metre {self.metre}")
         if len(set(self.instruments)) < len(self.instruments) or not set(self.instruments) <= set(NAMES):
             raise ValueError(f"instruments {self.instruments}")
+        if self.downbeat is not None and not math.isfinite(self.downbeat):
+            raise ValueError(f"a downbeat after {self.downbeat} seconds")
 
     def __bool__(self) -> bool:
         """Whether anything is known."""
@@ -76,11 +89,16 @@ class Controls:
 
 
 def encode(controls: Controls) -> np.ndarray:
-    """The codes of a piece, int32 [len(SLOTS)]. Of more than MOST_INSTRUMENTS instruments the first ones count."""
-    tempo = key = metre = drums = UNKNOWN
+    """The codes of a piece, int32 [len(SLOTS)]. Of more than MOST_INSTRUMENTS instruments the first ones count.
+
+    The tempo is told in whole beats per minute, the phase in 1 / PHASE_STEPS beats.
+    """
+    tempo = key = metre = drums = phase = UNKNOWN
     if controls.tempo is not None:
-        place = math.log(controls.tempo / SLOWEST) / math.log(FASTEST / SLOWEST)
-        tempo = 1 + min(int(place * _BINS), _BINS - 1)
+        tempo = 1 + round(controls.tempo - SLOWEST)
+        if controls.downbeat is not None:
+            bar = max(BEATS.get(controls.metre or "", 0), 1)
+            phase = 1 + round(-controls.downbeat * controls.tempo / 60 * PHASE_STEPS) % (bar * PHASE_STEPS)
     if controls.key is not None:
         key = 1 + controls.key[0] + 12 * MODES.index(controls.key[1])
     if controls.metre is not None:
@@ -90,27 +108,30 @@ def encode(controls: Controls) -> np.ndarray:
     players = [1 + NAMES.index(name) for name in controls.instruments[:MOST_INSTRUMENTS]]
     rest = _NO_MORE if players and controls.only else UNKNOWN
     players += [rest] * (MOST_INSTRUMENTS - len(players))
-    return np.array([tempo, key, metre, drums, *players], np.int32)
+    return np.array([tempo, key, metre, drums, phase, *players], np.int32)
 
 
 def decode(codes: np.ndarray) -> Controls:
-    """What codes [len(SLOTS)] say; the tempo is the (geometric) middle of its bin.
+    """What codes [len(SLOTS)] say; of downbeats the first that is not before the start.
 
     Raises:
         ValueError: not one code for each slot, or one that its slot has not.
     """
     if codes.shape != (len(SLOTS),) or np.any(codes < 0) or np.any(codes >= SIZES):
         raise ValueError(f"codes of controls are {len(SLOTS)} numbers below {SIZES}, got {codes}")
-    tempo, key, metre, drums, *players = (int(code) for code in codes)
+    tempo, key, metre, drums, phase, *players = (int(code) for code in codes)
     names = [NAMES[code - 1] for code in players if code not in (UNKNOWN, _NO_MORE)]
     open_end = bool(names) and len(names) < MOST_INSTRUMENTS and _NO_MORE not in players
+    bpm = SLOWEST + tempo - 1
+    bar = max(BEATS[METRES[metre - 1]] if metre else 0, 1)
     return Controls(
-        tempo=SLOWEST * (FASTEST / SLOWEST) ** ((tempo - 0.5) / _BINS) if tempo else None,
+        tempo=bpm if tempo else None,
         key=((key - 1) % 12, MODES[(key - 1) // 12]) if key else None,
         metre=METRES[metre - 1] if metre else None,
         drums=drums == 2 if drums else None,
         instruments=tuple(dict.fromkeys(names)),
         only=not open_end,
+        downbeat=(1 - phase) % (bar * PHASE_STEPS) / PHASE_STEPS * 60 / bpm if tempo and phase else None,
     )
 
 
@@ -136,6 +157,7 @@ def merge(flags: Controls, sentence: Controls) -> tuple[Controls, list[str]]:
         drums=sentence.drums if flags.drums is None else flags.drums,
         instruments=players.instruments,
         only=players.only,
+        downbeat=sentence.downbeat if flags.downbeat is None else flags.downbeat,
     )
     return merged, contradictions
 
@@ -167,6 +189,8 @@ def to_json(controls: Controls) -> dict[str, Any]:
         known["metre"] = controls.metre
     if controls.drums is not None:
         known["drums"] = controls.drums
+    if controls.downbeat is not None:
+        known["downbeat"] = controls.downbeat
     if controls.instruments:
         known |= {"instruments": list(controls.instruments), "others": not controls.only}
     return known

@@ -17,7 +17,11 @@ import numpy as np
 
 from melody_jax.codes import controls as controls_lib
 from melody_jax.geometry import Geometry
-from melody_jax.shapes import Array, Bool, Int
+from melody_jax.shapes import Array, Bool, Float, Int
+
+_TEMPO, _METRE, _PHASE = (controls_lib.SLOTS.index(name) for name in ("tempo", "metre", "phase"))
+_TEMPI = np.array([0.0, *np.arange(controls_lib.SLOWEST, controls_lib.FASTEST + 1)], np.float32)
+_BARS = np.array([0, *controls_lib.BEATS.values()], np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Vocabulary:
       semantic_codes: k-means centres of each semantic level.
       semantic_levels: R.
       controls: number of codes of each of the K controls; () for none.
+      token_rate: moments a second.
     """
 
     mulan_tokens: int
@@ -37,6 +42,7 @@ class Vocabulary:
     semantic_codes: int
     semantic_levels: int = 1
     controls: tuple[int, ...] = ()
+    token_rate: float = 25.0
 
     pad: ClassVar[int] = 0
     bos: ClassVar[int] = 1
@@ -48,8 +54,9 @@ class Vocabulary:
     def of(cls, geometry: Geometry, controls: bool = False) -> "Vocabulary":
         """The layout of a geometry, with or without controls (`LMConfig.controls`)."""
         sizes = tuple(controls_lib.SIZES) if controls else ()
+        levels = geometry.semantic_levels
         return cls(
-            geometry.mulan_tokens, geometry.mulan_codes, geometry.semantic_codes, geometry.semantic_levels, sizes
+            geometry.mulan_tokens, geometry.mulan_codes, geometry.semantic_codes, levels, sizes, geometry.token_rate
         )
 
     @property
@@ -80,8 +87,11 @@ class Vocabulary:
 
     def control_ids(self, codes: Int[Array, "... K"]) -> Int[Array, "... K"]:
         """Codes of the controls as ids."""
-        starts = self.control_start + np.cumsum((0, *self.controls))[:-1]
-        return codes + _along_last(starts, codes)
+        return codes + _along_last(self._control_starts, codes)
+
+    @property
+    def _control_starts(self) -> np.ndarray:
+        return self.control_start + np.cumsum((0, *self.controls))[:-1]
 
     def semantic_ids(self, codes: Int[Array, "..."]) -> Int[Array, "..."]:
         """Semantic codes as ids."""
@@ -130,6 +140,38 @@ class Vocabulary:
         """The condition with everything in it dropped."""
         mulan = jnp.zeros((condition.shape[0], self.mulan_tokens), condition.dtype)
         return self.condition(mulan, jnp.zeros((condition.shape[0],), bool))
+
+    def beats(
+        self, condition: Int[Array, "B P"], moments: Int[Array, "#B W"]
+    ) -> tuple[Float[Array, "B W"], Int[Array, "B 1"], Bool[Array, "B 1"]]:
+        """Where in the bar each moment stands, as far as tempo, metre and phase of the condition tell it.
+
+        Args:
+          condition: of a vocabulary with controls.
+          moments: counted from the first one after the condition.
+
+        Returns:
+          (beats since the first beat of a bar, 0 where unknown; beats in a bar, 0 where unknown; whether beats are known).
+        """
+        codes = condition[:, 1 + self.mulan_tokens : self.prefix] - self._control_starts[None].astype(condition.dtype)
+        tempo, bar, phase = (codes[:, slot, None] for slot in (_TEMPO, _METRE, _PHASE))
+        known = (tempo > 0) & (phase > 0)
+        speed = jnp.asarray(_TEMPI)[tempo] / (60 * self.token_rate)
+        place = (phase - 1).astype(jnp.float32) / controls_lib.PHASE_STEPS
+        beats = place + moments.astype(jnp.float32) * speed
+        return jnp.where(known, beats, 0.0), jnp.where(known, jnp.asarray(_BARS)[bar], 0), known
+
+    def later(self, condition: Int[Array, "B P"], moments: Int[Array, " B"] | int) -> Int[Array, "B P"]:
+        """The condition of the same pieces from some moments on: where its phase is known, it is that of the new start."""
+        if not self.controls:
+            return condition
+        since = jnp.broadcast_to(jnp.asarray(moments, jnp.int32), condition.shape[:1])[:, None]
+        beats, bar, known = self.beats(condition, since)
+        steps = controls_lib.PHASE_STEPS
+        place = jnp.round(beats * steps).astype(jnp.int32) % (jnp.maximum(bar, 1) * steps)
+        slot = 1 + self.mulan_tokens + _PHASE
+        ids = place[:, 0].astype(condition.dtype) + int(self._control_starts[_PHASE]) + 1
+        return condition.at[:, slot].set(jnp.where(known[:, 0], ids, condition[:, slot]))
 
     def legal(self) -> Bool[np.ndarray, "R V"]:
         """Which ids may stand at the n-th semantic place, n modulo R: those of its level."""

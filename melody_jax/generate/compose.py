@@ -26,6 +26,7 @@ class Known:
       made: [N], moments whose latents are made.
       audio: [T], T = N token_samples, the music itself, with which new music joins up; None where all of it is made.
       strength: share of the way to noise that diffusion starts at; below 1 what is made resembles what was there.
+      since: seconds of the given music before the first of these moments.
     """
 
     tokens: Int[np.ndarray, " W"]
@@ -34,6 +35,7 @@ class Known:
     made: Bool[np.ndarray, " N"]
     audio: Float[np.ndarray, " T"] | None = None
     strength: float = 1.0
+    since: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Composer:
         self.loaded = loaded
         self.geometry = loaded.geometry
         self.levels = loaded.geometry.semantic_levels
+        self.vocabulary = loaded.system.vocabulary
 
     def batches(self, rows: Sequence[Row], settings: Settings, clock: Clock):
         """One `Batch` for every candidate, in their order."""
@@ -243,7 +246,7 @@ class Composer:
                 if at == begin:
                     length = min(wanted if begin == 0 else -(-wanted // second) * second, room)
                 fresh = self.loaded.write_tokens(
-                    condition,
+                    self.vocabulary.later(condition, at - earlier),
                     tokens[:, (at - earlier) * levels : at * levels],
                     fold_in(keys, index),
                     length * levels,

@@ -22,6 +22,8 @@ class Options(Changes, total=False):
       candidate: of several candidates this one alone, which `Result.candidate` names.
       controls: tempo, key, metre, drums and instruments that are wanted, whatever the sentence says; what is not set here is
         read from the sentence. One for all pieces, or one (or None) for each. For bundles whose language model knows them.
+      heard: tempo, metre and downbeat of music that is given; they count where neither controls nor sentence say a tempo. One
+        for all pieces, or one (or None) for each. A `Result` that is given says its own.
       keep_all: whether `Result.others` holds the candidates that were not chosen.
     """
 
@@ -33,12 +35,13 @@ class Options(Changes, total=False):
     each: Callable[[int, Result], Any] | None
     candidate: int | None
     controls: Controls | Sequence[Controls | None] | None
+    heard: Controls | Sequence[Controls | None] | None
     keep_all: bool
 
 
 TOLD = ("batch_size", "progress", "cancel", "each", "keep_all")
 """Options of the loop over batches."""
-RUN = ("settings", "seed", "candidate", "controls", *TOLD)
+RUN = ("settings", "seed", "candidate", "controls", "heard", *TOLD)
 """Options that are no fields of `Settings`."""
 
 

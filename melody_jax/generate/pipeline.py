@@ -11,7 +11,7 @@ from typing import Any, Unpack, overload
 import numpy as np
 
 from melody_jax.bundle.bundle import Bundle
-from melody_jax.codes.control_words import read_sentence
+from melody_jax.codes.control_words import pace_of, read_sentence
 from melody_jax.codes.controls import Controls, encode, merge, to_json
 from melody_jax.config import from_dict
 from melody_jax.errors import UserError
@@ -32,6 +32,7 @@ from melody_jax.shapes import Float, Int
 from melody_jax.system import Loaded
 
 Audio = Float[np.ndarray, " _"]  # lengths come and go
+Music = np.ndarray | Result
 
 
 class Melody:
@@ -141,14 +142,14 @@ class Melody:
         jobs, flags = [], controls_of(options.get("controls"), len(sources))
         for one, source, seed, away, wanted in zip(given, sources, seeds, negatives, flags, strict=True):
             sentence = source if isinstance(source, str) else ""
-            codes, said = self._asked(sentence, wanted)
+            codes, said = self._asked(sentence, wanted, seed)
             row = Row(source, seed, moments, away, controls=codes)
             jobs.append(work.Job(row, sentence, self._call("generate", one, away) | said, finish))
         return self._made(jobs, chosen, alone, options)
 
     def continue_(
         self,
-        audio: np.ndarray | Sequence[np.ndarray],
+        audio: Music | Sequence[Music],
         prompt: str | Sequence[str] | None = None,
         *,
         negative: str | Sequence[str] | None = None,
@@ -157,7 +158,7 @@ class Melody:
         """Goes on with music for `seconds`; what was given comes back bit for bit but for its last 20 ms.
 
         Args:
-          audio: music, or a list of pieces. Its last clip length is what the models see.
+          audio: music, or a list of pieces: arrays or `Result`s. Its last clip length is what the models see.
           prompt: what comes next; None for music like that which was given.
           negative, **options: as of `generate`.
 
@@ -168,7 +169,7 @@ class Melody:
           UserError, Cancelled: as `generate`.
         """
         chosen, g = self._settings(options), self.bundle.geometry
-        pieces, alone = self._pieces(audio)
+        pieces, alone = self._pieces(audio, options)
         fresh = g.tokens_in(chosen.seconds)
         added = max(1, round(chosen.seconds * self.sample_rate))
         joint = round(JOINT_SECONDS * self.sample_rate)
@@ -185,7 +186,7 @@ class Melody:
                 whole = self._repainted(piece[start:], made[: seen + added], spans)
                 return faded(np.concatenate([piece[:start], whole]), self.sample_rate, False, True), None
 
-            return _known(tokens, latents, new, new, g, piece[start:]), finish
+            return _known(tokens, latents, new, new, g, piece[start:], since=start / self.sample_rate), finish
 
         return self._edit(
             "continue_", pieces, alone, prompt, negative, chosen, options, known, lambda p: p[-g.clip_samples :]
@@ -193,7 +194,7 @@ class Melody:
 
     def inpaint(
         self,
-        audio: np.ndarray | Sequence[np.ndarray],
+        audio: Music | Sequence[Music],
         spans: Any,
         prompt: str | Sequence[str] | None = None,
         *,
@@ -205,7 +206,7 @@ class Melody:
         Cross-fades of 20 ms lie inside the spans. `seconds` and `loudness` do not count here.
 
         Args:
-          audio: music, or a list of pieces.
+          audio: music, or a list of pieces: arrays or `Result`s.
           spans: (begin, end) in seconds, the same ones of every piece.
           prompt: what the spans should hold; None for music like the rest.
           negative, **options: as of `generate`.
@@ -217,7 +218,7 @@ class Melody:
           UserError, Cancelled: as `generate`.
         """
         chosen, g = self._settings(options), self.bundle.geometry
-        pieces, alone = self._pieces(audio)
+        pieces, alone = self._pieces(audio, options)
         spans = spans if isinstance(spans, str) else list(spans)
         places = [check_spans(spans, len(piece), self.sample_rate) for piece in pieces]
 
@@ -243,7 +244,7 @@ class Melody:
 
     def vary(
         self,
-        audio: np.ndarray | Sequence[np.ndarray],
+        audio: Music | Sequence[Music],
         strength: Any,
         prompt: str | Sequence[str] | None = None,
         *,
@@ -253,7 +254,7 @@ class Melody:
         """Another version of music, as long as it is.
 
         Args:
-          audio: music, or a list of pieces.
+          audio: music, or a list of pieces: arrays or `Result`s.
           strength: from 0, the given music as the models hear it, to 1, a new piece. It is the share of the music whose
             tokens are drawn anew, in stretches of a second, and of the way to noise that diffusion starts at.
           prompt: where it should go; None for music like that which was given.
@@ -272,7 +273,7 @@ class Melody:
             share = math.nan
         if not 0 <= share <= 1:
             raise UserError(f"strength must be a number from 0 to 1, got {strength!r:.40}")
-        pieces, alone = self._pieces(audio)
+        pieces, alone = self._pieces(audio, options)
 
         def known(piece: Audio) -> tuple[Known, Any]:
             tokens, latents = self._given.represent(piece)
@@ -341,7 +342,7 @@ class Melody:
         (seed,) = seeds_of(seed, 1)
         self._warn_of_cuts(check_prompts([prompt]))
         (away,) = self._negatives(negative, 1, chosen)
-        return Stream(self._composer, chosen, prompt, away, seed, lambda text: self._asked(text, controls)[0])
+        return Stream(self._composer, chosen, prompt, away, seed, lambda text: self._asked(text, controls, seed)[0])
 
     def replay(self, call: Mapping[str, Any], audio: np.ndarray | None = None, **options: Unpack[Options]) -> Result:
         """Makes a piece again, from `Result.call` or the JSON that is written beside a piece.
@@ -398,7 +399,8 @@ class Melody:
             raise UserError(f"{len(prompts)} prompts for {len(pieces)} pieces of music")
         seeds, negatives = seeds_of(options.get("seed", 0), len(pieces)), self._negatives(negative, len(pieces), chosen)
         jobs, seen, flags = [], {}, controls_of(options.get("controls"), len(pieces))
-        for piece, sentence, seed, away, wanted in zip(pieces, prompts, seeds, negatives, flags, strict=True):
+        each = pieces, prompts, seeds, negatives, flags, controls_of(options.get("heard"), len(pieces))
+        for piece, sentence, seed, away, wanted, heard in zip(*each, strict=True):
             identity = digest(piece)
             if identity not in seen:
                 seen[identity] = known(piece)
@@ -406,7 +408,7 @@ class Melody:
             source = (
                 self._clip(resembled(piece)[: self.bundle.geometry.clip_samples], 0) if sentence is None else sentence
             )
-            codes, said = self._asked(sentence or "", wanted)
+            codes, said = self._asked(sentence or "", wanted, heard=heard, since=stands.since)
             row = Row(source, seed, len(stands.made), away, stands, controls=codes)
             call = self._call(name, sentence, away) | arguments | said | {"source": identity}
             jobs.append(work.Job(row, sentence or "", call, finish))
@@ -426,8 +428,20 @@ class Melody:
             raise UserError(f"settings must be Settings, got {base!r:.60}")
         return with_settings(base, {name: value for name, value in options.items() if name not in RUN})
 
-    def _asked(self, sentence: str, flags: Controls | None) -> tuple[np.ndarray | None, dict[str, Any]]:
-        """(codes of the controls, what they say for `Result.call`): those of the flags, and what the sentence names."""
+    def _asked(
+        self,
+        sentence: str,
+        flags: Controls | None,
+        seed: int | None = None,
+        heard: Controls | None = None,
+        since: float = 0.0,
+    ) -> tuple[np.ndarray | None, dict[str, Any]]:
+        """(codes of the controls, what they say for `Result.call`): those of the flags, and what the sentence names.
+
+        Of given music, whose first moment is `since` seconds from its start, the beat counts that was `heard`. With a seed the
+        music is all new: it begins with a bar, and for a model that reads beats a tempo is drawn that suits the sentence where
+        none is named, for such a model keeps no time without one.
+        """
         if not self.loaded.system.vocabulary.controls:
             if flags:
                 raise UserError("this bundle's language model knows no controls; say it in the sentence")
@@ -435,7 +449,16 @@ class Melody:
         asked, contradictions = merge(flags or Controls(), read_sentence(sentence))
         for line in contradictions:
             warnings.warn(line, stacklevel=4)
-        return encode(asked), {"controls": to_json(asked)}
+        pace = pace_of(sentence) if sentence and self.loaded.system.lm.config.beats else None
+        if seed is not None and asked.tempo is None and pace is not None:
+            asked = dataclasses.replace(asked, tempo=float(np.random.default_rng(seed).integers(*pace)))
+        if seed is not None and asked.tempo is not None and asked.downbeat is None:
+            asked = dataclasses.replace(asked, downbeat=0.0)
+        if heard is not None and asked.tempo is None:
+            metre = asked.metre or heard.metre
+            asked = dataclasses.replace(asked, tempo=heard.tempo, downbeat=heard.downbeat, metre=metre)
+        there = asked if asked.downbeat is None else dataclasses.replace(asked, downbeat=asked.downbeat - since)
+        return encode(there), {"controls": to_json(asked)}
 
     def _negatives(self, negative: Any, count: int, chosen: Settings) -> list[str | None]:
         if negative is None:
@@ -448,11 +471,17 @@ class Melody:
         self._warn_of_cuts([*dict.fromkeys(given)])
         return [*given]
 
-    def _pieces(self, audio: Any) -> tuple[list[Audio], bool]:
-        alone = isinstance(audio, np.ndarray)  # of another shape than [T] it is refused, not taken for several pieces
+    def _pieces(self, audio: Any, options: Options) -> tuple[list[Audio], bool]:
+        """(the pieces, whether one was given and no list); what `Result`s among them say of their beat goes into options."""
+        # an array of another shape than [T] is refused, not taken for several pieces
+        alone = isinstance(audio, np.ndarray | Result)
         given = [audio] if alone else list(audio)
         if not given:
             raise UserError("there is no music")
+        heard = controls_of(options.get("heard"), len(given))
+        said = [piece.controls if isinstance(piece, Result) else None for piece in given]
+        options["heard"] = [own or other for own, other in zip(heard, said, strict=True)]
+        given = [piece.audio if isinstance(piece, Result) else piece for piece in given]
         name = "the music" if alone else "piece {} of the music"
         return [check_audio(piece, self.bundle.geometry, name.format(i + 1)) for i, piece in enumerate(given)], alone
 
@@ -499,7 +528,14 @@ class Melody:
 
 
 def _known(
-    tokens: Any, latents: Any, drawn: Any, made: Any, g: Geometry, audio: Audio | None = None, strength: float = 1.0
+    tokens: Any,
+    latents: Any,
+    drawn: Any,
+    made: Any,
+    g: Geometry,
+    audio: Audio | None = None,
+    strength: float = 1.0,
+    since: float = 0.0,
 ) -> Known:
     """With room for what is to come behind it."""
     count = len(made)
@@ -507,4 +543,4 @@ def _known(
     latents = np.pad(latents, ((0, count * g.frames_per_token - len(latents)), (0, 0)))
     if audio is not None:
         audio = np.pad(audio, (0, count * g.token_samples - len(audio)))
-    return Known(tokens, latents, drawn, made, audio, strength)
+    return Known(tokens, latents, drawn, made, audio, strength, since)

@@ -92,7 +92,7 @@ def read_call(info: Mapping[str, Any], ids: Mapping[str, str] | None = None) -> 
         name,
         arguments,
         call.get("negative"),
-        _controls(call.get("controls")),
+        controls_in(call),
         call.get("seed", 0),
         call["candidate"],
         settings,
@@ -101,11 +101,23 @@ def read_call(info: Mapping[str, Any], ids: Mapping[str, str] | None = None) -> 
     )
 
 
-def _controls(said: Any) -> Controls | None:
-    """The inverse of `controls.to_json`."""
+def controls_in(call: Mapping[str, Any]) -> Controls | None:
+    """What a call asked for: the inverse of `controls.to_json`; None where it says nothing of controls.
+
+    Raises:
+      UserError: they are none.
+    """
+    said = call.get("controls")
     if said is None:
         return None
-    names = {"tempo": "bpm", "key": "key", "metre": "metre", "instruments": "instruments", "drums": "drums"}
+    names = {
+        "tempo": "bpm",
+        "key": "key",
+        "metre": "metre",
+        "instruments": "instruments",
+        "drums": "drums",
+        "downbeat": "downbeat",
+    }
     if not isinstance(said, Mapping) or not set(said) <= {*names, "others"}:
         raise UserError(f"these controls are none: {said!r:.60}")
     controls = parse(**{names[name]: value for name, value in said.items() if name in names})

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from melody_jax.codes.controls import Controls
+from melody_jax.generate.replay import controls_in
 from melody_jax.generate.settings import Settings
 from melody_jax.shapes import Float, Int
 
@@ -49,6 +51,11 @@ class Result:
     lufs: tuple[float, float] | None = None
     call: dict[str, Any] = dataclasses.field(default_factory=dict)
     others: tuple["Result", ...] = ()
+
+    @property
+    def controls(self) -> Controls | None:
+        """What was asked for and read from the sentence; None where the language model knows no controls."""
+        return controls_in(self.call)
 
     @property
     def seconds(self) -> float:

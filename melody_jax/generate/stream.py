@@ -48,6 +48,8 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         self._key = np.asarray(key_of(seed, 0))[None]
         self._index = 0
         self._tokens = np.zeros((1, 0), np.int32)
+        self._asked: list[int] = []
+        self._drawn = 0  # moments that have tokens under these controls
         self._latents = np.zeros((1, 0, self._geometry.latent_channels), np.float32)
         self._joint, self._past = np.zeros(0, np.float32), np.zeros(0, np.float32)
         self._condition, self._away = self._conditions()
@@ -111,12 +113,13 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
             length = sequence - earlier
             keys = fold_in(fold_in(jnp.asarray(self._key), 2 * self._index), part)
             context = tokens[:, tokens.shape[1] - earlier * levels :]
+            condition = composer.vocabulary.later(self._condition, self._drawn - earlier)
             drawn = composer.loaded.write_tokens(
-                self._condition, context, keys, length * levels, self.settings.sampling, self._away
+                condition, context, keys, length * levels, self.settings.sampling, self._away
             )
             kept = min(length, moments - done)
             tokens = np.concatenate([tokens, np.asarray(drawn)[:, : kept * levels]], axis=1)
-            done, part = done + kept, part + 1
+            done, part, self._drawn = done + kept, part + 1, self._drawn + kept
         window, overlap = composer.window(self.settings)
         self._tokens = tokens[:, -max(most, window, overlap) * levels :]
         return tokens[:, tokens.shape[1] - moments * levels :]
@@ -150,7 +153,11 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
 
     def _conditions(self) -> tuple[Array, Array | None]:
         composer, away = self._composer, None
-        row = Row(self.prompt, self._seed, 1, controls=self._controls(self.prompt))
+        codes = self._controls(self.prompt)
+        asked = [] if codes is None else codes.tolist()
+        if asked != self._asked:  # other controls begin with a bar of their own
+            self._asked, self._drawn = asked, 0
+        row = Row(self.prompt, self._seed, 1, controls=codes)
         wanted, _ = composer.condition(composer.embed([self.prompt]), [row], self.settings)
         if self._negative is not None:
             row = Row(self._negative, self._seed, 1)

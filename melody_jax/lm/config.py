@@ -25,6 +25,9 @@ class LMConfig:
       condition_everywhere: the sum of the condition's embeddings goes, through a linear map that begins at zero, into every
         semantic position too. The publication's model meets the condition by attention alone; a small model that is
         trained shortly learns to look there late.
+      beats: where in its beat and in its bar the next moment stands goes, through a linear map that begins at zero, into
+        every semantic position (`lm/beats.py`), as far as tempo, metre and phase are among the controls. As the beats of
+        MusiConGen (Lan et al., 2024) do, this keeps a tempo and a metre without a memory of the bars before.
       rope: base of the rotary positions.
       norm_eps: epsilon of RMSNorm.
       tie_embeddings: the output layer is the embedding table.
@@ -43,6 +46,7 @@ class LMConfig:
     window: int = 0
     controls: bool = False
     condition_everywhere: bool = False
+    beats: bool = False
     rope: float = 10_000.0
     norm_eps: float = 1e-6
     tie_embeddings: bool = False
@@ -58,5 +62,7 @@ class LMConfig:
             raise UserError(f"lm: width {self.width} is not an even multiple of {self.heads} heads")
         if self.window < 0 or self.window == 1:
             raise UserError(f"lm: a window of {self.window} tokens; it is 0 or at least 2")
+        if self.beats and not self.controls:
+            raise UserError("lm: beats are read from the controls: set controls = True too")
         if self.remat not in ("none", "full", "dots"):
             raise UserError(f'lm: remat "{self.remat}" is none of "none", "full", "dots"')

@@ -39,11 +39,11 @@ def clip_losses(
     Args:
       window: moments of `levels` tokens in one sequence.
     """
-    windows = _windows(semantic, window, levels)
-    repeats = windows.shape[0] // semantic.shape[0]
-    keep = None if keep is None else jnp.repeat(keep, repeats)
-    controls = None if controls is None else jnp.repeat(controls, repeats, axis=0)
-    losses = sequence_losses(model, weights, jnp.repeat(mulan, repeats, axis=0), windows, keep, controls)
+    starts = _starts(semantic.shape[1] // levels, window)
+    windows = jnp.stack([semantic[:, levels * at : levels * (at + window)] for at in starts], axis=1)
+    condition = jnp.repeat(model.vocabulary.condition(mulan, keep, controls), len(starts), axis=0)
+    condition = model.vocabulary.later(condition, jnp.tile(starts, semantic.shape[0]))
+    losses = _losses_after(model, weights, condition, windows.reshape(-1, window * levels))
     return jnp.mean(losses.reshape(semantic.shape[0], -1), axis=1)
 
 
@@ -56,14 +56,18 @@ def sequence_losses(
     controls: Int[Array, "B K"] | None = None,
 ) -> Float[Array, "B N"]:
     """Cross entropy (nats) of every semantic token of a sequence, given those before it; see `clip_losses`."""
-    tokens = model.vocabulary.sequence(mulan, semantic, keep, controls)
+    return _losses_after(model, weights, model.vocabulary.condition(mulan, keep, controls), semantic)
+
+
+def _losses_after(
+    model: SemanticLM, weights: Any, condition: Int[Array, "B P"], semantic: Int[Array, "B N"]
+) -> Float[Array, "B N"]:
+    ids = model.vocabulary.semantic_ids(semantic).astype(condition.dtype)
+    tokens = jnp.concatenate([condition, ids], axis=1)
     losses = token_losses(model.apply({"params": weights}, tokens[:, :-1]), tokens[:, 1:])
     return losses[:, model.vocabulary.prefix - 1 :]
 
 
-def _windows(semantic: Int[Array, "B N"], window: int, levels: int) -> Int[Array, "R W"]:
-    """The windows that cover each clip, those of one clip beside one another."""
-    moments, width = semantic.shape[1] // levels, window * levels
-    starts = levels * np.linspace(0, moments - window, -(-moments // window)).round().astype(int)
-    windows = jnp.stack([semantic[:, start : start + width] for start in starts], axis=1)
-    return windows.reshape(-1, width)
+def _starts(moments: int, window: int) -> Int[np.ndarray, " R"]:
+    """Where the windows begin that cover a clip."""
+    return np.linspace(0, moments - window, -(-moments // window)).round().astype(np.int32)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from melody_jax.codes.vocabulary import Vocabulary
+from melody_jax.lm import beats
 from melody_jax.lm.config import LMConfig
 from melody_jax.nn.attention import Attention, KVCache
 from melody_jax.nn.dense import Dense, Embed
@@ -85,9 +86,9 @@ class SemanticLM(nn.Module):
         if cache is not None:
             held = jax.lax.dynamic_update_slice(cache.tokens, tokens.astype(cache.tokens.dtype), (0, cache.length))
             cache = cache.replace(tokens=held)
-        if cfg.condition_everywhere:
-            known = tokens if cache is None else cache.tokens
-            x = x + self._everywhere(table, known, valid, positions).astype(x.dtype)
+        if cfg.condition_everywhere or cfg.beats:
+            condition = self._condition(tokens if cache is None else cache.tokens, valid)
+            x = x + self._everywhere(table, condition, positions).astype(x.dtype)
         x = nn.Dropout(cfg.dropout, deterministic=not train)(x)
         layers = nn.scan(
             _remat(cfg.remat),
@@ -109,18 +110,28 @@ class SemanticLM(nn.Module):
         head = Dense(self.vocabulary.size, ("embed", "vocab"), False, cfg.dtype, cfg.param_dtype, _INIT, name="head")
         return head(x), cache
 
-    def _everywhere(self, table, known, valid, positions):
-        """What the condition, the first `prefix` real ids of `known`, adds to the positions that see all of it."""
-        cfg, prefix = self.config, self.vocabulary.prefix
+    def _condition(self, known, valid):
+        """The first `prefix` real ids of `known`, [B, prefix]; pad where there are fewer."""
+        prefix = self.vocabulary.prefix
         if valid is None:
-            embedded = table(known[:, :prefix])
-        else:
-            first = valid & (_positions(valid) < prefix)
-            embedded = jnp.where(first[..., None], table(known), 0)
-        zeros = nn.initializers.zeros
-        spread = Dense(cfg.width, ("input", "embed"), False, cfg.dtype, cfg.param_dtype, zeros, name="condition")
-        everywhere = spread(jnp.sum(embedded, axis=1, dtype=embedded.dtype))[:, None]
-        return jnp.where(positions[..., None] >= prefix - 1, everywhere, 0)
+            return known[:, :prefix]
+        slots = jnp.argmax(valid, axis=1)[:, None] + jnp.arange(prefix)[None]
+        return jnp.take_along_axis(known, slots, axis=1, mode="fill", fill_value=self.vocabulary.pad)
+
+    def _everywhere(self, table, condition, positions):
+        """What the condition adds to the positions that see all of it and so predict semantic tokens."""
+        cfg, prefix, zeros = self.config, self.vocabulary.prefix, nn.initializers.zeros
+        kinds = {"dtype": cfg.dtype, "param_dtype": cfg.param_dtype}
+        added = jnp.zeros((), cfg.dtype)
+        if cfg.condition_everywhere:
+            spread = Dense(cfg.width, ("input", "embed"), False, **kinds, kernel_init=zeros, name="condition")
+            embedded = table(condition)
+            added = spread(jnp.sum(embedded, axis=1, dtype=embedded.dtype))[:, None]
+        if cfg.beats:
+            spread = Dense(cfg.width, ("input", "embed"), False, **kinds, kernel_init=zeros, name="beats")
+            moments = (positions + 1 - prefix) // self.vocabulary.semantic_levels
+            added = added + spread(beats.phases(self.vocabulary, condition, moments).astype(cfg.dtype))
+        return jnp.where(positions[..., None] >= prefix - 1, added, 0)
 
     def __call__(
         self, tokens: Int[Array, "B W"], mask: Bool[Array, "B W"] | None = None, train: bool = False

@@ -59,10 +59,13 @@ class Asked(_Strict):
         default=None, description="all who play, the leading one first", max_length=16
     )
     drums: bool | None = Field(default=None, description="with or without a drum kit")
+    downbeat: float | None = Field(
+        default=None, description="of given music: seconds from its start to the first beat of a bar"
+    )
 
     def parsed(self) -> Controls | None:
         """Raises UserError: a value that cannot be."""
-        controls = parse(self.bpm, self.key, self.metre, self.instruments, self.drums)
+        controls = parse(self.bpm, self.key, self.metre, self.instruments, self.drums, self.downbeat)
         return controls if controls else None
 
 

@@ -115,9 +115,10 @@ class LMStage(Stage):
         """(weighted cross entropy in nats, {"perplexity"} of the semantic tokens) of a training batch."""
         text_key, condition_key, dropout_key, window_key = jax.random.split(key, 4)
         history_key = jax.random.fold_in(key, 1)
-        semantic = self._draw_window(window_key, batch["semantic"])
+        semantic, starts = self._draw_window(window_key, batch["semantic"])
         mulan = self._choose_condition(text_key, batch)
         targets = self.vocabulary.sequence(mulan, semantic, controls=batch.get("controls"))
+        targets = self.vocabulary.later(targets, starts)
         inputs = self._drop_history(history_key, self._drop_condition(condition_key, targets))
         logits = self.model.apply({"params": params}, inputs[:, :-1], train=True, rngs={"dropout": dropout_key})
         losses = token_losses(logits, targets[:, 1:])
@@ -170,14 +171,15 @@ class LMStage(Stage):
         """Config, geometry and the id of the codes it was trained on."""
         return self.config, self.geometry, {"codes": read_info(storage.path(self.parents_dir) / "codes")["id"]}
 
-    def _draw_window(self, key: jax.Array, semantic: Int[Array, "B N"]) -> Int[Array, "B W"]:
-        """A window of each clip, from any moment of it on."""
+    def _draw_window(self, key: jax.Array, semantic: Int[Array, "B N"]) -> tuple[Int[Array, "B W"], Array | int]:
+        """(a window of each clip, the moment that it begins with)."""
         if self.width == semantic.shape[1]:
-            return semantic
+            return semantic, 0
         levels = self.geometry.semantic_levels
         last = semantic.shape[1] // levels - self.window
-        starts = levels * jax.random.randint(key, (semantic.shape[0],), 0, last + 1)
-        return jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, self.width))(semantic, starts)
+        starts = jax.random.randint(key, (semantic.shape[0],), 0, last + 1)
+        cut = jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, self.width))
+        return cut(semantic, levels * starts), starts
 
     def _choose_condition(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> Int[Array, "B Q"]:
         """Each clip's MuLan codes: its caption's with probability `text_share`, else its music's."""

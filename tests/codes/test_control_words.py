@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from melody_jax.codes.control_words import from_sidecar, key_of, metre_of, parse, read_sentence
+from melody_jax.codes.control_words import from_sidecar, key_of, metre_of, pace_of, parse, read_sentence
 from melody_jax.codes.controls import Controls, merge, to_json
 from melody_jax.codes.instruments import FAMILIES, NAMES, canonical, mentions
 from melody_jax.errors import UserError
@@ -266,6 +266,9 @@ SIDECARS = [
     ({"bpm": 96, "key": "Dm", "instrument": "Guitar"}, Controls(96.0, (2, "minor"), None, None, ("classical guitar",), False)),
     ({"bpm": "120 BPM", "key": "A", "scale": "minor"}, Controls(120.0, (9, "minor"))),
     ({"key": "A", "mode": "minor"}, Controls(key=(9, "minor"))),
+    ({"bpm": 96, "downbeat": 0.31}, Controls(96.0, downbeat=0.31)),
+    ({"downbeat": "soon"}, Controls()),
+    ({"downbeat": float("nan")}, Controls()),
     ({"key": "A minor", "mode": "minor"}, Controls(key=(9, "minor"))),
     ({"key": "F# Major", "genre": "Waltz", "tags": ["drums", "oboe"]}, Controls(None, (6, "major"), "3/4", True, ("oboe",), False)),
     ({"instruments": ["Piano", "Drums"], "time_signature": "11/8"}, Controls(None, None, "other", True, ("piano",), False)),
@@ -285,3 +288,23 @@ def test_sidecars_tell_what_can_be_read(tags, told):
 def test_a_metre_without_a_code_is_another_one():
     assert metre_of("3/4") == "3/4" and metre_of(" 06/8 ") == "6/8" and metre_of("11/8") == "other"
     assert metre_of("waltz") is None and metre_of("") is None
+
+
+@pytest.mark.parametrize(
+    "text, pace",
+    [
+        ("a slow waltz for solo violin", (54, 72)),
+        ("A FAST reel", (120, 150)),
+        ("a very slow, calm song", (44, 52)),
+        ("very fast jigs", (150, 176)),
+        ("a waltz, not too fast", (96, 122)),
+        ("strings, presto", (150, 176)),
+        ("two polkas", (120, 150)),
+        ("breakfast music with a slowpoke", (66, 126)),
+        ("a piano", (66, 126)),
+        ("slow ambient pads", None),
+        ("a flute without a beat", None),
+    ],
+)
+def test_a_pace_is_read_where_no_tempo_is_named(text, pace):
+    assert pace_of(text) == pace

@@ -44,5 +44,5 @@ def test_every_flag_of_the_table_is_one():
 
 
 def test_the_table_is_the_codes():
-    assert f"in {SIZES[0] - 1} steps" in PAGE
+    assert f"one of {SIZES[0] - 1} whole numbers" in PAGE
     assert ", ".join(METRES[:-1]) in PAGE

@@ -1,5 +1,7 @@
 """The language model's ids: disjoint, complete, reversible; which may stand where."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -9,6 +11,7 @@ from melody_jax.geometry import Geometry
 
 VOCABULARY = Vocabulary(mulan_tokens=3, mulan_codes=5, semantic_codes=7)
 WHOLE = Vocabulary(mulan_tokens=3, mulan_codes=5, semantic_codes=7, semantic_levels=2, controls=(3, 2))
+BEATING = Vocabulary(mulan_tokens=3, mulan_codes=5, semantic_codes=7, controls=controls.SIZES)
 
 
 def test_every_id_has_one_meaning():
@@ -22,7 +25,7 @@ def test_every_id_has_one_meaning():
 
 def test_without_controls_and_levels_it_is_the_publications():
     assert Vocabulary.of(Geometry()).size == 4 + 12 * 1024 + 1024
-    assert Vocabulary.of(Geometry(), controls=True).size == 4 + 12 * 1024 + 1024 + sum(controls.SIZES) + 1
+    assert Vocabulary.of(Geometry(), controls=True).size == -(-(4 + 12 * 1024 + 1024 + sum(controls.SIZES)) // 8) * 8
 
 
 def test_round_trip_and_foreign_ids():
@@ -48,6 +51,35 @@ def test_controls_stand_before_the_music_and_are_dropped_with_the_rest():
     np.testing.assert_array_equal(WHOLE.condition(mulan)[:, 4:], [[33, 36]] * 2)
     np.testing.assert_array_equal(WHOLE.without_condition(condition), condition[jnp.array([1, 1])])
     assert condition.shape[1] == WHOLE.prefix
+
+
+def _condition(*pieces):
+    codes = jnp.asarray(np.stack([controls.encode(piece) for piece in pieces]))
+    return BEATING.condition(jnp.zeros((len(pieces), 3), jnp.int32), controls=codes)
+
+
+def test_beats_are_counted_from_the_first_of_a_bar():
+    """At 120 to the minute and 25 moments a second a beat is 12.5 moments."""
+    waltz = controls.Controls(120.0, metre="3/4", downbeat=0.5)  # the start is the last beat of a bar before
+    march, unknown = controls.Controls(60.0, downbeat=0.0), controls.Controls(60.0, metre="2/4")
+    beats, bar, known = BEATING.beats(_condition(waltz, march, unknown), jnp.array([[0, 25, 50]]))
+    np.testing.assert_allclose(beats, [[2, 4, 6], [0, 1, 2], [0, 0, 0]], atol=1e-5)
+    assert bar[:, 0].tolist() == [3, 0, 0] and known[:, 0].tolist() == [True, True, False]
+
+
+def test_music_that_begins_later_has_another_phase_and_no_other_control():
+    waltz, unknown = controls.Controls(120.0, (2, "minor"), "3/4", downbeat=0.5), controls.Controls(60.0)
+    condition = _condition(waltz, waltz, unknown)
+    found = BEATING.later(condition, jnp.array([25, 75, 25]))
+    expected = [dataclasses.replace(waltz, downbeat=-0.5), dataclasses.replace(waltz, downbeat=-2.5), unknown]
+    np.testing.assert_array_equal(found, _condition(*expected))
+    np.testing.assert_array_equal(BEATING.later(condition, 0), condition)
+    np.testing.assert_array_equal(BEATING.later(BEATING.later(condition, 25), -25), condition)
+    for at in (0, 40):  # the same moment, counted from either start
+        there = BEATING.beats(condition[:1], jnp.array([[25 + at]]))[0] % 3
+        np.testing.assert_allclose(BEATING.beats(found[:1], jnp.array([[at]]))[0] % 3, there, atol=0.03)
+    plain = VOCABULARY.condition(jnp.zeros((1, 3), jnp.int32))
+    np.testing.assert_array_equal(VOCABULARY.later(plain, 9), plain)
 
 
 def test_legal_ids_are_those_of_the_level():

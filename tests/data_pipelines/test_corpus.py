@@ -234,11 +234,12 @@ def test_controls_are_the_truth(arrangements):
         shift = {"": 0, "flat": -1, "sharp": 1}[truth.key[2:]]
         third = "minor" if truth.mode in ("minor", "dorian") else "major"
         assert controls.key == ((tonics[truth.key[0]] + shift) % 12, third)
-        assert (controls.tempo, controls.metre) == (truth.tempo, truth.metre)
+        assert (controls.tempo, controls.metre, controls.downbeat) == (truth.tempo, truth.metre, 0.0)
         assert controls.drums == any(part.role == "drums" for part in one.parts)
         assert controls.instruments == tuple(players) and controls.only
         back = decode(encode(controls))
-        assert (back.key, back.metre, back.drums) == (controls.key, controls.metre, controls.drums)
+        same = ("key", "metre", "drums", "tempo", "downbeat")
+        assert all(getattr(back, name) == getattr(controls, name) for name in same)
         assert back.instruments == tuple(players[:4])
     assert {_controls(one).drums for one in arrangements} == {True, False}
 

@@ -85,6 +85,13 @@ def _musiccaps(tmp_path, rows):
     return sources.musiccaps(str(tmp_path / "caps.csv"), str(tmp_path / "clips"))
 
 
+def test_bars_go_on_from_clip_to_clip(tmp_path):
+    _sound(tmp_path / "a.wav", 3)
+    file = SoundFile(str(tmp_path / "a.wav"), "a.wav", ("a song",), "folder", tags={"bpm": 96, "downbeat": 0.25})
+    clips = [c for c in build.make_file_clips(file, decode.ClipFormat(8_000, 1.0, 0.5)) if isinstance(c, Clip)]
+    assert [clip.controls.downbeat for clip in clips] == [0.25, -0.75, -1.75]
+
+
 def test_musiccaps(tmp_path):
     _sound(tmp_path / "clips/-0Gj8-vB1q4.wav", 10)
     _sound(tmp_path / "clips/[_0SdAVK79lg]-[30-40].wav", 10)

@@ -5,10 +5,8 @@ import shutil
 import threading
 import zlib
 
-import jax
 import numpy as np
 import pytest
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from data_pipelines import batches, precompute, read, records, tasks, tokens
@@ -103,48 +101,6 @@ def test_the_language_model_does_not_read_latents(token_set, monkeypatch):
     assert taken and not any(b"latents" in record for record in taken)
 
 
-@pytest.fixture
-def in_one(token_set, tmp_path):
-    """The same data set as version 2.1 had it: one TFDS data set of everything."""
-    directory = tmp_path / "melody_tokens" / "small" / "2.1.0"
-    directory.mkdir(parents=True)
-    features, splits = {}, []
-    for each in tokens._features(GEOMETRY).values():
-        features |= dict(each)
-    features = tfds.features.FeaturesDict(features)
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=directory, dataset_name="melody_tokens", split=None, filetype_suffix="tfrecord"
-    )
-    for split, count in read.counts(token_set).items():
-        with tf.io.TFRecordWriter(str(directory / f"melody_tokens-{split}.tfrecord-00000-of-00001")) as file:
-            for example in tokens.read_tokens(token_set, split):
-                file.write(features.serialize_example(example))
-        template_ = template.replace(split=split)
-        splits.append(tfds.core.SplitInfo(name=split, shard_lengths=[count], num_bytes=0, filename_template=template_))
-    tfds.folder_dataset.write_metadata(
-        data_dir=directory, features=features, split_infos=splits, filename_template=template, check_data=False
-    )
-    shutil.copy(token_set / "metadata.json", directory)
-    return directory
-
-
-def test_tokens_of_version_2_are_read_until_they_are_made_anew(in_one, token_set, small_data):
-    def never(audio, captions):
-        raise AssertionError("nothing is left to do")
-
-    arguments = (small_data, str(in_one.parents[2]), "small")
-    assert precompute.precompute(never, *arguments, LINEAGE, GEOMETRY, BATCH) == in_one
-    for stage, lengths in {
-        "lm": {"mulan": 3, "text": 3, "semantic": 25},
-        "dpd": {"semantic": 10, "latents": 40},
-    }.items():
-        sources = (tasks.make_task(f"old_{stage}", stage, folder, GEOMETRY) for folder in (in_one, token_set))
-        before, after = (next(batches.Batches(source, lengths, 4)) for source in sources)
-        jax.tree.map(np.testing.assert_array_equal, before, after)
-    new = precompute.precompute(encode, *arguments, LINEAGE | {"codes": "d" * 64}, GEOMETRY, BATCH)
-    assert new.name == "3.0.0" and not in_one.exists() and _records(new) == _records(token_set)
-
-
 def test_lineage_is_kept_and_checked(token_set, small_data):
     opened = tokens.open_tokens(token_set, LINEAGE)
     assert opened.lineage == LINEAGE and opened.geometry == GEOMETRY
@@ -207,7 +163,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bytes(token_set, small_data, t
     directory = precompute.precompute(counted, small_data, str(tmp_path), "small", LINEAGE, GEOMETRY, BATCH)
     assert _records(directory) == _records(token_set)
     assert len(calls) < sum(-(-count // BATCH) for count in read.counts(small_data).values())
-    assert sorted(path.name for path in directory.parent.iterdir()) == ["3.0.0", "lock"]
+    assert sorted(path.name for path in directory.parent.iterdir()) == [read.TOKENS_VERSION, "lock"]
 
 
 def test_two_hosts_make_what_one_makes(token_set, small_data, tmp_path):
@@ -226,8 +182,8 @@ def test_two_hosts_make_what_one_makes(token_set, small_data, tmp_path):
         ("lm", {"mulan": 3, "text": 3, "semantic": 25}, {"mulan": (4, 3), "text": (4, 3), "semantic": (4, 25)}),
         (
             "lm",
-            {"mulan": 3, "text": 3, "semantic": 9, "controls": 8},
-            {"mulan": (4, 3), "text": (4, 3), "semantic": (4, 9), "controls": (4, 8)},
+            {"mulan": 3, "text": 3, "semantic": 9, "controls": 9},
+            {"mulan": (4, 3), "text": (4, 3), "semantic": (4, 9), "controls": (4, 9)},
         ),
         ("dpd", {"semantic": 10, "latents": 40}, {"semantic": (4, 10), "latents": (4, 40, 2)}),
     ],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from melody_jax.codes import controls
 from melody_jax.geometry import Geometry
 from melody_jax.lm.config import LMConfig
 from melody_jax.lm.loss import token_losses
@@ -92,13 +93,14 @@ def test_hidden_history(state):
 def test_a_window_is_drawn_anywhere_in_a_clip():
     stage = dataclasses.replace(STAGE, config=dataclasses.replace(STAGE.config, window=4))
     clips = jnp.arange(10, dtype=jnp.int32)[None] + 100 * jnp.arange(500, dtype=jnp.int32)[:, None]
-    drawn = np.asarray(stage._draw_window(jax.random.PRNGKey(3), clips))
+    drawn, starts = map(np.asarray, stage._draw_window(jax.random.PRNGKey(3), clips))
+    np.testing.assert_array_equal(drawn[:, 0] % 100, starts)
     starts = drawn[:, 0] - 100 * np.arange(500)
     np.testing.assert_array_equal(drawn - drawn[:, :1], np.tile(np.arange(4), (500, 1)))
     assert set(starts) == set(range(7))  # the first and the last place included
     assert np.bincount(starts).min() > 500 / 7 / 2
     longer = dataclasses.replace(STAGE, config=dataclasses.replace(STAGE.config, window=99))
-    np.testing.assert_array_equal(longer._draw_window(jax.random.PRNGKey(3), clips), clips)
+    np.testing.assert_array_equal(longer._draw_window(jax.random.PRNGKey(3), clips)[0], clips)
 
 
 def test_windows_are_evaluated_under_their_own_clips_prefix(state):
@@ -169,3 +171,32 @@ def test_same_step_same_numbers(state):
     jax.tree.map(np.testing.assert_array_equal, first, again)
     later = step(state.replace(step=state.step + 1), batch_of(0))
     assert float(later[1]["loss"]) != float(first[1]["loss"])
+
+
+def test_music_on_the_beat_is_learnt_from_windows():
+    """Each clip's tokens say on which half of a beat they stand, of tempi of its own; windows begin anywhere."""
+    geometry = Geometry(clip_seconds=4.0, mulan_tokens=3, mulan_codes=4, semantic_codes=6)
+    stage = dataclasses.replace(
+        STAGE,
+        config=dataclasses.replace(STAGE.config, window=10, controls=True, beats=True),
+        geometry=geometry,
+        control_dropout=0.0,
+        optim=OptimConfig(learning_rate=3e-2, warmup_steps=5, total_steps=60),
+    )
+    rng = np.random.default_rng(0)
+    tempi = rng.choice([60.0, 75.0, 100.0, 125.0], 16)
+    codes = np.stack([controls.encode(controls.Controls(float(tempo), downbeat=0.0)) for tempo in tempi])
+    half = (np.arange(100)[None] * tempi[:, None] / (60 * 25) * 2 + 1e-6).astype(int) % 2
+    batch = {
+        "mulan": jnp.zeros((16, 3), jnp.int32),
+        "text": jnp.zeros((16, 3), jnp.int32),
+        "semantic": jnp.asarray(
+            2 * half + rng.integers(0, 2, half.shape), jnp.int32
+        ),  # beside it, what nobody can know
+        "controls": jnp.asarray(codes),
+    }
+    state, step = nn.unbox(jax.jit(stage.init)(jax.random.PRNGKey(0))), jax.jit(stage.train_step)
+    for _ in range(60):
+        state, _ = step(state, batch)
+    metrics = jax.jit(stage.metrics)(state.params, batch)
+    assert metrics["perplexity"] < 2.15 and metrics["unconditional_perplexity"] > 2.5

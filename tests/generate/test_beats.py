@@ -1,0 +1,99 @@
+"""Which beat the language model is told of where it begins anew: in windows of long music, in streams, in given music."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from melody_jax.bundle import Bundle
+from melody_jax.codes.controls import Controls
+from melody_jax.codes.vocabulary import Vocabulary
+from melody_jax.generate import Melody
+from melody_jax.lm.network import SemanticLM
+from tests.generate.conftest import GEOMETRY, LM, random_weights
+
+BEATS = dataclasses.replace(LM, controls=True, beats=True)
+
+
+@pytest.fixture
+def told(bundle_dir, monkeypatch):
+    """(a system whose language model reads beats and writes nothing but code 0, [beat of the first moment it writes])."""
+    bundle = Bundle.load(bundle_dir)
+    vocabulary = Vocabulary.of(GEOMETRY, True)
+    weights = random_weights(SemanticLM(BEATS, vocabulary), jnp.zeros((1, vocabulary.prefix + 1), jnp.int32))
+    old = bundle.parts["lm"]
+    changed = dataclasses.replace(old, params=weights, config=dataclasses.asdict(BEATS))
+    melody = Melody(dataclasses.replace(bundle, parts=dict(bundle.parts) | {"lm": changed}))
+    beats = []
+
+    def write(condition, earlier, keys, length, sampling, negative=None):
+        del keys, sampling, negative
+        place = jnp.array([[earlier.shape[1]]])
+        beat, _, known = melody.loaded.system.vocabulary.beats(condition, place)
+        beats.append(float(beat[0, 0]) if known[0, 0] else None)
+        return jnp.zeros((len(condition), length), jnp.int32)
+
+    monkeypatch.setattr(melody.loaded, "write_tokens", write)
+    return melody, beats
+
+
+def test_windows_of_long_music_go_on_with_the_beat(told):
+    """25 moments a second and 150 beats a minute: 10 moments a beat. Windows are 10 moments long and continue 5;
+    they reach as far as the diffusion's do, beyond the end."""
+    melody, beats = told
+    asked = Controls(150.0, metre="2/4")
+    made = melody.generate("a tone", seconds=1.2, controls=asked)
+    assert np.mod(beats, 2).round(2).tolist() == [0.0, 1.0, 1.5, 0.0, 0.5, 1.0]
+    assert made.call["controls"] == {"tempo": 150.0, "metre": "2/4", "downbeat": 0.0}
+
+
+def test_a_tempo_that_is_not_named_is_drawn_once_and_told(told):
+    melody, beats = told
+    slow, again, other = (melody.generate("a slow tone", seconds=0.4, seed=seed) for seed in (1, 1, 2))
+    tempi = [piece.call["controls"]["tempo"] for piece in (slow, again, other)]
+    assert tempi[0] == tempi[1] != tempi[2] and all(54 <= tempo < 72 for tempo in tempi)
+    assert melody.replay(slow.call).call["controls"] == slow.call["controls"]
+    assert set(beats) == {0.0}
+    beats.clear()
+    assert melody.generate("an ambient drone", seconds=0.4).call["controls"] == {}
+    melody.generate(audio=np.sin(np.arange(1600) / 5).astype(np.float32), seconds=0.4)  # has a tempo of its own
+    assert beats == [None, None]
+
+
+def test_a_stream_keeps_the_beat_until_it_is_asked_for_another(told):
+    melody, beats = told
+    stream = melody.stream("a tone at 150 bpm", seed=1)
+    next(stream), next(stream)
+    stream.change(negative="noise", lm_guidance=2.0)
+    next(stream)
+    before = len(beats)
+    assert np.mod(beats, 1).round(2).tolist() == [0.0, 0.0, 0.5]
+    stream.change("a tone at 75 bpm")
+    next(stream), next(stream)
+    assert np.mod(beats[before:], 1).round(2).tolist() == [0.0, 0.25]
+
+
+def test_of_given_music_the_beat_is_known_where_the_downbeat_is_told(told):
+    melody, beats = told
+    audio = np.sin(np.arange(1600) / 5).astype(np.float32)
+    melody.continue_(audio, "a tone", seconds=0.2, controls=Controls(150.0))
+    melody.continue_(audio, "a tone", seconds=0.2, controls=Controls(150.0, downbeat=0.1))
+    assert beats == [None, None, 0.75, 1.25]  # 10 and 15 moments on, of which 2.5 are before the downbeat
+
+
+def test_what_goes_on_with_a_piece_keeps_its_beat(told):
+    """A piece of 20 moments, two beats; the models see its last ten."""
+    melody, beats = told
+    piece = melody.generate("a tone at 150 bpm", seconds=0.8)
+    beats.clear()
+    longer = melody.continue_(piece, seconds=0.2)
+    assert np.mod(beats, 1).round(2).tolist() == [0.0, 0.5]
+    assert longer.call["controls"]["tempo"] == 150.0
+    assert (
+        melody.continue_([piece.audio], heard=piece.controls, seconds=0.2)[0].call["controls"]
+        == longer.call["controls"]
+    )
+    beats.clear()
+    other = melody.continue_(piece, "a tone at 75 bpm", seconds=0.2)
+    assert other.call["controls"] == {"tempo": 75.0} and beats == [None, None]
