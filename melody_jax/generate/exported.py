@@ -93,14 +93,20 @@ class Arrows:
     def tokens(self, weights: Weights, condition: Array, keys: Array) -> Array:
         """Semantic tokens [B, N R], window after window; keys [B, 2] of the pieces."""
         lm, keys, levels = self._kept(weights)["lm"], fold_in(keys, 0), self.geometry.semantic_levels
-        length, index = min(self._sequence, self._total), 0
         tokens = jnp.zeros((condition.shape[0], 0), jnp.int32)
-        while tokens.shape[1] < self._total * levels:
-            earlier = tokens[:, max(0, tokens.shape[1] - self._earlier * levels) :]
-            how = {"length": length * levels, "sampling": self.settings.sampling}
-            fresh = self.system.write_tokens(lm, condition, earlier, fold_in(keys, index), **how)
+        at, earlier, length, index = 0, 0, min(self._sequence, self._total), 0
+        while at < self._total:
+            fresh = self.system.write_tokens(
+                lm,
+                self.system.vocabulary.later(condition, at - earlier),
+                tokens[:, (at - earlier) * levels :],
+                fold_in(keys, index),
+                length=length * levels,
+                sampling=self.settings.sampling,
+            )
             tokens = jnp.concatenate([tokens, fresh.astype(tokens.dtype)], axis=1)
-            length, index = self._sequence - self._earlier, index + 1
+            at, index = at + length, index + 1
+            earlier, length = self._earlier, self._sequence - self._earlier
         return tokens[:, : self._total * levels]
 
     def latents(self, weights: Weights, tokens: Array, keys: Array) -> Array:
@@ -224,15 +230,22 @@ def _info(melody: Melody, arrows: Arrows) -> dict[str, Any]:
 
 
 def _controls() -> dict[str, dict[str, int]]:
-    """Slot -> what may be asked for -> its code; "none" is the code of nobody further."""
+    """Slot -> what may be asked for -> its code.
+
+    A code that says nothing by itself is called by its number, or "none" where it is the only one: nobody further.
+    """
     table: dict[str, dict[str, int]] = {}
     for place, (slot, size) in enumerate(zip(controls.SLOTS, controls.SIZES, strict=True)):
-        table[slot] = {}
+        words, silent = {}, []
         for code in range(1, size):
             codes = np.zeros(len(controls.SLOTS), np.int32)
             codes[place] = code
             known = [*controls.to_json(controls.decode(codes)).values()]
-            table[slot].setdefault(_word(known[0]) if known else "none", code)
+            if known:
+                words[_word(known[0])] = code
+            else:
+                silent.append(code)
+        table[slot] = words | ({"none": silent[0]} if len(silent) == 1 else {str(code): code for code in silent})
     return table
 
 
@@ -241,7 +254,7 @@ def _word(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(value)
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _is_ours(folder: pathlib.Path) -> bool:

@@ -103,11 +103,11 @@ def test_programs_are_for_all_platforms_and_hold_what_they_read(folder):
 
 @pytest.fixture(scope="module")
 def with_controls(model_dir, tmp_path_factory):
-    """The toy bundle, with a language model that knows controls."""
+    """The toy bundle, with a language model that knows controls, and reads beats."""
     directory = tmp_path_factory.mktemp("controls")
-    config, old = dataclasses.replace(LM, controls=True), load_part(model_dir / "lm")
+    config, old = dataclasses.replace(LM, controls=True, beats=True), load_part(model_dir / "lm")
     network = SemanticLM(config, Vocabulary.of(GEOMETRY, True))
-    weights = random_weights(network, jnp.zeros((1, 10), jnp.int32))
+    weights = random_weights(network, jnp.zeros((1, network.vocabulary.prefix + 10), jnp.int32))
     save_part(directory / "lm", "lm", weights, config, GEOMETRY, old.parents, old.training)
     parts = [model_dir / name for name in ("autoencoder", "mulan", "codes", "dpd")]
     export([*parts, directory / "lm"], directory / "bundle", tokenizer=model_dir / "tokenizer.json")
@@ -116,7 +116,7 @@ def with_controls(model_dir, tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore:a prompt is longer")  # of letters, which are the toy tokenizer's words
 def test_controls_are_asked_for_by_name(with_controls, tmp_path, monkeypatch):
-    ways = ["--seconds", "0.2", "--steps", "1", "--temperature", "0"]
+    ways = ["--seconds", "0.6", "--steps", "1", "--temperature", "0"]
     exported_by_command(with_controls.bundle.directory, tmp_path / "out", *ways)
     sample = exported.sample_exported
     for cached in (sample.info, sample.program):
@@ -124,14 +124,14 @@ def test_controls_are_asked_for_by_name(with_controls, tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "HERE", tmp_path / "out")
     table = json.loads((tmp_path / "out" / "sampler.json").read_text())["controls"]
     assert table["drums"] == {"no": 1, "yes": 2} and table["metre"]["3/4"] == 2
-    asked = {"metre": "3/4", "key": "D minor", "tempo": "96", "drums": "no", "instrument_1": "flute"}
+    asked = {"metre": "3/4", "key": "D minor", "tempo": "96", "phase": "1", "drums": "no", "instrument_1": "flute"}
     asked |= {f"instrument_{place}": "none" for place in (2, 3, 4)}
-    sentence = "a waltz for solo flute in D minor, 96 bpm"  # of which Melody reads the same
+    sentence = "a waltz for solo flute in D minor, 96 bpm"  # of which Melody reads the same, and begins with a bar
     ids = sample.encode([sentence])
-    piece = with_controls.generate(sentence, seconds=0.2, steps=1, temperature=0.0)
+    piece = with_controls.generate(sentence, seconds=0.6, steps=1, temperature=0.0)
     made = sample.sample(ids, [0], sample.control_codes(asked)[None])
-    np.testing.assert_array_equal(made["tokens"][0], piece.tokens)
-    assert (sample.sample(ids, [0])["tokens"][0] != piece.tokens).any()
+    np.testing.assert_array_equal(made["tokens"][0][: len(piece.tokens)], piece.tokens)
+    assert (sample.sample(ids, [0])["tokens"] != made["tokens"]).any()
     with pytest.raises(SystemExit, match="possible are no, yes"):
         sample.control_codes({"drums": "perhaps"})
     for cached in (sample.info, sample.program):
