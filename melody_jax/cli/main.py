@@ -26,6 +26,7 @@ COMMANDS = {
     "export": "collect trained parts into a bundle for sampling",
     "export hf": "write trained parts as Hugging Face folders",
     "export t5x": "write trained parts as T5X checkpoints",
+    "export stablehlo": "write a bundle's sampler as programs that run with jax alone",
     "generate": "make music from sentences with a bundle",
     "continue": "go on with music",
     "inpaint": "make spans of music anew",
@@ -54,7 +55,7 @@ BUCKETS = {
     "export": ("model_dir", "out"),
     **dict.fromkeys(("export hf", "export t5x"), ("model_dir",)),
     **dict.fromkeys(("generate", "continue", "inpaint", "vary"), ("bundle", "out")),
-    **dict.fromkeys(("stream", "play", "serve"), ("bundle",)),
+    **dict.fromkeys(("stream", "play", "serve", "export stablehlo"), ("bundle",)),
     "evaluate": ("bundle", "data_dir", "model_dir"),
 }
 """Command -> its arguments that may be paths in buckets, gs://BUCKET/...; in all others an address is refused."""

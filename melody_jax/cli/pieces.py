@@ -8,6 +8,7 @@ from typing import Any
 
 import tqdm
 
+from melody_jax import storage
 from melody_jax.cli import arguments, controls
 from melody_jax.generate.files import Files, Output
 from melody_jax.generate.making import Making
@@ -23,6 +24,11 @@ def add_sampling(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -
     arguments.add(parser, "bundle", adapter=adapter)
     parser.add_argument("--negative", metavar="TEXT", help="what the music should not be (with --lm_guidance above 1)")
     controls.add_arguments(parser)
+    add_settings(parser, without)
+
+
+def add_settings(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
+    """One option for each setting, for `settings_of`."""
     group = parser.add_argument_group("sampling (defaults: the bundle's, else as given)")
     names = [field.name for field in dataclasses.fields(Settings) if field.name not in without]
     arguments.add_fields(group, Settings, names, default=argparse.SUPPRESS)  # what is not given is the bundle's
@@ -43,7 +49,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """
     chosen = arguments.fields_of(args, Settings)
     with_settings(Settings(), chosen)
-    if args.negative is not None:
+    if getattr(args, "negative", None) is not None:
         check_prompts([args.negative])
     return chosen
 
@@ -80,9 +86,25 @@ def make(
     if not making.files.wanted:
         print(f"all {len(sources)} pieces are there")
         return
+    keep_programs()
     given |= {"negative": args.negative, "controls": asked, "batch_size": args.batch_size, "keep_all": args.keep_all}
     with plain_warnings():
         making.make(method, sources, music, seeds, **given, **chosen)
+
+
+def loaded(bundle: storage.Path, adapters: Sequence[str] = ()) -> Any:
+    """A bundle as `Melody`, with adapters as `--adapter` gives them; its programs are kept for the next command."""
+    from melody_jax.generate import Melody
+
+    keep_programs()
+    return Melody.load(bundle, adapters=arguments.adapters_of(adapters))
+
+
+def keep_programs() -> None:
+    """Compiled programs are kept for the next command."""
+    from melody_jax.operations import cache
+
+    cache.keep_programs()
 
 
 def _show(place: Any, piece: Any) -> None:

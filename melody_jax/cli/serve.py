@@ -4,7 +4,7 @@ import argparse
 import importlib.util
 import warnings
 
-from melody_jax.cli import arguments
+from melody_jax.cli import arguments, pieces
 from melody_jax.errors import UserError
 from melody_jax.operations.quiet import plain_warnings
 from melody_jax.serve.limits import Limits
@@ -40,11 +40,10 @@ def run(args: argparse.Namespace) -> None:
     if token is None and args.host not in LOCAL:
         warnings.warn(f"everybody who reaches {args.host} may make music here: no token is set", stacklevel=1)
 
-    from melody_jax.generate import Melody
     from melody_jax.serve import run as running
 
     with plain_warnings(), running.listening(args.host, args.port) as place:
-        melody = Melody.load(bundle)
+        melody = pieces.loaded(bundle)
         if args.warm is not None:
             running.warm(melody, limits, args.warm)
         running.serve(melody, place, limits, token, args.cors, args.grace)

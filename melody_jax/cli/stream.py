@@ -74,9 +74,7 @@ def play(args: argparse.Namespace, sink: Callable[[int], Sink]) -> None:
     """Hands chunk after chunk to what `sink` makes for a sample rate."""
     chosen, bundle = checked(args), arguments.bundle_of(args.bundle)
 
-    from melody_jax.generate import Melody
-
-    melody = Melody.load(bundle, adapters=arguments.adapters_of(args.adapter))
+    melody = pieces.loaded(bundle, args.adapter)
     with plain_warnings():
         asked = controls.from_arguments(args)
         stream = melody.stream(args.prompt, negative=args.negative, seed=args.seed, controls=asked, **chosen)

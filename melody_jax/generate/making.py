@@ -4,14 +4,18 @@ Imports no jax before there is something to make.
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from melody_jax import storage
+from melody_jax.codes.control_words import from_sidecar
+from melody_jax.codes.controls import Controls
 from melody_jax.errors import UserError
 from melody_jax.generate.files import Files
-from melody_jax.generate.replay import Call
+from melody_jax.generate.replay import Call, controls_in
 from melody_jax.generate.sound_file import check_music, read_music
 
 if TYPE_CHECKING:
@@ -44,7 +48,11 @@ class Making:
         """
         melody, wanted = self._melody(), self.files.wanted
         some: Sequence[Any] = [sources[i] for i in wanted]
-        given = {"audio": [read_music(file, melody.sample_rate) for file in some]} if music else {"prompts": some}
+        given: dict[str, Any] = {"prompts": some}
+        if music:
+            given = {"audio": [read_music(file, melody.sample_rate) for file in some]}
+        if music and method != "generate":
+            given["heard"] = [told_beside(file) for file in some]
 
         def each(index: int, result: "Result") -> None:
             source = str(pathlib.Path(some[index]).resolve()) if music else None
@@ -66,6 +74,16 @@ class Making:
     def _write(self, melody: "Melody", index: int, result: "Result", source: str | None) -> None:
         for place, piece in self.files.write(melody, index, result, source):
             self.show(place, piece)
+
+
+def told_beside(sound: str) -> Controls | None:
+    """What the JSON beside a sound file says of its tempo, metre and downbeat: ours, or a sidecar; None without one."""
+    try:
+        info = json.loads(storage.path(sound).with_suffix(".json").read_bytes().decode("utf-8-sig"))
+        call = info.get("call") if isinstance(info, dict) else None
+        return controls_in(call) if isinstance(call, dict) else from_sidecar(info)
+    except (OSError, ValueError, RecursionError, UserError):
+        return None
 
 
 def music_of(call: Call, given: str | None, said_by: str) -> str | None:

@@ -4,7 +4,6 @@ import dataclasses
 import gc
 import logging
 import os
-import pathlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from melody_jax.bundle.part import INFO_FILE, locate, read_info
 from melody_jax.errors import UserError
 from melody_jax.files import write_whole
 from melody_jax.operations import configuration, opening
+from melody_jax.operations.cache import keep_programs
 from melody_jax.operations.configuration import RunConfig
 from melody_jax.parallel.hosts import together
 from melody_jax.storage import Path
@@ -183,9 +183,7 @@ def prepare_jax() -> None:
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.excepthook = _without_closed_loops
-    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "melody_jax" / "xla"))
+    keep_programs()
 
 
 def _without_closed_loops(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

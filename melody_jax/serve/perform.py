@@ -5,6 +5,7 @@ from typing import Any
 
 from melody_jax.errors import UserError
 from melody_jax.generate import Melody, Result
+from melody_jax.generate.replay import controls_in
 from melody_jax.generate.writer import describe, tags
 from melody_jax.samples import to_int16
 from melody_jax.serve.jobs import Wanted
@@ -29,7 +30,7 @@ def perform(melody: Melody, wanted: Sequence[Wanted], **told: Any) -> list[Resul
     run |= {"seed": [first.seed], "controls": first.controls, "negative": first.negative}
     if first.take is None:
         raise UserError(f"there is no music to {first.verb}")
-    music = [first.take.audio]
+    music, run["heard"] = [first.take.audio], controls_in(first.take.made.get("call", {}))
     if first.verb == "generate":
         return melody.generate(audio=music, **run)
     if first.verb == "continue":

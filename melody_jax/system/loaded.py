@@ -1,5 +1,6 @@
 """A system with its weights on the chips of this host, every arrow compiled once per shape."""
 
+import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -63,20 +64,14 @@ class Loaded:
             if name == "mulan" and not system.mulan.config.train_text_tower:
                 mulan = system.mulan.config
                 tree = {**tree, "text": minilm.load(text or mulan.pretrained_text, mulan.text)}
-            self.weights[name] = self._on_chips(name, tree)
+            self.weights[name] = self._whole(system.kept(name, tree))
         self._embed_text, self._embed_music = self._compiled(system.embed_text), self._compiled(system.embed_music)
         self._mulan_codes, self._text_codes = self._compiled(system.mulan_codes), self._compiled(system.text_codes)
         self._represent, self._reconstruct = self._compiled(system.represent), self._compiled(system.reconstruct)
+        self._condition = self._compiled(system.condition)
         self._write, self._diffuse = self._compiled(system.write_tokens), self._compiled(system.diffuse)
         self._decode, self._magnitudes = self._compiled(system.decode), self._compiled(system.decode_magnitudes)
         self._phases = self._compiled(system.find_phases)
-
-    def _on_chips(self, name: str, weights: Any) -> Any:
-        def kept(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
-            floats = jnp.issubdtype(leaf.dtype, jnp.floating)
-            return leaf.astype(self.system.kept_dtype(name, path)) if floats else leaf
-
-        return self._whole(jax.tree_util.tree_map_with_path(kept, weights))
 
     def _compiled(self, arrow: Callable[..., Any]) -> Callable[..., Any]:
         """The arrow under `jax.jit`, for arrays of `_whole` and `_rows`."""
@@ -147,11 +142,8 @@ class Loaded:
     ) -> Int[Array, "B P"]:
         """What the language model starts from: MuLan codes, of which only the first `levels` count (0 for all), and the codes
         of the controls."""
-        vocabulary = self.system.vocabulary
-        condition = vocabulary.condition(codes, controls=None if controls is None else self._rows(controls))
-        place = jnp.arange(condition.shape[1])[None, :]
-        unread = (place > (levels or codes.shape[1])) & (place <= codes.shape[1])
-        return jnp.where(unread, vocabulary.unknown, condition)
+        asked = None if controls is None else self._rows(controls)
+        return self._condition(codes, asked, levels=levels)
 
     def write_tokens(
         self,
@@ -199,26 +191,14 @@ class Loaded:
         """
         latents = self._rows(latents)
         if not self.system.decodes_magnitudes:
-            return self._in_pieces(self._decode, latents, self.geometry.hop)
-        magnitudes = self._in_pieces(self._magnitudes, latents, self.system.autoencoder.config.magnitude.frames)
+            decode = functools.partial(self._decode, self.weights["autoencoder"])
+            return self.system.in_pieces(decode, latents, self.geometry.hop)
+        decode = functools.partial(self._magnitudes, self.weights["autoencoder"])
+        magnitudes = self.system.in_pieces(decode, latents, self.system.autoencoder.config.magnitude.frames)
         shape = latents.shape[0], latents.shape[1] * self.geometry.hop
         known = np.zeros(shape, np.float32) if known is None else known
         fixed = np.broadcast_to(np.zeros(shape[1], bool) if fixed is None else fixed, shape)
         return self._phases(magnitudes, self._rows(known), self._rows(fixed))
-
-    def _in_pieces(self, decode: Any, latents: Array, each: int) -> Array:
-        """What `decode` makes of latents, `each` values of a frame, in pieces so that memory does not grow."""
-        piece, frames = 2 * self.geometry.clip_frames, latents.shape[1]
-        if frames <= piece:
-            return decode(self.weights["autoencoder"], latents)
-        margin = piece // 4
-        parts = []
-        for begin in range(0, frames, piece - 2 * margin):
-            end = min(begin + piece - 2 * margin, frames)
-            at = min(max(begin - margin, 0), frames - piece)
-            decoded = decode(self.weights["autoencoder"], latents[:, at : at + piece])
-            parts.append(decoded[:, (begin - at) * each : (end - at) * each])
-        return jnp.concatenate(parts, axis=1)
 
     def _of(self, *names: str) -> dict[str, Any]:
         return {name: self.weights[name] for name in names}

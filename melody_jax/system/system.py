@@ -1,7 +1,7 @@
 """The networks of a system, and what they compute: pure functions of weights and inputs, one for each arrow of the figure."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -103,6 +103,14 @@ class System:
             return jnp.dtype(getattr(self, name).config.dtype)
         return jnp.dtype(jnp.float32)
 
+    def kept(self, name: str, weights: Weights) -> Weights:
+        """Weights of the part `name`, floating-point ones in the dtype of `kept_dtype`."""
+
+        def kept(path: tuple[Any, ...], leaf: Any) -> Any:
+            return leaf.astype(self.kept_dtype(name, path)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+        return jax.tree_util.tree_map_with_path(kept, weights)
+
     # Text and music to codes and latents.
 
     def embed_text(self, mulan: Weights, text_tokens: Array) -> Array:
@@ -133,6 +141,14 @@ class System:
         return {"mulan": mulan, "semantic": semantic, "latents": latents}  # pyright: ignore[reportReturnType]
 
     # Codes to codes to latents.
+
+    def condition(self, codes: Array, controls: Array | None = None, *, levels: int = 0) -> Array:
+        """What the language model starts from [B, P]: MuLan codes [B, Q], of which only the first `levels` count (0 for all),
+        and the codes of the controls [B, K]."""
+        condition = self.vocabulary.condition(codes, controls=controls)
+        place = jnp.arange(condition.shape[1])[None, :]
+        unread = (place > (levels or codes.shape[1])) & (place <= codes.shape[1])
+        return jnp.where(unread, self.vocabulary.unknown, condition)
 
     def write_tokens(
         self,
@@ -211,6 +227,21 @@ class System:
         """Waveforms [B, T] of log magnitudes [B, F, bins]; samples of `known` [B, T] that are `fixed` [B, T] stay."""
         shape = self.autoencoder.config.magnitude
         return waveform(magnitudes, shape, self.geometry.hop // shape.frames, known, fixed)
+
+    def in_pieces(self, decode: Callable[[Array], Array], latents: Array, each: int) -> Array:
+        """What `decode` makes of latents [B, L, D], `each` values of a frame: of long music in overlapping pieces of two
+        training clips, so that memory does not grow."""
+        piece, frames = 2 * self.geometry.clip_frames, latents.shape[1]
+        if frames <= piece:
+            return decode(latents)
+        margin = piece // 4
+        parts = []
+        for begin in range(0, frames, piece - 2 * margin):
+            end = min(begin + piece - 2 * margin, frames)
+            at = min(max(begin - margin, 0), frames - piece)
+            decoded = decode(latents[:, at : at + piece])
+            parts.append(decoded[:, (begin - at) * each : (end - at) * each])
+        return jnp.concatenate(parts, axis=1)
 
     def reconstruct(self, autoencoder: Weights, audio: Array) -> Array:
         """Music [B, T] through the autoencoder and back, scaling and clipping of the latents included."""

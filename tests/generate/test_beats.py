@@ -1,6 +1,7 @@
 """Which beat the language model is told of where it begins anew: in windows of long music, in streams, in given music."""
 
 import dataclasses
+import json
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from melody_jax.bundle import Bundle
 from melody_jax.codes.controls import Controls
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.generate import Melody
+from melody_jax.generate.making import told_beside
 from melody_jax.lm.network import SemanticLM
 from tests.generate.conftest import GEOMETRY, LM, random_weights
 
@@ -97,3 +99,20 @@ def test_what_goes_on_with_a_piece_keeps_its_beat(told):
     beats.clear()
     other = melody.continue_(piece, "a tone at 75 bpm", seconds=0.2)
     assert other.call["controls"] == {"tempo": 75.0} and beats == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("beside", "told"),
+    [
+        ({"call": {"controls": {"tempo": 96.0, "downbeat": 0.5}}}, Controls(96.0, downbeat=0.5)),
+        ({"call": {"controls": {"tempo": "?"}}}, None),
+        ({"call": {}}, None),
+        ({"bpm": 96, "downbeat": 0.5}, Controls(96.0, downbeat=0.5)),
+        ([], Controls()),
+        (None, None),
+    ],
+)
+def test_the_json_beside_a_sound_file_tells_its_beat(tmp_path, beside, told):
+    if beside is not None:
+        (tmp_path / "a.json").write_text(json.dumps(beside))
+    assert told_beside(str(tmp_path / "a.wav")) == told

@@ -28,4 +28,4 @@ def test_examples_in_python(melody, monkeypatch):
 
 def test_examples_of_the_shell_are_commands():
     named = re.findall(r"^melody (\w+)", TEXT, re.MULTILINE)
-    assert len(named) == 7 and set(named) <= set(COMMANDS)
+    assert len(named) == 8 and set(named) <= set(COMMANDS)

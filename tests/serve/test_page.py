@@ -191,6 +191,52 @@ def test_the_whole_path_by_clicks(browser, address, tmp_path):
     context.close()
 
 
+def test_a_stream_plays_changes_and_stops(browser, address, tmp_path):
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, color_scheme="light")
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    said = []
+    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(address)
+    page.locator("#status").get_by_text("kHz").wait_for()
+    assert page.locator("#live").is_hidden()
+    page.fill("#prompt", "slow strings")
+    page.fill("#seed", "5")
+    page.locator("summary", has_text="More").click()
+    page.fill("#steps", "2")
+    with page.expect_response("**/v1/streams") as begun:
+        page.click("#stream")
+    id = begun.value.headers["x-stream-id"]
+    assert begun.value.headers["x-seed"] == "5" and page.locator("#stream").is_disabled()
+    until(page, "document.getElementById('live-level').value > 0.02", 600.0)
+    until(page, "parseInt(document.getElementById('live-time').textContent) >= 2", 600.0)
+    picture(page, "stream", tmp_path)
+
+    page.fill("#prompt", "drums come in")
+    with page.expect_response(f"**/v1/streams/{id}") as changed:
+        page.click("#live-change")
+    assert changed.value.status == 200 and changed.value.request.method == "PATCH"
+    assert changed.value.request.post_data_json["prompt"] == "drums come in"
+    page.locator("#live-text", has_text="drums come in").wait_for()
+    until(page, "parseInt(document.getElementById('live-time').textContent) >= 4", 600.0)
+
+    with page.expect_response(f"**/v1/streams/{id}") as ended:
+        page.click("#live-stop")
+    assert ended.value.status == 204
+    page.locator("#live").wait_for(state="hidden")
+    assert page.locator("#stream").is_enabled()
+    assert page.request.patch(f"{address}/v1/streams/{id}", data={"prompt": "x"}).status == 404
+
+    page.fill("#steps", "100000")
+    page.evaluate("document.getElementById('steps').removeAttribute('max')")
+    page.click("#stream")
+    page.locator("#problem").wait_for()
+    assert "steps" in page.locator("#problem").inner_text() and page.locator("#live").is_hidden()
+    assert [line for line in said if "422" not in line] == []
+    context.close()
+
+
 def test_a_phone(browser, address, tmp_path):
     context = browser.new_context(
         viewport={"width": 390, "height": 844},

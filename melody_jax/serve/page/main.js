@@ -2,13 +2,14 @@
 
 import { call, follow, json, save } from "/page/api.js";
 import { Player } from "/page/player.js";
+import { Stream } from "/page/stream.js";
 import { Takes, factsOf } from "/page/takes.js";
 
 const find = (id) => document.getElementById(id);
 const STEPS = { prompt: "reading the sentence", "language model": "writing the tokens", diffusion: "painting", decoder: "making it sound", choice: "listening" };
 const player = new Player(find, showSpan);
 const takes = new Takes(find("takes"), showTake);
-let about, running = null, shown = 0;
+let about, stream, running = null, shown = 0;
 
 start().catch(complain);
 
@@ -16,6 +17,7 @@ async function start() {
   dress(localStorage.getItem("melody-theme"));
   about = await json("GET", "/v1/about");
   find("status").textContent = `${about.sample_rate / 1000} kHz`;
+  stream = new Stream(about.sample_rate, tellLive);
   const { settings, limits, controls } = about;
   for (const name of ["seconds", "temperature", "guidance", "lm_guidance", "steps"]) find(name).value = settings[name];
   find("seconds").max = find("more").max = limits.seconds;
@@ -40,7 +42,7 @@ function composed() {
   for (const name of ["seconds", "candidates", "temperature", "guidance", "lm_guidance", "steps"]) {
     if (find(name).value !== "") settings[name] = Number(find(name).value);
   }
-  return { prompt: find("prompt").value, keep_all: true, ...common(settings) };
+  return { prompt: find("prompt").value, ...common(settings) };
 }
 
 function common(settings) {
@@ -106,6 +108,41 @@ function busy(is, text = "") {
   find("repaint").disabled = is || !player.span;
 }
 
+async function listen() {
+  if (!find("compose").reportValidity()) return;
+  quiet();
+  find("audio").pause();
+  const body = { ...composed(), controls: about.controls ? controls() : {} };
+  find("live-text").textContent = body.prompt;
+  try {
+    await stream.start(body);
+  } catch (problem) {
+    complain(problem);
+  }
+}
+
+async function changeStream() {
+  if (!find("compose").reportValidity()) return;
+  quiet();
+  const { prompt, negative, settings } = composed();
+  try {
+    await stream.change({ prompt, negative, settings });
+    find("live-text").textContent = prompt;
+  } catch (problem) {
+    complain(problem);
+  }
+}
+
+function tellLive() {
+  const { playing, id, heard, ahead } = stream;
+  find("live").hidden = !playing;
+  find("stream").disabled = playing;
+  find("live-change").disabled = !id;
+  if (!playing) return;
+  find("live-level").value = stream.level;
+  find("live-time").textContent = ahead ? `${heard.toFixed(0)} s · ${ahead.toFixed(0)} s ahead` : "being made";
+}
+
 async function showTake(take) {
   const turn = ++shown;
   try {
@@ -152,7 +189,7 @@ function dress(theme) {
 
 find("compose").addEventListener("submit", (event) => {
   event.preventDefault();
-  make("generate", { ...composed(), controls: about.controls ? controls() : {} });
+  make("generate", { ...composed(), keep_all: true, controls: about.controls ? controls() : {} });
 });
 find("edit").addEventListener("submit", (event) => event.preventDefault());
 find("repaint").onclick = () => {
@@ -166,6 +203,9 @@ find("cancel").onclick = () => {
   find("cancel").disabled = true;
   if (running) call("DELETE", `/v1/jobs/${running.id}`).catch(complain);
 };
+find("stream").onclick = listen;
+find("live-change").onclick = changeStream;
+find("live-stop").onclick = () => stream.stop();
 find("undo").onclick = () => takes.undo();
 find("redo").onclick = () => takes.redo();
 find("dice").onclick = () => (find("seed").value = "");
