@@ -46,7 +46,7 @@ BUNDLE_FILE = "bundle.json"
 CARD_FILE = "MODEL_CARD.md"
 TOKENIZER_FILE = "tokenizer.json"
 FORMAT = 2
-FIELDS = {"geometry": dict, "parts": dict, "references": dict, "sampling": dict}
+FIELDS = {"geometry": dict, "parts": dict, "references": dict, "sampling": dict, "vocabulary": dict}
 REQUIRED = graph.SAMPLING
 OPTIONAL = tuple(name for name in graph.ORDER if name not in REQUIRED)
 TEXT_REFERENCE = "mulan/text"
@@ -107,6 +107,12 @@ class Bundle:
         geometry = read_geometry(info["geometry"], str(directory / BUNDLE_FILE))
         if geometry != parts["lm"].geometry:
             raise UserError(f"{directory / BUNDLE_FILE} was edited: its geometry is not that of its parts")
+        ids, ours = info["vocabulary"].get("size"), vocabulary_of(parts["lm"]).size
+        if ids != ours:
+            raise UserError(
+                f"{directory}: its language model has {ids} ids, one of this version has {ours}; what controls are told in has "
+                "changed since: train it again, or use the version that made it"
+            )
         for reference in info["references"].values():
             config_lib.from_dict(PretrainedText, reference)
         if not parts["mulan"].config.get("train_text_tower", True) and TEXT_REFERENCE not in info["references"]:
@@ -228,7 +234,7 @@ def _write(
             max_file_bytes=max_file_bytes,
         )
     geometry = parts["lm"].geometry
-    vocabulary = Vocabulary.of(geometry, bool(parts["lm"].config.get("controls")))
+    vocabulary = vocabulary_of(parts["lm"])
     references = _references(parts)
     info = {
         "format": FORMAT,
@@ -246,6 +252,11 @@ def _write(
         write_whole(directory / TOKENIZER_FILE, storage.path(tokenizer).read_bytes())
     size = sum(bundle_bytes(directory).values())
     (directory / CARD_FILE).write_text(render(card, written, references, size))
+
+
+def vocabulary_of(lm: Part) -> Vocabulary:
+    """The ids of a language model."""
+    return Vocabulary.of(lm.geometry, bool(lm.config.get("controls")))
 
 
 def _references(parts: Mapping[str, Part]) -> dict[str, dict[str, str]]:

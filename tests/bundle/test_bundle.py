@@ -206,12 +206,16 @@ def test_an_edited_bundle_is_refused(tmp_path, bundle):
     with pytest.raises(UserError, match="geometry is not that of its parts"):
         Bundle.load(tmp_path / "bundle")
     path.write_text(original)
+    edit(path, lambda info: info["vocabulary"].update(size=99), sealed=True)
+    with pytest.raises(UserError, match="its language model has 99 ids, one of this version has 13316"):
+        Bundle.load(tmp_path / "bundle")
+    path.write_text(original)
     (tmp_path / "bundle" / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="not the tokenizer"):
         Bundle.load(tmp_path / "bundle")
 
 
-@pytest.mark.parametrize("field", ["format", "geometry", "parts", "references", "sampling"])
+@pytest.mark.parametrize("field", ["format", "geometry", "parts", "references", "sampling", "vocabulary"])
 def test_every_malformed_field_is_one_line(tmp_path, bundle, field):
     path = tmp_path / "bundle" / "bundle.json"
     original = path.read_text()
