@@ -27,6 +27,7 @@ class Run:
         the values stay that the part it starts from has.
       precompiled_dir: folder of executables (`melody precompile --save`); a step is compiled where it is not there.
       profile: "FIRST:LAST", steps of which every host writes a trace into the run's folder; "" for none.
+      folder_name: of the run's folder in the model folder, where it is not the stage's name.
       model_dir: everything goes into its folder of the stage's name.
       data: name of the data set, for the part's record.
       began: Unix time from which the run's start-up counts; None for now.
@@ -49,6 +50,7 @@ class Run:
     measure: bool = True
     precompiled_dir: str = ""
     profile: str = ""
+    folder_name: str = ""
     model_dir: str = ""
     data: str = ""
     began: float | None = None
@@ -63,4 +65,4 @@ class Run:
 
     def folder(self, stage: str) -> Path:
         """Where everything of the run of a stage goes."""
-        return storage.path(self.model_dir) / stage
+        return storage.path(self.model_dir) / (self.folder_name or stage)
