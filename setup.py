@@ -63,6 +63,9 @@ setup(
             "verovio>=6.4",
         ],
         "gcs": GCS,  # paths in buckets, gs://BUCKET/... (docs/buckets.md)
+        # metrics of a training elsewhere too (docs/seeing.md); mlflow-skinny is MLflow without its server
+        "wandb": ["wandb>=0.20"],
+        "mlflow": ["mlflow-skinny>=3.1"],
         "play": ["sounddevice>=0.5"],
         "serve": SERVE,
         "parity": ["torch>=2.9", "transformers>=5.0", "sru>=2.6"],

@@ -40,6 +40,9 @@ KINDS = {
     "tpu7x": Kind("tpu7x", 2, _SOLID, free=True, devices=2, vm=False),
 }
 
+CHIPS = {"v5litepod": "v5e"}
+"""Name of a type -> of its chip, where that is another one."""
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -54,6 +57,12 @@ class Slice:
     @property
     def chips_per_host(self) -> int:
         return self.chips // self.hosts
+
+    @property
+    def chip(self) -> str:
+        """The kind of chip, as `melody precompile` calls it."""
+        name = self.accelerator.rpartition("-")[0]
+        return CHIPS.get(name, name)
 
     @property
     def devices(self) -> int:

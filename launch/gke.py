@@ -166,7 +166,7 @@ def _pod(job: Job, target: Gke) -> dict[str, Any]:
         "name": CONTAINER,
         "image": target.image,
         "command": job.words(MOUNT if job.bucket else ""),
-        "env": [{"name": name, "value": value} for name, value in job.env.items()],
+        "env": [{"name": name, "value": value} for name, value in job.environment.items()],
         "ports": [{"containerPort": 8471}, {"containerPort": 8080}],  # libtpu's own, and the coordinator's
         "securityContext": {"privileged": True},
         "resources": {"limits": {"google.com/tpu": tpu.chips_per_host}},

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from launch import accelerators
+from melody_jax import libtpu
 from melody_jax.errors import UserError, refuse_addresses
 
 BUCKET = "{bucket}"
@@ -158,7 +159,7 @@ class Job:
       capacity: on-demand, spot or reserved.
       bucket: gs://NAME, mounted on every host; {bucket} in the command stands for it.
       code: folder of a git work tree that is shipped: tracked and new files, nothing that git ignores.
-      env: environment variables.
+      env: environment variables; on TPUs LIBTPU_INIT_ARGS is that of `melody_jax/libtpu.py`, unless it stands here.
       restarts: how many failures in a row are followed by another start.
       backoff: pauses between restarts.
       grace_seconds: time for a checkpoint between SIGTERM and SIGKILL.
@@ -224,6 +225,11 @@ class Job:
         if not self.accelerator:
             raise UserError("the key `accelerator` is missing")
         return accelerators.parse(self.accelerator, self.topology)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """`env`, with the compiler's flags for the TPU."""
+        return libtpu.environment(self.tpu.chip, self.env)
 
     @property
     def keeps_results(self) -> bool:

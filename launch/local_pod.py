@@ -16,13 +16,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from launch.processes import exit_code
 from launch.restarts import STOPPED_BY_SIGNAL
 
+LOOK_SECONDS = 1.0
+"""Between two questions whether a host is to be killed."""
 GRACE_SECONDS = 60.0
 """Between SIGTERM and SIGKILL for hosts that outlive another one: they may hang in a collective without it."""
 
@@ -53,33 +55,51 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class Pod:
-    """A number of processes of one command, from their start to their common end."""
+    """A number of processes of one command, from their start to their common end.
 
-    def __init__(self, command: Sequence[str], hosts: int, devices: int, grace: float = GRACE_SECONDS):
-        self._grace = grace
+    Args:
+      grace: seconds to save in after a stop.
+      out: takes what they print; None for the standard output.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        hosts: int,
+        devices: int,
+        grace: float = GRACE_SECONDS,
+        out: TextIO | None = None,
+    ):
+        self._grace, self._out = grace, out or sys.stdout
         self._signal = 0
         address = f"127.0.0.1:{_free_port()}"
         self._hosts = [self._start(command, index, hosts, devices, address) for index in range(hosts)]
         self._readers = [
-            threading.Thread(target=_copy, args=(host.stdout, index), daemon=True)
+            threading.Thread(target=self._copy, args=(host.stdout, index), daemon=True)
             for index, host in enumerate(self._hosts)
         ]
         for reader in self._readers:
             reader.start()
 
-    def run(self) -> int:
+    def run(self, kill_when: Callable[[], bool] | None = None) -> int:
         """Waits for the end of all. 0: every host ended with 0; else the code of the host that ended first of those
-        that did not, 128 + n where signal n killed it."""
+        that did not, 128 + n where signal n killed it.
+
+        Args:
+          kill_when: the last host is killed once this says so.
+        """
         previous = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            return self._wait()
+            return self._wait(kill_when)
         finally:
             for host in self._hosts:
                 if host.poll() is None:
                     host.kill()
                 host.wait()
-            for reader in self._readers:
+            for host, reader in zip(self._hosts, self._readers, strict=True):
                 reader.join(timeout=5)
+                if host.stdout and not reader.is_alive():
+                    host.stdout.close()
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
@@ -115,9 +135,14 @@ class Pod:
             if host.poll() is None:
                 host.send_signal(number)
 
-    def _wait(self) -> int:
-        failed, deadline = 0, float("inf")
+    def _wait(self, kill_when: Callable[[], bool] | None) -> int:
+        failed, deadline, look = 0, float("inf"), 0.0
         while any(host.poll() is None for host in self._hosts):
+            if kill_when and time.monotonic() > look:
+                look = time.monotonic() + LOOK_SECONDS
+                if kill_when():
+                    self._hosts[-1].kill()
+                    kill_when = None
             ended = [(index, host) for index, host in enumerate(self._hosts) if host.poll()]
             if ended and not failed:
                 index, host = ended[0]
@@ -125,22 +150,21 @@ class Pod:
                 what = (
                     f"was killed by signal {failed - 128}" if host.returncode < 0 else f"ended with exit code {failed}"
                 )
-                print(f"pod: host {index} {what}; the others are stopped", flush=True)
+                print(f"pod: host {index} {what}; the others are stopped", file=self._out, flush=True)
                 self._send(signal.SIGTERM)
             if (ended or self._signal) and deadline == float("inf"):
                 deadline = time.monotonic() + self._grace
             if time.monotonic() > deadline:
-                print(f"pod: hosts that did not stop within {self._grace:g} s are killed", flush=True)
+                print(f"pod: hosts that did not stop within {self._grace:g} s are killed", file=self._out, flush=True)
                 self._send(signal.SIGKILL)
                 deadline = time.monotonic() + self._grace
             time.sleep(0.05)
         return failed or next((code for code in map(exit_code, self._hosts) if code), 0)
 
-
-def _copy(stream: TextIO | None, index: int) -> None:
-    for line in stream or ():
-        sys.stdout.write(f"[{index}] {line}")
-        sys.stdout.flush()
+    def _copy(self, stream: TextIO | None, index: int) -> None:
+        for line in stream or ():
+            self._out.write(f"[{index}] {line}")
+            self._out.flush()
 
 
 def _free_port() -> int:

@@ -193,7 +193,7 @@ class Nodes:
             if match := EXIT_LINE.search(text):
                 codes.append(int(match[1]))
 
-        env = [f"{name}={value}" for name, value in self._job.env.items()]
+        env = [f"{name}={value}" for name, value in self._job.environment.items()]
         command = shlex.join(["env", *env, f".venv/bin/{self._words[0]}", *self._words[1:]])
         text = f"""cd {self._job.name}
 {self._end_text()}

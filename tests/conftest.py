@@ -63,7 +63,7 @@ def gcs(_gcs):
     """A Cloud Storage on loopback with one empty bucket, which this process and its children take for Google's."""
     _gcs.objects.clear()
     _gcs.log.clear()
-    _gcs.latency, _gcs.most_under_way, _gcs.refusal = 0.0, 0, None
+    _gcs.latency, _gcs.together, _gcs.most_under_way, _gcs.refusal = 0.0, 0, 0, None
     return _gcs
 
 

@@ -30,6 +30,7 @@ class Storage:
     Attributes:
       objects: name -> what it holds.
       latency: seconds before each answer.
+      together: answers wait until so many requests have been under way at a time, or a minute.
       most_under_way: the highest number of requests that waited for their answers at a time.
       refusal: a status that every request gets for an answer.
       log: (method, path) of every request, in order.
@@ -37,11 +38,12 @@ class Storage:
 
     def __init__(self):
         self.objects: dict[str, Object] = {}
-        self.latency, self.most_under_way, self._under_way = 0.0, 0, 0
+        self.latency, self.together, self.most_under_way, self._under_way = 0.0, 0, 0, 0
         self.refusal: HTTPStatus | None = None
         self.log: list[tuple[str, str]] = []
         self.uploads: dict[str, tuple[str, dict[str, str], bytearray]] = {}
         self.lock = threading.RLock()
+        self._more = threading.Condition(self.lock)
         self._generations = itertools.count(1000)
         storage = self
 
@@ -71,6 +73,11 @@ class Storage:
         with self.lock:
             self._under_way += change
             self.most_under_way = max(self.most_under_way, self._under_way)
+            self._more.notify_all()
+
+    def wait(self) -> None:
+        with self.lock:
+            self._more.wait_for(lambda: self.most_under_way >= self.together, timeout=60)
 
     def put(self, name: str, data: bytes) -> Object:
         now = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
@@ -118,6 +125,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         storage.under_way(1)
         try:
             time.sleep(storage.latency)
+            storage.wait()
             with storage.lock:
                 storage.log.append((self.command, urllib.parse.unquote(address.path)))
                 if storage.refusal:

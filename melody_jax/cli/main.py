@@ -39,6 +39,7 @@ COMMANDS = {
     "evaluate": "measure trained stages or a bundle on held-out music",
     "import hf": "read a Hugging Face folder: a part that training can start from",
     "import t5x": "read a T5X checkpoint: the part of a stage",
+    "rehearse": "a launch on a simulated pod of this machine, and what it would take on its slices",
     "launch": "run a command on TPU VMs, GKE or SLURM",
     "precompile": "compile for a TPU slice without one: memory, time, MFU",
     "describe": "parameters and FLOPs of every model of a size",

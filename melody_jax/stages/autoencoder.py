@@ -97,7 +97,7 @@ class AutoencoderStage(Stage):
         if self.adversarial and self.adversarial_start >= total_steps:
             raise UserError(
                 f"autoencoder: the discriminators begin at step {self.adversarial_start}, and the training ends after "
-                f"{total_steps}; use more --total_steps, or --set autoencoder.AutoencoderStage.adversarial_start=-1 to do "
+                f"{total_steps}; use more --total_steps, or --set stage.AutoencoderStage.adversarial_start=-1 to do "
                 "without them"
             )
 

@@ -51,7 +51,7 @@ def train(stage: Stage, data: Data, run: Run) -> Part | None:
         with together():
             done = int(steps.state.step)
             journal = Journal(
-                directory, stage.name, done, run.total_steps, throughput, run.profile, steps.wait, run.began
+                directory, stage.name, done, run.total_steps, throughput, run.profile, steps.wait, run.began, run.sinks
             )
         held_out = list(islice(data.held_out, run.eval_steps))
         work = _Work(stage, run, steps, data.training, held_out, checkpoints, journal, signals, record)

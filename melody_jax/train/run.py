@@ -6,6 +6,7 @@ from melody_jax import config, storage
 from melody_jax.errors import UserError
 from melody_jax.parallel.mesh import DEFAULT
 from melody_jax.storage import Path
+from melody_jax.watch.sinks import check_sinks
 from melody_jax.watch.trace import traced_steps
 
 
@@ -27,6 +28,8 @@ class Run:
         the values stay that the part it starts from has.
       precompiled_dir: folder of executables (`melody precompile --save`); a step is compiled where it is not there.
       profile: "FIRST:LAST", steps of which every host writes a trace into the run's folder; "" for none.
+      sinks: where metrics go beside the run's folder: "wandb", "mlflow" (`watch.sinks`), none by default.
+      folder_name: of the run's folder in the model folder, where it is not the stage's name.
       model_dir: everything goes into its folder of the stage's name.
       data: name of the data set, for the part's record.
       began: Unix time from which the run's start-up counts; None for now.
@@ -49,6 +52,8 @@ class Run:
     measure: bool = True
     precompiled_dir: str = ""
     profile: str = ""
+    sinks: tuple[str, ...] | list[str] = ()
+    folder_name: str = ""
     model_dir: str = ""
     data: str = ""
     began: float | None = None
@@ -60,7 +65,8 @@ class Run:
             if getattr(self, name) < low:
                 raise UserError(f"loop.Run.{name} must be at least {low}, got {getattr(self, name)}")
         traced_steps(self.profile)
+        check_sinks(self.sinks)
 
     def folder(self, stage: str) -> Path:
         """Where everything of the run of a stage goes."""
-        return storage.path(self.model_dir) / stage
+        return storage.path(self.model_dir) / (self.folder_name or stage)

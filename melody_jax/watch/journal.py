@@ -1,7 +1,7 @@
 """The journal of a run: what the loop tells of its steps goes to metrics, clock, rates, progress bar and trace."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -10,6 +10,7 @@ import jax
 from melody_jax.storage import Path
 from melody_jax.watch.goodput import Goodput
 from melody_jax.watch.metrics import MetricWriter, plot_curves, progress_bar, show
+from melody_jax.watch.sinks import Sinks
 from melody_jax.watch.throughput import Throughput
 from melody_jax.watch.trace import Trace, traced_steps
 
@@ -25,6 +26,7 @@ class Journal:
       profile: "FIRST:LAST", steps to be traced, "" for none.
       wait: returns when every dispatched step is done.
       began: Unix time from which start-up counts; None for now.
+      sinks: other places that metrics go to (`sinks.SINKS`).
 
     Raises:
       OSError: the disk is full, here and from `log`, `write`, `keep` and `go_back`.
@@ -40,9 +42,11 @@ class Journal:
         profile: str,
         wait: Callable[[], None],
         began: float | None = None,
+        sinks: Sequence[str] = (),
     ):
         self._directory, self._name, self._throughput = directory, name, throughput
         self._metrics = MetricWriter(directory, step)
+        self._sinks = Sinks(sinks, directory)
         self._clock = Goodput(directory, step, total, began)
         self._trace = Trace(traced_steps(profile), range(step + 1, total + 1), directory, wait, self._clock)
         self._bar = progress_bar(name, step, total)
@@ -70,6 +74,7 @@ class Journal:
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """One record of metrics."""
         self._metrics.write(step, split, values)
+        self._sinks.write(step, split, values)
 
     def keep(self) -> None:
         """What was logged until now will survive a kill, also in a bucket: it belongs to a checkpoint."""
@@ -99,5 +104,6 @@ class Journal:
         self._bar.close()
         self._clock.close()
         self._metrics.close()
+        self._sinks.close()
         with suppress(OSError):  # a full disk has been reported
             plot_curves(self._directory, self._name)

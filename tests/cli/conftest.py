@@ -7,6 +7,7 @@ import pytest
 
 from data_pipelines import read, tokens
 from melody_jax.bundle.part import save_part
+from melody_jax.codes import controls
 from melody_jax.graph import READ_AUDIO
 from melody_jax.operations import configuration
 
@@ -34,7 +35,7 @@ def tokenised(tmp_path_factory):
                 text=text[None],
                 semantic=rng.integers(0, geometry.semantic_size, geometry.clip_semantic).astype(np.int32),
                 latents=np.zeros((geometry.clip_frames, geometry.latent_channels), np.float16),
-                controls=np.zeros(8, np.int32),
+                controls=np.zeros(len(controls.SLOTS), np.int32),
             )
 
     splits = {"train": lambda: examples("train", 23), "validation": lambda: examples("validation", 5)}

@@ -116,7 +116,8 @@ def test_finetuning_files_bind_nothing_in_vain(stage, kind):
 
 def test_every_gin_file_is_covered_by_these_tests():
     assert {path.stem for path in (ROOT / "finetune").glob("*.gin")} == {*graph.READ_TOKENS, "full", "lora"}
-    known = {"finetune", "stages", "sizes", "hardware", "data", "runs", "sweeps", "t5x"}
+    assert {path.stem for path in (ROOT / "rehearsal").glob("*.gin")} == set(graph.NETWORKS)
+    known = {"finetune", "rehearsal", "stages", "sizes", "hardware", "data", "runs", "sweeps", "t5x"}
     assert {path.relative_to(ROOT).parts[0] for path in ROOT.rglob("*.gin")} <= known
     assert {path.stem for path in (ROOT / "stages").glob("*.gin")} == set(graph.ORDER)
     assert {path.stem for path in (ROOT / "sizes").glob("*/*.gin")} <= {*graph.ORDER, "geometry", "sampling"}

@@ -5,6 +5,7 @@ import pytest
 
 from launch import gke
 from launch import job as descriptions
+from melody_jax import libtpu
 from melody_jax.errors import UserError
 
 VARIANTS = {
@@ -134,7 +135,8 @@ def test_only_bad_arguments_end_it(cloud):
 def test_command_and_environment(cloud):
     container = job_of(manifest(cloud))["spec"]["template"]["spec"]["containers"][0]
     assert container["command"][:2] == ["melody", "train"] and "/gcs/data" in container["command"]
-    assert container["env"] == [{"name": "A", "value": "two words"}, {"name": "B", "value": "$HOME"}]
+    flags = {"name": "LIBTPU_INIT_ARGS", "value": libtpu.arguments("v5e")}
+    assert container["env"] == [flags, {"name": "A", "value": "two words"}, {"name": "B", "value": "$HOME"}]
 
 
 def test_pods_that_do_not_run_yet_are_waited_for(cloud, capsys):

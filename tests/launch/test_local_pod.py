@@ -57,6 +57,15 @@ def test_a_host_that_does_not_listen_is_killed(capfd):
     assert "pod: hosts that did not stop within 0.5 s are killed" in lines
 
 
+def test_the_last_host_is_killed_when_it_is_time(tmp_path):
+    log, asked = tmp_path / "log", []
+    with log.open("w") as out:
+        running = local_pod.Pod([*PYTHON, "import time; print('here', flush=True); time.sleep(60)"], 2, 1, 1.0, out)
+        code = running.run(lambda: asked.append(1) or len(asked) == 2)
+    assert code == 137 and len(asked) == 2
+    assert "pod: host 1 was killed by signal 9; the others are stopped" in log.read_text()
+
+
 @pytest.mark.parametrize(("first", "starts", "code"), [(143, 2, 0), (2, 1, 2), (0, 1, 0)])
 def test_what_a_signal_ended_is_started_again(capfd, tmp_path, first, starts, code):
     """A bad argument (2) is not: it would fail again."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from melody_jax import graph
+from melody_jax import graph, libtpu
 from melody_jax.operations import configuration
 from melody_jax.operations.ahead import kernels, plan, program, topology
 from melody_jax.parallel.mesh import make_mesh
@@ -70,6 +70,7 @@ def report(request: Request) -> dict[str, Any]:
     Raises:
       UserError: unknown names, a mesh or batch that does not divide, or no compiler.
     """
+    libtpu.set_flags(request.topology.partition(":")[0])
     with nullcontext() if request.program in KERNEL_FREE else kernels.schedules() as schedules:
         return _report(request, schedules)
 
