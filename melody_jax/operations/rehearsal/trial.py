@@ -121,7 +121,7 @@ def write_rate(made: Path, size: int) -> float:
 
 def _command(train: Sequence[str], name: str, steps: int, every: int) -> list[str]:
     bindings = {"folder_name": repr(name), "total_steps": steps, "checkpoint_every": every, "log_every": 1}
-    bindings |= {"eval_every": ENDLESS, "eval_steps": 1, "keep": 100}
+    bindings |= {"eval_every": ENDLESS, "eval_steps": 1, "keep": 100, "sinks": "()"}
     return [*MELODY, *train, *(f"--gin.loop.Run.{field}={value}" for field, value in bindings.items())]
 
 
