@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import melody_jax
 from melody_jax.cli.arguments import check_positive
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from launch import job as descriptions
     from launch.local_pod import Pod
     from melody_jax.cli import train
-    from melody_jax.cli.main import Parser
+    from melody_jax.cli.main import parse
     from melody_jax.operations.rehearsal.rehearse import prepare, rehearse
     from melody_jax.operations.rehearsal.slices import Slices
 
@@ -50,12 +50,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.file}: only a `melody train` can be rehearsed")
     chips, slices = job.chips("tpu")
     facts = Slices(job.tpu.chip, job.tpu.chips * slices, chips, job.tpu.hosts * slices, slices)
-    parser = Parser(prog="melody train")
-    train.add_arguments(parser)
-    asked, unknown = parser.parse_known_args(words[1:], argparse.Namespace(command="train"))
-    asked.unknown = unknown
+    asked = parse(words)
     asked.hardware = "tpu" if asked.hardware == "auto" else asked.hardware
-    report = json.loads(Path(args.compiled).read_text()) if args.compiled else None
+    report = None if args.compiled is None else _compiled(Path(args.compiled))
     folder = Path(args.out).absolute() / job.name
     with contextlib.chdir(job.code):
         what = prepare(job.name, facts, words, train.request_of(asked), args.hosts, args.mfu, report)
@@ -67,3 +64,10 @@ def run(args: argparse.Namespace) -> int:
     (folder / PAGE).write_text(page)
     print(page, end="")
     return 0 if seamless else FAILED
+
+
+def _compiled(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--compiled {path}: {error}") from None

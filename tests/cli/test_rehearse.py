@@ -66,7 +66,7 @@ def test_what_cannot_be_rehearsed_is_said_before_anything_runs(message, rehearse
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("options", [("--hosts", "1"), ("--hosts", "3"), ("--mfu", "40")])
+@pytest.mark.parametrize("options", [("--hosts", "1"), ("--hosts", "3"), ("--mfu", "40"), ("--compiled", "none.json")])
 def test_bad_options(rehearse, options):
     code, out, error = rehearse(*options)
     assert (code, out) == (2, "") and f"{options[0]} " in error
