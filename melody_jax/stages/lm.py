@@ -68,6 +68,7 @@ class LMStage(Stage):
     parents_dir: str = ""
     name: ClassVar[str] = "lm"
     starts: ClassVar[Mapping[str, str]] = {"lm": "", "llama": ""}
+    unread: ClassVar[Mapping[str, str]] = {"beats": "clips that do not tell tempo and downbeat (docs/controls.md)"}
 
     @property
     def system(self) -> System:

@@ -78,6 +78,8 @@ class Stage(ABC):
     """Name of a part -> where its weights go in `TrainState.params` ("/" between names) when training starts from it."""
     positions: ClassVar[tuple[str, ...]] = ()
     """Tables of positions in `TrainState.params`: starting from a longer one takes its first rows."""
+    unread: ClassVar[Mapping[str, str]] = {}
+    """First name in `TrainState.params` -> which data leaves it without a gradient, where some rightly does."""
     averaged_part: ClassVar[str] = ""
     """The sub-tree of `TrainState.params` that `TrainState.ema` averages; "" for all of it."""
     config: Any

@@ -19,6 +19,7 @@ from melody_jax import config as config_lib
 from melody_jax.bundle import part as part_lib
 from melody_jax.bundle.part import flatten, load_part, save_part
 from melody_jax.cli import main
+from melody_jax.codes import controls
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.interop import t5x_layout
@@ -191,7 +192,7 @@ def token_set(tmp_path_factory):
             yield {"id": f"{seed}-{index}", "family": "", "mulan": mulan, "text": mulan[None]} | {
                 "semantic": semantic,
                 "latents": latents,
-                "controls": np.zeros(8, np.int32),
+                "controls": np.zeros(len(controls.SLOTS), np.int32),
             }
 
     splits = {"train": lambda: clips(1, 12), "validation": lambda: clips(2, 4), "test": lambda: clips(3, 3)}

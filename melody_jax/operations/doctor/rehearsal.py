@@ -97,7 +97,7 @@ def rehearse(stage: Stage, state: TrainState, mesh: Mesh, batch: HostBatch, step
     if "loss" in metrics[0]:
         beginning = place(np.zeros((), np.int32), state.step.sharding)
         state, again = take(state.replace(step=beginning), pairs)
-        findings.append(_check_reached(state, idle))
+        findings.append(_check_reached(state, idle, stage.unread))
         findings.append(_check_fall(steps, metrics[:pairs], _floats(again), ["loss"], "noise, dropout and crops"))
     else:
         errors = sorted(name for name in metrics[-1] if name.endswith("_error"))
@@ -170,10 +170,19 @@ def _without_gradient(state: TrainState) -> dict[Names, np.ndarray]:
     return {name: to_host(leaf) for name, leaf in idle.items()}
 
 
-def _check_reached(state: TrainState, idle: Mapping[Names, np.ndarray]) -> Finding:
-    """Whether every parameter has had a gradient in some step, or is moved by the steps without one (running means)."""
+def _check_reached(state: TrainState, idle: Mapping[Names, np.ndarray], unread: Mapping[str, str]) -> Finding:
+    """Whether every parameter has had a gradient in some step, or is moved by the steps without one (running means).
+
+    Args:
+      idle: those that had none, as they were at first.
+      unread: `Stage.unread`: a warning.
+    """
     params = _params(state)
-    missed = ["/".join(name) for name, value in idle.items() if np.array_equal(to_host(params[name]), value)]
+    still = [name for name, value in idle.items() if np.array_equal(to_host(params[name]), value)]
+    missed = ["/".join(name) for name in still if name[0] not in unread]
+    if still and not missed:
+        told = "; ".join(f"{name} had none: {unread[name]}" for name in dict.fromkeys(name[0] for name in still))
+        return judge("gradients reach", f"{len(still)} of {len(params)} parameters got none", told, warning=True)
     listed = ", ".join(missed[:5]) + (f" and {len(missed) - 5} more" if len(missed) > 5 else "")
     advice = f"{listed}: the loss does not depend on them, or a stop_gradient or a mask is in the way"
     measured = f"{len(missed)} of {len(params)} parameters got none in any step"

@@ -208,6 +208,13 @@ class Frozen(RegressionStage):
 
 
 @dataclasses.dataclass(frozen=True)
+class Unread(Frozen):
+    """Some data gives half of its parameters no gradient, and it says so."""
+
+    unread: ClassVar[dict[str, str]] = {"inner": "a line without a bend"}
+
+
+@dataclasses.dataclass(frozen=True)
 class Averaging(Frozen):
     """The parameters without a gradient are running means, kept by the step itself."""
 
@@ -288,6 +295,11 @@ def test_the_layers_gradients_are_the_gradients():
     for layer in ("inner", "outer"):
         for name, gradient in expected[layer].items():
             assert f"{layer}/{name} {float(np.linalg.norm(gradient)):.2g}" in listed
+
+
+def test_a_layer_that_this_data_does_not_reach_is_a_warning():
+    reach = {finding.check: finding for finding in rehearsed(Unread()).findings}["gradients reach"]
+    assert (reach.level, reach.advice) == ("warning", "inner had none: a line without a bend")
 
 
 def test_a_layer_without_gradient_is_a_failure():
