@@ -1,12 +1,10 @@
 """`melody COMMAND ...`: parses, calls the command's file, and turns UserError into one line and exit code 2."""
 
 import argparse
-import contextlib
 import importlib
 import os
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,6 +70,7 @@ MODULES = {"continue": "continue_"}  # the others are called like their command
 if (
     "multiprocessing.process" in sys.modules
     and sys.modules["multiprocessing.process"].current_process().name != "MainProcess"
+    and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as nohup starts a command
 ):
     # a worker process, which imports the command's script: Ctrl-C reaches it too, and its caller speaks for all. It has its
     # name already, but not yet its parent.
@@ -94,65 +93,32 @@ class Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     silence_tensorflow()
-    interrupts = _Interrupts()
     try:
-        with interrupts:
-            return _dispatch(argv)
-    except BaseException as error:
-        code = _interrupted() if interrupts.seen else _said(error)
-        if code is None:
-            raise
-        return code
-
-
-def _interrupted() -> int:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one, while threads and processes end, says nothing more
-    print("interrupted", file=sys.stderr)
-    return INTERRUPTED
-
-
-def _said(error: BaseException) -> int | None:
-    """The exit code of what a user can mend, said in one line; None of all else."""
-    if isinstance(error, UserError):
-        text = " ".join(str(error).split())
-    elif isinstance(error, StoppedError):
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        return _dispatch(argv)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_ARGUMENTS
+    except StoppedError as stopped:
+        print(f"error: {stopped}", file=sys.stderr, flush=True)
         importlib.import_module("melody_jax.parallel.hosts").leave()
-        return error.exit_code
-    elif isinstance(error, RuntimeError) and NO_BACKEND in str(error):
+        return stopped.exit_code
+    except RuntimeError as error:
+        if NO_BACKEND not in str(error):
+            raise
         asked = os.environ.get("JAX_PLATFORMS", "")
-        text = f"JAX_PLATFORMS={asked}: this machine or installation has no such device"
-    elif isinstance(error, Exception):
+        print(f"error: JAX_PLATFORMS={asked}: this machine or installation has no such device", file=sys.stderr)
+        return BAD_ARGUMENTS
+    except Exception as error:
         from melody_jax import storage
 
         if not (reason := storage.refusal(error)):
-            return None
-        text = f"the bucket may not be used from here: {reason}"
-    else:
-        return None
-    print(f"error: {text}", file=sys.stderr)
-    return BAD_ARGUMENTS
-
-
-class _Interrupts(contextlib.AbstractContextManager):
-    """Notes a SIGINT beside what it raises: what else fails after one, as pools whose processes it ended, fails by it."""
-
-    seen = False
-
-    def __enter__(self) -> "_Interrupts":
-        alone = threading.current_thread() is threading.main_thread()
-        if alone and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self.seen |= kind is KeyboardInterrupt
-        if signal.getsignal(signal.SIGINT) == self._note:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.seen = True
-        signal.default_int_handler(number, frame)
+            raise
+        print(f"error: the bucket may not be used from here: {reason}", file=sys.stderr)
+        return BAD_ARGUMENTS
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one, while threads and processes end, says nothing more
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _dispatch(argv: Sequence[str]) -> int:

@@ -167,31 +167,38 @@ def test_an_interrupt_is_one_line(command, capsys, monkeypatch):
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_an_interrupt_ends_worker_processes_without_a_word(tmp_path):
-    """Ctrl-C reaches all processes of a command; only the first one speaks."""
-    script = tmp_path / "melody"
-    script.write_text(
-        """
-import concurrent.futures, multiprocessing, sys, time
+WITH_WORKERS = """
+import concurrent.futures, multiprocessing, signal, sys, time
+signal.signal(signal.SIGINT, signal.{handler})  # whatever the tests were started with
 from melody_jax.cli import main, report
 
 def run(args):
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         pool.submit(print, "ready", flush=True).result()
-        pool.submit(time.sleep, 60).result()
+        pool.submit(time.sleep, {seconds}).result()
 
 if __name__ == "__main__":
     report.run = run
     sys.exit(main.main(["report", "x"]))
 """
-    )
+
+
+@pytest.mark.parametrize(
+    ("handler", "seconds", "end"),
+    [("default_int_handler", 60, (130, "interrupted\n")), ("SIG_IGN", 1, (0, ""))],
+    ids=["heard", "ignored"],
+)
+def test_an_interrupt_ends_worker_processes_without_a_word(tmp_path, handler, seconds, end):
+    """Ctrl-C reaches all processes of a command; only the first one speaks. What ignores it (nohup) does so in all of them."""
+    script = tmp_path / "melody"
+    script.write_text(WITH_WORKERS.format(handler=handler, seconds=seconds))
     process = subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     os.killpg(process.pid, signal.SIGINT)
     errors = process.communicate(timeout=60)[1]
-    assert (process.returncode, errors) == (130, "interrupted\n")
+    assert (process.returncode, errors) == end
 
 
 @pytest.mark.parametrize("case", ADDRESSES)
