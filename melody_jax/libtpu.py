@@ -4,8 +4,9 @@ All are public: MaxText (github.com/AI-Hypercomputer/maxtext, benchmarks/xla_fla
 accelerator-microbenchmarks and openxla.org/xla/flags_guidance. libtpu 0.0.42.1 accepts every one of them; it refuses unknown ones.
 """
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 VARIABLE = "LIBTPU_INIT_ARGS"
 
@@ -65,6 +66,13 @@ def environment(kind: str, given: Mapping[str, str]) -> dict[str, str]:
     return {**({VARIABLE: flags} if flags else {}), **given}
 
 
-def set_flags(kind: str) -> None:
-    """For this process, before it loads libtpu, unless its environment has flags."""
+@contextlib.contextmanager
+def flags_set(kind: str) -> Iterator[None]:
+    """For this process, where it loads libtpu inside, unless its environment has flags."""
+    before = os.environ.get(VARIABLE)
     os.environ.update(environment(kind, os.environ))
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(VARIABLE, None)

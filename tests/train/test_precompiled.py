@@ -124,6 +124,7 @@ def _key_in(folder, text=KERNEL, line=""):
 
 
 def test_a_kernel_s_key_does_not_tell_where_its_source_lies(tmp_path, monkeypatch):
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
     here = _key_in(tmp_path / "here")
     assert _key_in(tmp_path / "there", line="\n\n") == here
     other = _key_in(tmp_path / "other", KERNEL.replace("2 *", "3 *"))

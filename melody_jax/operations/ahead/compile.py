@@ -70,8 +70,8 @@ def report(request: Request) -> dict[str, Any]:
     Raises:
       UserError: unknown names, a mesh or batch that does not divide, or no compiler.
     """
-    libtpu.set_flags(request.topology.partition(":")[0])
-    with nullcontext() if request.program in KERNEL_FREE else kernels.schedules() as schedules:
+    watched = nullcontext() if request.program in KERNEL_FREE else kernels.schedules()
+    with libtpu.flags_set(request.topology.partition(":")[0]), watched as schedules:
         return _report(request, schedules)
 
 
