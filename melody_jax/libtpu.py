@@ -67,12 +67,25 @@ def environment(kind: str, given: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def flags_set(kind: str) -> Iterator[None]:
-    """For this process, where it loads libtpu inside, unless its environment has flags."""
+def held(flags: str | None) -> Iterator[None]:
+    """The variable has this text inside, or is not set, and is afterwards as it was."""
     before = os.environ.get(VARIABLE)
-    os.environ.update(environment(kind, os.environ))
+    _set(flags)
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop(VARIABLE, None)
+        _set(before)
+
+
+def _set(flags: str | None) -> None:
+    if flags is None:
+        os.environ.pop(VARIABLE, None)
+    else:
+        os.environ[VARIABLE] = flags
+
+
+@contextlib.contextmanager
+def flags_set(kind: str) -> Iterator[None]:
+    """For this process, where it loads libtpu inside, unless its environment has flags."""
+    with held(environment(kind, os.environ).get(VARIABLE)):
+        yield

@@ -64,3 +64,14 @@ def test_the_compiler_accepts_them(kind):
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
         )
         assert (done.returncode == 0) == accepted, done.stderr
+
+
+def test_flags_of_a_chip_hold_inside_and_give_way_to_the_user_s(monkeypatch):
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    with libtpu.flags_set("v5e"):
+        assert os.environ["LIBTPU_INIT_ARGS"] == libtpu.arguments("v5e") != ""
+    assert "LIBTPU_INIT_ARGS" not in os.environ
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--mine=1")
+    with libtpu.flags_set("v5e"):
+        assert os.environ["LIBTPU_INIT_ARGS"] == "--mine=1"
+    assert os.environ["LIBTPU_INIT_ARGS"] == "--mine=1"

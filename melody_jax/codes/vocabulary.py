@@ -54,9 +54,13 @@ class Vocabulary:
     def of(cls, geometry: Geometry, controls: bool = False) -> "Vocabulary":
         """The layout of a geometry, with or without controls (`LMConfig.controls`)."""
         sizes = tuple(controls_lib.SIZES) if controls else ()
-        levels = geometry.semantic_levels
         return cls(
-            geometry.mulan_tokens, geometry.mulan_codes, geometry.semantic_codes, levels, sizes, geometry.token_rate
+            geometry.mulan_tokens,
+            geometry.mulan_codes,
+            geometry.semantic_codes,
+            geometry.semantic_levels,
+            sizes,
+            geometry.token_rate,
         )
 
     @property
@@ -161,7 +165,9 @@ class Vocabulary:
         beats = place + moments.astype(jnp.float32) * speed
         return jnp.where(known, beats, 0.0), jnp.where(known, jnp.asarray(_BARS)[bar], 0), known
 
-    def later(self, condition: Int[Array, "B P"], moments: Int[Array, " B"] | int) -> Int[Array, "B P"]:
+    def later(
+        self, condition: Int[Array, "B P"], moments: Int[Array, " B"] | Int[Array, ""] | int
+    ) -> Int[Array, "B P"]:
         """The condition of the same pieces from some moments on: where its phase is known, it is that of the new start."""
         if not self.controls:
             return condition

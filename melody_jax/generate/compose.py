@@ -110,7 +110,7 @@ class Composer:
         self.loaded = loaded
         self.geometry = loaded.geometry
         self.levels = loaded.geometry.semantic_levels
-        self.vocabulary = loaded.system.vocabulary
+        self.later = jax.jit(loaded.system.vocabulary.later)
 
     def batches(self, rows: Sequence[Row], settings: Settings, clock: Clock):
         """One `Batch` for every candidate, in their order."""
@@ -246,7 +246,7 @@ class Composer:
                 if at == begin:
                     length = min(wanted if begin == 0 else -(-wanted // second) * second, room)
                 fresh = self.loaded.write_tokens(
-                    self.vocabulary.later(condition, at - earlier),
+                    self.later(condition, at - earlier),
                     tokens[:, (at - earlier) * levels : at * levels],
                     fold_in(keys, index),
                     length * levels,

@@ -113,7 +113,7 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
             length = sequence - earlier
             keys = fold_in(fold_in(jnp.asarray(self._key), 2 * self._index), part)
             context = tokens[:, tokens.shape[1] - earlier * levels :]
-            condition = composer.vocabulary.later(self._condition, self._drawn - earlier)
+            condition = composer.later(self._condition, self._drawn - earlier)
             drawn = composer.loaded.write_tokens(
                 condition, context, keys, length * levels, self.settings.sampling, self._away
             )

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.experimental import serialize_executable
 
-from melody_jax import storage
+from melody_jax import libtpu, storage
 from melody_jax.files import write_whole
 from melody_jax.storage import Path
 
@@ -49,13 +49,13 @@ def key_of(lowered: Any, devices: Sequence[Any]) -> Key:
     for package in ("jaxlib", "libtpu"):
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    flags = os.environ.get("LIBTPU_INIT_ARGS", "").split()
+    flags = os.environ.get(libtpu.VARIABLE, "").split()
     return {
         "program": hashlib.sha256(lowered.as_text().encode()).hexdigest(),
         "chips": f"{len(devices)} x {devices[0].device_kind}",
         "compiler": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "effort": str([getattr(jax.config, name) for name in _EFFORT]),
-        "LIBTPU_INIT_ARGS": " ".join(sorted(flag for flag in flags if not flag.startswith(_DUMPS))),
+        libtpu.VARIABLE: " ".join(sorted(flag for flag in flags if not flag.startswith(_DUMPS))),
     }
 
 

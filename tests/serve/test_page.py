@@ -89,8 +89,8 @@ def picture(page, name, tmp_path):
     page.screenshot(path=folder / f"{name}.png", full_page=True)
 
 
-def test_the_whole_path_by_clicks(browser, address, tmp_path):
-    context = browser.new_context(viewport={"width": 1280, "height": 860}, color_scheme="light", accept_downloads=True)
+def opened(context, address):
+    """(the page, ready; what it has to complain of so far and from now on)."""
     page = context.new_page()
     page.set_default_timeout(60_000)
     said = []
@@ -98,6 +98,12 @@ def test_the_whole_path_by_clicks(browser, address, tmp_path):
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(address)
     page.locator("#status").get_by_text("kHz").wait_for()
+    return page, said
+
+
+def test_the_whole_path_by_clicks(browser, address, tmp_path):
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, color_scheme="light", accept_downloads=True)
+    page, said = opened(context, address)
 
     page.fill("#prompt", "a slow waltz for solo violin in D minor")
     page.fill("#seconds", "4")
@@ -193,13 +199,7 @@ def test_the_whole_path_by_clicks(browser, address, tmp_path):
 
 def test_a_stream_plays_changes_and_stops(browser, address, tmp_path):
     context = browser.new_context(viewport={"width": 1280, "height": 860}, color_scheme="light")
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    said = []
-    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto(address)
-    page.locator("#status").get_by_text("kHz").wait_for()
+    page, said = opened(context, address)
     assert page.locator("#live").is_hidden()
     page.fill("#prompt", "slow strings")
     page.fill("#seed", "5")

@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from melody_jax import libtpu
+
 _FILE = re.compile(r"^\d+-(.+_(\d+)(?:x(\d+))?_steps)[_.\d]*-\d+-final_bundles\.txt$")
 _BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s[A-Z:, ]*:\s*((?:> ?)*)\{")
 
@@ -19,16 +21,11 @@ _BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s[A-Z:, ]*:\s*((?:> ?)*)\{")
 @contextlib.contextmanager
 def schedules() -> Iterator[Path]:
     """A folder that libtpu writes final schedules to, where it is loaded inside; removed at the end."""
-    before = os.environ.get("LIBTPU_INIT_ARGS", "")
     with tempfile.TemporaryDirectory(prefix="melody_schedules_") as folder:
-        flags = {"dump_to": folder, "dump_llo_text": "true", "dump_llo_pass_label_regex": "^final_bundles"}
-        os.environ["LIBTPU_INIT_ARGS"] = " ".join(
-            [before, *(f"--xla_jf_{name}={value}" for name, value in flags.items())]
-        )
-        try:
+        dumps = {"dump_to": folder, "dump_llo_text": "true", "dump_llo_pass_label_regex": "^final_bundles"}
+        flags = [os.environ.get(libtpu.VARIABLE, ""), *(f"--xla_jf_{name}={value}" for name, value in dumps.items())]
+        with libtpu.held(" ".join(flags)):
             yield Path(folder)
-        finally:
-            os.environ["LIBTPU_INIT_ARGS"] = before
 
 
 def cycles(folder: Path) -> dict[str, int]:

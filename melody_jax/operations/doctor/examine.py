@@ -8,7 +8,7 @@ import jax
 
 from melody_jax import graph
 from melody_jax.errors import StoppedError, UserError
-from melody_jax.operations.doctor import disk, inputs, kernels, lineage, rehearsal
+from melody_jax.operations.doctor import disk, inputs, kernels, lineage, one_batch
 from melody_jax.operations.doctor.finding import FAILURE, Finding
 from melody_jax.operations.opening import Opened, rates_of
 from melody_jax.operations.training import Request, prepare_jax
@@ -85,10 +85,10 @@ def _examine_run(opened: Opened, updates: int) -> Iterator[Finding]:
     yield from inputs.check_contents(taken, stage)
     rate = inputs.measure_rate(endless(batches), RATE_SECONDS)
 
-    stage = rehearsal.shortened(stage, updates)
+    stage = one_batch.shortened(stage, updates)
     state = calibrated(stage, initial_state(stage, run.seed, mesh), endless(batches))
     yield from kernels.check_kernels(stage, state, mesh, taken[0])
-    shown = rehearsal.rehearse(stage, state, mesh, taken[0], updates)
+    shown = one_batch.take_steps(stage, state, mesh, taken[0], updates)
     yield from shown.findings
     if shown.step_seconds > 0:
         yield inputs.check_rate(rate, shown.step_seconds, taken[0], stage.geometry)

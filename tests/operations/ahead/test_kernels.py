@@ -1,6 +1,5 @@
 import os
 
-from melody_jax import libtpu
 from melody_jax.operations.ahead import kernels
 
 SCHEDULE = """= control target key start
@@ -36,14 +35,3 @@ def test_the_compiler_is_asked_for_schedules_only_inside(monkeypatch):
         assert folder.is_dir()
         assert os.environ["LIBTPU_INIT_ARGS"].startswith(f"--mine=1 --xla_jf_dump_to={folder} ")
     assert not folder.exists() and os.environ["LIBTPU_INIT_ARGS"] == "--mine=1"
-
-
-def test_flags_of_a_chip_hold_inside_and_give_way_to_the_user_s(monkeypatch):
-    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
-    with libtpu.flags_set("v5e"):
-        assert os.environ["LIBTPU_INIT_ARGS"] == libtpu.arguments("v5e") != ""
-    assert "LIBTPU_INIT_ARGS" not in os.environ
-    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--mine=1")
-    with libtpu.flags_set("v5e"):
-        assert os.environ["LIBTPU_INIT_ARGS"] == "--mine=1"
-    assert os.environ["LIBTPU_INIT_ARGS"] == "--mine=1"

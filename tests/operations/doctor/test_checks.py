@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from melody_jax.bundle.part import save_part
 from melody_jax.config import to_dict
 from melody_jax.geometry import Geometry
-from melody_jax.operations.doctor import disk, inputs, kernels, lineage, rehearsal
+from melody_jax.operations.doctor import disk, inputs, kernels, lineage, one_batch
 from melody_jax.parallel import activations
 from melody_jax.parallel.mesh import make_mesh
 from melody_jax.train.arrays import ArrayBatches
@@ -239,8 +239,8 @@ class Lopsided(RegressionStage):
 
 def rehearsed(stage: Stage, batch=None, steps=30):
     grid = make_mesh("data=-1")
-    stage = rehearsal.shortened(stage, steps)
-    return rehearsal.rehearse(stage, initial_state(stage, 0, grid), grid, batch or next(batches()), steps)
+    stage = one_batch.shortened(stage, steps)
+    return one_batch.take_steps(stage, initial_state(stage, 0, grid), grid, batch or next(batches()), steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,19 +279,19 @@ def test_a_healthy_stage(changes):
     shown = rehearsed(RegressionStage(optim=optim))
     assert set(levels(shown.findings).values()) == {"ok"}, [str(finding) for finding in shown.findings]
     assert shown.step_seconds > 0
-    assert set(rehearsal.gradients(shown.state)) == {
+    assert set(one_batch.gradients(shown.state)) == {
         (layer, name) for layer in ("inner", "outer") for name in ("kernel", "bias")
     }
 
 
 def test_the_layers_gradients_are_the_gradients():
-    stage = rehearsal.shortened(RegressionStage(optim=OptimConfig(clip_norm=0.5, warmup_steps=1)), 30)
+    stage = one_batch.shortened(RegressionStage(optim=OptimConfig(clip_norm=0.5, warmup_steps=1)), 30)
     grid, batch = make_mesh("data=-1"), next(batches())
     before = initial_state(stage, 0, grid)
     noise = 0.1 * jax.random.normal(before.step_key, batch["x"].shape)
     expected = jax.grad(stage._loss)(before.params, batch, noise)
     state, metrics = jax.jit(stage.train_step)(before, batch)
-    listed = rehearsal._check_gradients(state, float(metrics["gradient_norm"]))[0].measured
+    listed = one_batch._check_gradients(state, float(metrics["gradient_norm"]))[0].measured
     for layer in ("inner", "outer"):
         for name, gradient in expected[layer].items():
             assert f"{layer}/{name} {float(np.linalg.norm(gradient)):.2g}" in listed

@@ -29,7 +29,7 @@ Names = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rehearsal:
+class Taken:
     """What the steps showed.
 
     Attributes:
@@ -60,7 +60,7 @@ def shortened(stage: Stage, steps: int) -> Stage:
     return dataclasses.replace(stage, **changes)  # pyright: ignore[reportArgumentType]
 
 
-def rehearse(stage: Stage, state: TrainState, mesh: Mesh, batch: HostBatch, steps: int) -> Rehearsal:
+def take_steps(stage: Stage, state: TrainState, mesh: Mesh, batch: HostBatch, steps: int) -> Taken:
     """Takes `steps` updates of a `shortened` stage on `batch`; `state` is used up.
 
     The steps draw their randomness (dropout, noise, crops) as in a training. To compare losses all the same, the draws
@@ -85,7 +85,7 @@ def rehearse(stage: Stage, state: TrainState, mesh: Mesh, batch: HostBatch, step
     compiled = time.monotonic() - started
     findings = [_check_first(first, compiled), *_check_gradients(state, first[-1].get("gradient_norm", 1.0))]
     if any(finding.level == FAILURE for finding in findings):
-        return Rehearsal(findings, state, math.nan)
+        return Taken(findings, state, math.nan)
 
     started = time.monotonic()
     state, history = take(state, max(1, steps - 1) * update)
@@ -102,7 +102,7 @@ def rehearse(stage: Stage, state: TrainState, mesh: Mesh, batch: HostBatch, step
     else:
         errors = sorted(name for name in metrics[-1] if name.endswith("_error"))
         findings.append(_check_fall(steps, metrics[:1], metrics[-1:], errors, "no gradient"))
-    return Rehearsal(findings, state, seconds)
+    return Taken(findings, state, seconds)
 
 
 def gradients(state: TrainState) -> dict[Names, jax.Array]:
