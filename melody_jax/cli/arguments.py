@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,16 @@ def folder(text: str) -> str:
     return text
 
 
-def positive(text: str) -> int:
+class Positive(argparse.Action):
     """A whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
 
+    def __init__(self, **options: Any):
+        super().__init__(type=int, **options)
 
-def check_positive(args: argparse.Namespace, *names: str) -> None:
-    """Raises UserError where a number that was given is below 1."""
-    for name in names:
-        number = getattr(args, name, None)
-        if number is not None and number < 1:
-            raise UserError(f"--{name} must be at least 1, got {number}")
+    def __call__(self, parser, namespace, values: Any, option_string=None):
+        if values < 1:
+            raise UserError(f"{option_string} must be at least 1, got {values}")
+        setattr(namespace, self.dest, values)
 
 
 SHARED: dict[str, dict[str, Any]] = {
@@ -56,7 +52,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "set": {"action": "append", "default": [], "metavar": "BINDING=VALUE", "help": "a gin binding"},
     "size": {"required": True, "help": "a folder of configs/sizes: tiny, small, paper"},
     "tokenizer": {"metavar": "FILE", "help": "tokenizer.json of a MuLan text tower of your own"},
-    "total_steps": {"type": int, "help": "instead of the configuration's"},
+    "total_steps": {"action": Positive, "help": "instead of the configuration's"},
 }
 """Options of several commands, as argparse takes them."""
 
@@ -113,8 +109,8 @@ def _or_none(kind: type) -> Callable[[str], Any]:
 
 
 @contextlib.contextmanager
-def full_install(command: str) -> Iterator[None]:
-    """What is imported here comes with `make install`.
+def installed(command: str, how: str = "make install") -> Iterator[None]:
+    """What is imported here, the shell command `how` installs.
 
     Raises:
       UserError: it is not installed.
@@ -122,7 +118,7 @@ def full_install(command: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UserError(f"{command} needs more than the base install ({error}); `make install` installs it") from None
+        raise UserError(f"{command} needs more than the base install ({error}); `{how}` installs it") from None
 
 
 def bundle_of(directory: str | None) -> storage.Path:
@@ -134,6 +130,12 @@ def bundle_of(directory: str | None) -> storage.Path:
     if directory is None and not REPOSITORY_BUNDLE.is_dir():
         raise UserError(f"there is no bundle at {REPOSITORY_BUNDLE}; name one with --bundle DIR")
     return REPOSITORY_BUNDLE if directory is None else storage.path(directory)
+
+
+def print_sizes(files: Mapping[str, int]) -> None:
+    """A line for each file: its size, and its name."""
+    for name, size in files.items():
+        print(f"{size / 2**20:9.2f} MiB  {name}")
 
 
 def adapters_of(items: Sequence[str]) -> dict[str, float]:

@@ -14,5 +14,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints every parameter of the stage and of its training, with the values that they would have."""
     print(train.request_of(args).compose_one().text, end="")

@@ -3,7 +3,6 @@
 import argparse
 
 from melody_jax.cli import arguments
-from melody_jax.errors import UserError
 
 SOURCES = {
     "corpus": "real tunes and scores, re-orchestrated, rendered and captioned",
@@ -20,7 +19,7 @@ COMMON = ("sample_rate", "seconds", "validation", "test", "quota")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    with arguments.full_install("melody data"):
+    with arguments.installed("melody data"):
         from data_pipelines.request import Request
 
     kinds = parser.add_subparsers(dest="kind", metavar="SOURCE", required=True)
@@ -41,15 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         source.add_argument("--name", required=True, help="what `melody train --data` will call it")
         arguments.add(source, "data_dir")
         arguments.add_fields(source, Request, COMMON)
-        source.add_argument("--processes", type=int, help="worker processes (default: all cores)")
+        source.add_argument("--processes", action=arguments.Positive, help="worker processes (default: all cores)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Builds the data set and says where it is."""
-    if not args.name.replace("-", "_").isidentifier():
-        raise UserError(f"--name {args.name!r}: use letters, digits and _ only, not beginning with a digit")
-    arguments.check_positive(args, "processes")
-    with arguments.full_install("melody data"):
+    with arguments.installed("melody data"):
         from data_pipelines import build, read
         from data_pipelines.request import Request, request
 

@@ -13,7 +13,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints, for each model, parameters and model FLOPs of one clip."""
     from melody_jax.operations import describe
 
     models = {name: describe.describe(name, args.size) for name in NETWORKS}

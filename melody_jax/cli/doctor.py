@@ -12,16 +12,17 @@ from melody_jax.operations.doctor.examine import examine
 from melody_jax.operations.doctor.finding import FAILURE
 from melody_jax.parallel import hosts
 
+EPILOG = "Exit code 1: at least one finding is a failure."
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_configuration(parser, ", ".join(graph.ORDER))
-    parser.add_argument("--updates", type=int, default=30, help="of the parameters, on one fixed batch (default 30)")
+    text = "of the parameters, on one fixed batch (default 30)"
+    parser.add_argument("--updates", action=arguments.Positive, default=30, help=text)
     arguments.add(parser, "json")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the findings. Exit code 1: at least one is a failure."""
-    arguments.check_positive(args, "updates")
     hosts.join()
     findings, first_host = [], jax.process_index() == 0
     for finding in examine(train.request_of(args), args.updates):

@@ -6,6 +6,8 @@ from pathlib import Path
 from melody_jax.cli import arguments
 from melody_jax.errors import UserError
 
+EPILOG = "Exit code 1: a figure is missed."
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", required=True, metavar="DIR", help="what `melody export` wrote")
@@ -19,8 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the tables and writes them; exit code 1 where a figure is missed."""
-    with arguments.full_install("melody evaluate"):
+    with arguments.installed("melody evaluate"):
         from melody_jax.operations import evaluation
     from melody_jax.evaluate.figures import table, write_report
 

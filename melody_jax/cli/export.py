@@ -25,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the bundle and prints its files' sizes."""
     from melody_jax.bundle.bundle import OPTIONAL, REQUIRED, bundle_bytes, export, finished_in
     from melody_jax.bundle.card import Card
     from melody_jax.operations.configuration import sampling_of
@@ -47,9 +46,7 @@ def run(args: argparse.Namespace) -> None:
         adapters=arguments.adapters_of(args.adapter),
     )
     sizes = bundle_bytes(bundle.directory)
-    for name, size in sizes.items():
-        print(f"{size / 2**20:9.2f} MiB  {name}")
-    print(f"{sum(sizes.values()) / 2**20:9.2f} MiB  {bundle.directory} ({len(bundle.parts)} parts)")
+    arguments.print_sizes(sizes | {f"{bundle.directory} ({len(bundle.parts)} parts)": sum(sizes.values())})
 
 
 def _read(path: str) -> str:

@@ -13,7 +13,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the folders and prints what became of each part."""
     from melody_jax.interop import huggingface
 
     for said in huggingface.export_parts(args.model_dir, args.out, args.dtype):

@@ -9,16 +9,12 @@ LEFT_OUT = ("candidates", "loudness")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    words = {
-        "out": "the folder; an older one there is replaced",
-        "adapter": "make an adapter one with the bundle's weights",
-    }
-    arguments.add(parser, "bundle", **words)
+    out, adapter = "the folder; an older one there is replaced", "make an adapter one with the bundle's weights"
+    arguments.add(parser, "bundle", out=out, adapter=adapter)
     pieces.add_settings(parser, LEFT_OUT)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the folder and prints its files' sizes."""
     chosen = pieces.settings_of(args)
     bundle = arguments.bundle_of(args.bundle)
 
@@ -27,5 +23,4 @@ def run(args: argparse.Namespace) -> None:
 
     melody = pieces.loaded(bundle, args.adapter)
     out = export_sampler(melody, args.out, with_settings(melody.defaults, chosen))
-    for file in sorted(out.iterdir()):
-        print(f"{file.stat().st_size / 2**20:9.2f} MiB  {file}")
+    arguments.print_sizes({str(file): file.stat().st_size for file in sorted(out.iterdir())})

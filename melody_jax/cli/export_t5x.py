@@ -13,7 +13,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes OUT/STAGE/checkpoint_0 for every part that T5X trains, and says where it is."""
     from melody_jax.bundle.bundle import finished_in
     from melody_jax.bundle.part import load_part
     from melody_jax.interop import t5x_layout

@@ -17,14 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add(parser, "data", "data_dir", out="tokens, runs, and DIR/bundle")
     parser.add_argument("--stages", default=STAGES, help=f"what learns (default {STAGES})")
     rank = "train adapters of this rank, not all weights"
-    parser.add_argument("--lora", dest="rank", type=arguments.positive, default=0, metavar="RANK", help=rank)
+    parser.add_argument("--lora", dest="rank", action=arguments.Positive, default=0, metavar="RANK", help=rank)
     parser.add_argument("--alpha", type=float, default=16.0, help="adapters count alpha / rank (default 16)")
     arguments.add(parser, "set", "gin_file", "hardware", total_steps="of each stage, instead of the configuration's")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Finetunes, and says where the bundle is."""
-    arguments.check_positive(args, "total_steps")
     hosts.join()
     bindings = [binding_of(item) for item in args.set]
     bindings += [f"TOTAL_STEPS = {args.total_steps}"] if args.total_steps else []

@@ -23,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Makes the music and says where it is."""
     if args.again is not None:
         return _again(args)
     if sum([bool(args.prompts), args.file is not None, bool(args.music)]) > 1:
@@ -47,6 +46,8 @@ def _again(args: argparse.Namespace) -> None:
     if not making.files.wanted:
         print("the piece is there")
         return
-    pieces.keep_programs()
+    from melody_jax.operations.cache import keep_programs
+
+    keep_programs()
     with plain_warnings():
         making.make_again(info, sound)

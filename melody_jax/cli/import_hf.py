@@ -17,7 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes OUT/part and OUT/config.gin."""
     from melody_jax.interop import huggingface
     from melody_jax.train.end import PART
 

@@ -18,7 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes OUT/part."""
     from melody_jax.interop import t5x_layout
     from melody_jax.operations import configuration, training
     from melody_jax.train.end import PART

@@ -20,7 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Launches, follows, and returns the exit code of what ran."""
     job = descriptions.read(args.config)
     _check_training(job, args.target)
     with Runner(Path(args.out) / job.name, args.dry_run) as runner:
@@ -41,13 +40,11 @@ def _check_training(job: descriptions.Job, target: str) -> None:
     chips, slices = job.chips(target)
     if not ours or not chips or job.command[:2] != ("melody", "train"):
         return
-    from melody_jax.cli import main, train
+    from melody_jax.cli import train
     from melody_jax.operations.fit import check_fit
 
-    args = main.parse(job.command[1:])
-    if any(descriptions.BUCKET in file for file in args.gin_file):
+    request = train.request_in(job.command[1:], "gpu" if target == "slurm" else "tpu")
+    if any(descriptions.BUCKET in file for file in request.gin_files):
         return  # read where it lies
-    if args.hardware == "auto":
-        args.hardware = "gpu" if target == "slurm" else "tpu"
     with contextlib.chdir(job.code):
-        check_fit(train.request_of(args).compose(), chips, slices)
+        check_fit(request.compose(), chips, slices)

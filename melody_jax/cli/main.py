@@ -10,7 +10,7 @@ from typing import Any
 
 from melody_jax import __version__
 from melody_jax.errors import BAD_ARGUMENTS, INTERRUPTED, StoppedError, UserError, refuse_addresses
-from melody_jax.operations.quiet import silence_tensorflow
+from melody_jax.operations.quiet import quiet_workers, silence_tensorflow
 
 # In the order of use, each with its one help text. Each module has `add_arguments(parser)` and `run(args)`, and maybe an
 # EPILOG of its help; only the chosen one is imported.
@@ -67,14 +67,7 @@ NO_BACKEND = "nable to initialize backend"
 MODULES = {"continue": "continue_"}  # the others are called like their command
 
 
-if (
-    "multiprocessing.process" in sys.modules
-    and sys.modules["multiprocessing.process"].current_process().name != "MainProcess"
-    and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as nohup starts a command
-):
-    # a worker process, which imports the command's script: Ctrl-C reaches it too, and its caller speaks for all. It has its
-    # name already, but not yet its parent.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+quiet_workers()
 
 
 class Parser(argparse.ArgumentParser):

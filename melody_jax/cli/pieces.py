@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -38,7 +39,9 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     """What is written, and where; seeds and batches of several pieces."""
     arguments.add_fields(parser.add_argument_group("files"), Output)
     parser.add_argument("--seed", type=_seeds, default=[0], metavar="N[,N...]", help="one, or one a piece (default 0)")
-    parser.add_argument("--batch_size", type=int, default=16, help="pieces worked on at once (default 16)")
+    parser.add_argument(
+        "--batch_size", action=arguments.Positive, default=16, help="pieces worked on at once (default 16)"
+    )
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -78,7 +81,6 @@ def make(
     """
     chosen = settings_of(args)
     seeds = seeds_of(args.seed[0] if len(args.seed) == 1 else args.seed, len(sources))
-    arguments.check_positive(args, "batch_size")
     asked = controls.from_arguments(args) or None
     for path in sources if music else ():
         check_music(path)
@@ -86,25 +88,40 @@ def make(
     if not making.files.wanted:
         print(f"all {len(sources)} pieces are there")
         return
+    from melody_jax.operations.cache import keep_programs
+
     keep_programs()
     given |= {"negative": args.negative, "controls": asked, "batch_size": args.batch_size, "keep_all": args.keep_all}
     with plain_warnings():
         making.make(method, sources, music, seeds, **given, **chosen)
 
 
+def add_music(parser: argparse.ArgumentParser, without: Sequence[str]) -> None:
+    """What continue, inpaint and vary share: music, a prompt, and what every command has, `without` some settings."""
+    parser.add_argument("music", nargs="+", metavar="FILE", help="sound files (wav, flac, ogg, mp3)")
+    parser.add_argument("--prompt", metavar="TEXT", help="what the new music should be (default: like the given)")
+    add_output(parser)
+    add_sampling(parser, without)
+
+
+def edit(args: argparse.Namespace, method: str, **given: Any) -> None:
+    """Calls a method of `Melody` with the music, and writes what it gives.
+
+    Raises:
+      UserError: a bad argument.
+    """
+    prompt = None if args.prompt is None else check_prompts([args.prompt])[0]
+    titles = [f"{pathlib.Path(path).stem} {method.strip('_')}" for path in args.music]
+    make(args, method, args.music, titles, True, prompt=prompt, **given)
+
+
 def loaded(bundle: storage.Path, adapters: Sequence[str] = ()) -> Any:
     """A bundle as `Melody`, with adapters as `--adapter` gives them; its programs are kept for the next command."""
     from melody_jax.generate import Melody
+    from melody_jax.operations.cache import keep_programs
 
     keep_programs()
     return Melody.load(bundle, adapters=arguments.adapters_of(adapters))
-
-
-def keep_programs() -> None:
-    """Compiled programs are kept for the next command."""
-    from melody_jax.operations import cache
-
-    cache.keep_programs()
 
 
 def _show(place: Any, piece: Any) -> None:

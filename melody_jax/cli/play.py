@@ -1,4 +1,4 @@
-"""`melody play`: endless music from the loudspeaker."""
+"""`melody play`: endless music from the loudspeaker, until Ctrl-C."""
 
 import argparse
 
@@ -10,6 +10,4 @@ add_arguments = stream.add_music
 
 
 def run(args: argparse.Namespace) -> None:
-    """Plays until Ctrl-C."""
-    stream.checked(args)
     stream.play(args, loudspeaker())

@@ -7,11 +7,11 @@ import sys
 import jax
 
 from melody_jax.cli import arguments
-from melody_jax.errors import UserError
 from melody_jax.operations.ahead import compile as ahead
 from melody_jax.operations.configuration import binding_of
 
 DOES_NOT_FIT = 3
+EPILOG = "Prints what the compiler says. Exit code 3: it does not fit into memory."
 OPTIONS = ("slices", "mesh", "batch_size", "at_step", "steps", "guidance", "operations", "save")
 
 
@@ -24,13 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compiles, and prints what the compiler says. Exit code 3: it does not fit into memory."""
     jax.config.update("jax_platforms", "cpu")
-    if args.program not in ahead.PROGRAMS:
-        raise UserError(f"unknown program {args.program!r}; choose one of {', '.join(ahead.PROGRAMS)}")
-    arguments.check_positive(args, "slices", "batch_size", "steps")
-    if args.operations < 0:
-        raise UserError(f"--operations must be at least 0, got {args.operations}")
     bindings = [binding_of(item) for item in args.set]
     report = ahead.report(ahead.Request(**arguments.fields_of(args, ahead.Request), bindings=bindings))
     print(json.dumps(report, indent=2) if args.json else ahead.table(report))

@@ -1,4 +1,4 @@
-"""`melody report MODEL_DIR`: how the training of every stage goes."""
+"""`melody report MODEL_DIR`: how the training of every stage goes. Runs that are still going on are only read."""
 
 import argparse
 import dataclasses
@@ -16,7 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the table and writes the plot. Runs that are still going on are only read."""
     from melody_jax.graph import ORDER
     from melody_jax.watch import report
 
@@ -25,10 +24,7 @@ def run(args: argparse.Namespace) -> None:
     if out.suffix != ".png":
         raise UserError(f"--out {out} is no .png")
     reports = report.read(folder, ORDER)
-    try:
-        report.plot(reports, folder, out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from None
+    report.plot(reports, folder, out)
     if args.json:
         print(json.dumps({stage.name: dataclasses.asdict(stage) for stage in reports}, indent=2))
     else:

@@ -1,16 +1,11 @@
 """`melody serve`: a bundle as a service, with a web page."""
 
 import argparse
-import importlib.util
-import warnings
 
 from melody_jax.cli import arguments, pieces
-from melody_jax.errors import UserError
 from melody_jax.operations.quiet import plain_warnings
 from melody_jax.serve.limits import Limits
 from melody_jax.serve.token import VARIABLE, read_token
-
-LOCAL = ("127.0.0.1", "localhost", "::1")
 
 EPILOG = "Ctrl-C finishes what runs; a second one ends at once."
 
@@ -29,18 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serves until Ctrl-C."""
     limits = Limits(**arguments.fields_of(args, Limits, prefix="most_"))
-    missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"melody serve needs {', '.join(missing)}: pip install 'melody_jax[serve]'")
-    if not 0 <= args.port < 65536:
-        raise UserError(f"--port must be from 0 to 65535, got {args.port}")
-    token, bundle = read_token(args.token_file), arguments.bundle_of(args.bundle)
-    if token is None and args.host not in LOCAL:
-        warnings.warn(f"everybody who reaches {args.host} may make music here: no token is set", stacklevel=1)
-
-    from melody_jax.serve import run as running
+    token, bundle = read_token(args.token_file, args.host), arguments.bundle_of(args.bundle)
+    with arguments.installed("melody serve", "pip install 'melody_jax[serve]'"):
+        from melody_jax.serve import run as running
 
     with plain_warnings(), running.listening(args.host, args.port) as place:
         melody = pieces.loaded(bundle)

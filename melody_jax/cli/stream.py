@@ -1,20 +1,17 @@
-"""`melody stream` and `melody play`: music without an end, into a file or to the loudspeaker."""
+"""`melody stream`: music without an end, into a file or a pipe."""
 
 import argparse
 import functools
 import math
 import sys
-import threading
-import warnings
 from collections.abc import Callable
-from typing import Any
 
 from melody_jax.cli import arguments, controls, pieces
 from melody_jax.errors import UserError
 from melody_jax.generate.files import stream_form
 from melody_jax.generate.prompts import check_prompts
 from melody_jax.generate.settings import seeds_of
-from melody_jax.generate.sinks import Sink, pipe
+from melody_jax.generate.sinks import Sink, pipe, play_to
 from melody_jax.generate.sound_file import stream_to
 from melody_jax.operations.quiet import plain_warnings
 
@@ -29,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_music(parser: argparse.ArgumentParser) -> None:
-    """What both commands have."""
+    """What `melody play` has too."""
     parser.add_argument("prompt", metavar="PROMPT", help="a sentence; on a terminal, type another one at any time")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same music (default 0)")
     text = "length (default: without an end)"
@@ -38,8 +35,6 @@ def add_music(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes until it is enough."""
-    checked(args)
     if args.out == "-":
         if sys.stdout.isatty():
             raise UserError("raw samples are nothing for a terminal; give --out X.wav, or a pipe")
@@ -55,43 +50,14 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"cannot write {args.out}: {error}") from None
 
 
-def checked(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given.
-
-    Raises:
-      UserError: a bad argument.
-    """
+def play(args: argparse.Namespace, sink: Callable[[int], Sink]) -> None:
+    """Plays into what `sink` opens for a sample rate."""
     if not args.length > 0:
         raise UserError(f"--seconds must be more than 0, got {args.length:g}")
-    chosen = pieces.settings_of(args)
+    chosen, asked = pieces.settings_of(args), controls.from_arguments(args)
     check_prompts([args.prompt])
-    controls.from_arguments(args)
     seeds_of(args.seed, 1)
-    return chosen
-
-
-def play(args: argparse.Namespace, sink: Callable[[int], Sink]) -> None:
-    """Hands chunk after chunk to what `sink` makes for a sample rate."""
-    chosen, bundle = checked(args), arguments.bundle_of(args.bundle)
-
-    melody = pieces.loaded(bundle, args.adapter)
+    melody = pieces.loaded(arguments.bundle_of(args.bundle), args.adapter)
     with plain_warnings():
-        asked = controls.from_arguments(args)
         stream = melody.stream(args.prompt, negative=args.negative, seed=args.seed, controls=asked, **chosen)
-        take, end = sink(melody.sample_rate)
-        if sys.stdin.isatty():
-            threading.Thread(target=_listen, args=(stream,), daemon=True).start()
-        try:
-            for chunk in stream.until(args.length):
-                take(chunk)
-        finally:
-            end()
-
-
-def _listen(stream: Any) -> None:
-    """Every line that is typed is the next prompt."""
-    for line in sys.stdin:
-        try:
-            stream.change(line.strip())
-        except UserError as error:
-            warnings.warn(str(error), stacklevel=1)
+        play_to(sink(melody.sample_rate), stream, args.length, sys.stdin if sys.stdin.isatty() else ())

@@ -23,15 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add(parser, set="a binding of the file")
     for name, text in OF_THE_FILE.items():
         parser.add_argument(f"--{name}", help=f"{text} (default: the file's)")
-    parser.add_argument("--workers", type=int, default=1, help="trials beside one another (default 1)")
+    parser.add_argument("--workers", action=arguments.Positive, default=1, help="trials beside one another (default 1)")
     text = "each trial through `melody launch TARGET --config FILE` (tpu-vm, gke, slurm)"
     parser.add_argument("--launch", nargs=2, metavar=("TARGET", "FILE"), help=text)
     parser.add_argument("--dry_run", action="store_true", help="print the trials, start none")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the sweep, and returns its exit code."""
-    arguments.check_positive(args, "workers")
     if args.launch:
         from launch import job
 

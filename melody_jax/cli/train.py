@@ -1,6 +1,8 @@
 """`melody train STAGE` and `melody train all`."""
 
 import argparse
+import dataclasses
+from collections.abc import Sequence
 
 from melody_jax import graph
 from melody_jax.cli import arguments
@@ -46,7 +48,6 @@ def add_composition(parser: argparse.ArgumentParser, choices: str) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains, and prints where the parts are."""
     began = process_began()
     hosts.join()
     training.train(request_of(args), args.init_from, began)
@@ -56,9 +57,8 @@ def request_of(args: argparse.Namespace) -> training.Request:
     """What is asked for by the arguments of `add_composition`, and by more of those of `melody train` where there are any.
 
     Raises:
-      UserError: an empty --profile, or no step to take.
+      UserError: an empty --profile.
     """
-    arguments.check_positive(args, "total_steps")
     given = {name: value for name, value in vars(args).items() if value is not None}
     if "profile" in given and not traced_steps(args.profile):
         raise UserError("--profile is empty; expected FIRST:LAST, as 10:15")
@@ -67,3 +67,15 @@ def request_of(args: argparse.Namespace) -> training.Request:
     bindings += [f"{parameter} = {given[name]!r}" for name, parameter in BOUND.items() if name in given]
     fields = arguments.fields_of(args, training.Request)
     return training.Request(**fields, gin_files=args.gin_file, bindings=bindings)
+
+
+def request_in(words: Sequence[str], hardware: str) -> training.Request:
+    """What the words of `melody train ...` ask for, on this hardware where they name none.
+
+    Raises:
+      UserError: they are wrong.
+    """
+    from melody_jax.cli.main import parse
+
+    request = request_of(parse(words))
+    return dataclasses.replace(request, hardware=hardware) if request.hardware == "auto" else request

@@ -1,14 +1,38 @@
-"""Where the chunks of a stream go that is no file: a pipe, or the loudspeaker. Imports no jax."""
+"""A stream handed to what takes its chunks: a file (`sound_file.stream_to`), a pipe, or the loudspeaker. Imports no jax."""
 
 import importlib.util
-from collections.abc import Callable
-from typing import Any, BinaryIO
+import threading
+import warnings
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from melody_jax.errors import UserError
 from melody_jax.generate.sound_file import SoundFormat, samples_of
 
+if TYPE_CHECKING:
+    from melody_jax.generate.stream import Stream
+
 Sink = tuple[Callable[[Any], Any], Callable[[], Any]]
 """(takes a chunk of samples, is called at the end)."""
+
+
+def play_to(sink: Sink, stream: "Stream", seconds: float, prompts: Iterable[str]) -> None:
+    """Hands over the next `seconds` of a stream; each of the prompts that come meanwhile is its next one."""
+    take, end = sink
+    threading.Thread(target=_follow, args=(stream, prompts), daemon=True).start()
+    try:
+        for chunk in stream.until(seconds):
+            take(chunk)
+    finally:
+        end()
+
+
+def _follow(stream: "Stream", prompts: Iterable[str]) -> None:
+    for prompt in prompts:
+        try:
+            stream.change(prompt.strip())
+        except UserError as error:
+            warnings.warn(str(error), stacklevel=1)
 
 
 def pipe(stream: BinaryIO, rate: int) -> Sink:

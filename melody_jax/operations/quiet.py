@@ -1,10 +1,11 @@
-"""What reaches the terminal: nothing that TensorFlow says of itself while it is loaded; warnings in one line. Imports neither
-TensorFlow nor jax."""
+"""What reaches the terminal: nothing that TensorFlow says of itself while it is loaded; warnings in one line; one voice
+where Ctrl-C meets several processes. Imports neither TensorFlow nor jax."""
 
 import contextlib
 import importlib.abc
 import os
 import re
+import signal
 import sys
 import tempfile
 import warnings
@@ -21,6 +22,17 @@ def silence_tensorflow() -> None:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         sys.meta_path.insert(0, _Quiet())
         absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS warns of things that are in order
+
+
+def quiet_workers() -> None:
+    """In a worker process, Ctrl-C ends without a word: it reaches all processes, and the first one speaks for them.
+
+    Worker processes import the script that started the command. They have their name by then, but not yet their parent.
+    """
+    processes = sys.modules.get("multiprocessing.process")
+    is_worker = processes is not None and processes.current_process().name != "MainProcess"
+    if is_worker and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup starts a command
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

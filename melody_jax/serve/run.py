@@ -25,6 +25,8 @@ def listening(host: str, port: int) -> socket.socket:
     Raises:
       UserError: it cannot be had.
     """
+    if not 0 <= port < 65536:
+        raise UserError(f"--port must be from 0 to 65535, got {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     place = socket.socket(family)
     place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -99,7 +99,11 @@ def table(reports: Sequence[StageReport]) -> str:
 
 
 def plot(reports: Sequence[StageReport], model_dir: Path, path: Path) -> None:
-    """For each stage: its loss, the time of its steps, and a bar of where the time went."""
+    """For each stage: its loss, the time of its steps, and a bar of where the time went.
+
+    Raises:
+      UserError: `path` cannot be written.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 3 * len(reports)), layout="constrained")
@@ -113,8 +117,11 @@ def plot(reports: Sequence[StageReport], model_dir: Path, path: Path) -> None:
         loss.legend()
         speed.set(title="seconds a step", xlabel="step", ylim=(0, None))
         _draw_time(bar, stage)
-    with whole_file(path) as scratch:
-        figure.savefig(scratch, dpi=90, format=path.suffix.removeprefix(".") or "png")
+    try:
+        with whole_file(path) as scratch:
+            figure.savefig(scratch, dpi=90, format="png")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _read_stage(folder: Path) -> StageReport:

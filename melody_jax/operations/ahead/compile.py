@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from melody_jax import graph, libtpu
+from melody_jax.errors import UserError
 from melody_jax.operations import configuration
 from melody_jax.operations.ahead import kernels, plan, program, topology
 from melody_jax.parallel.mesh import make_mesh
@@ -54,6 +55,14 @@ class Request:
     guidance: float = 2.5
     operations: int = 0
     save: str | None = None
+
+    def __post_init__(self):
+        if self.program not in PROGRAMS:
+            raise UserError(f"unknown program {self.program!r}; choose one of {', '.join(PROGRAMS)}")
+        for name, least in {"slices": 1, "batch_size": 1, "steps": 1, "operations": 0}.items():
+            number = getattr(self, name)
+            if number is not None and number < least:
+                raise UserError(f"--{name} must be at least {least}, got {number}")
 
     def stage(self, name: str) -> Any:
         """The composed stage."""

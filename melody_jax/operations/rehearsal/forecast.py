@@ -1,9 +1,11 @@
 """What a training takes on slices that are not here: from its FLOPs, an MFU, and what storage and input give this machine."""
 
 import dataclasses
+import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -104,12 +106,16 @@ def step_flops(stage: Stage) -> int:
     return flops.count(flops.without_remat(stage).train_step, state, stage.batch_shapes())
 
 
-def compiled_step(report: Mapping[str, Any], stage: Stage, run: Run, slices: Slices) -> float:
-    """Seconds of the step in what `melody precompile --json` printed.
+def compiled_step(file: Path, stage: Stage, run: Run, slices: Slices) -> float:
+    """Seconds of the step in a file of what `melody precompile --json` printed.
 
     Raises:
-      UserError: it is of another training, or does not fit.
+      UserError: it cannot be read, is of another training, or does not fit.
     """
+    try:
+        report = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--compiled {file}: {error}") from None
     wanted = {"program": stage.name, "batch": stage.batch_size, "chips": slices.devices, "slices": slices.slices}
     found = {name: report.get(name) for name in wanted}
     if found != wanted or mesh.parse_mesh(report.get("mesh", ""), slices.devices) != mesh.parse_mesh(

@@ -1,9 +1,8 @@
 """The order of a rehearsal: what can be refused is refused first, then storage and input, the pod, the forecast, the page."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from melody_jax import graph, storage
 from melody_jax.errors import UserError
@@ -17,6 +16,7 @@ from melody_jax.operations.rehearsal.small import Small, small
 from melody_jax.operations.training import Request
 from melody_jax.train.stage import HostBatch, Stage
 
+PAGE, LOG = "page.md", "pod.txt"
 EVERY = 10
 """Steps between two checkpoints."""
 INPUT_SECONDS = 5.0
@@ -58,16 +58,19 @@ def prepare(
     request: Request,
     hosts: int | None = None,
     mfu: float | None = None,
-    report: Mapping[str, Any] | None = None,
+    compiled: Path | None = None,
 ) -> Rehearsal:
     """Looks at all that can be wrong before anything runs.
 
     Args:
-      report: what `melody precompile --json` printed of this training.
+      compiled: file of what `melody precompile --json` printed of this training.
 
     Raises:
-      UserError: the training does not compose, does not fit the slices or a pod here, or lacks parts, data or tokens.
+      UserError: a bad option, or the training does not compose, does not fit the slices or a pod here, or lacks parts,
+        data or tokens.
     """
+    if mfu is not None and not 0 < mfu <= 1:
+        raise UserError(f"--mfu must be in (0, 1], got {mfu}")
     if request.stage not in graph.NETWORKS:
         raise UserError(
             f"a rehearsal is of one stage with a network ({', '.join(graph.NETWORKS)}), not of {request.stage}"
@@ -77,7 +80,7 @@ def prepare(
     config = configs[request.stage]
     stage, run = config.stage, config.run
     fitting = small(slices, run.mesh, stage.batch_size, hosts)
-    step = None if report is None else compiled_step(report, stage, run, slices)
+    step = None if compiled is None else compiled_step(compiled, stage, run, slices)
     needed = graph.needed_by(stage.name)
     tokens.finished(request.model_dir, needed)
     for data in opening.rates_of(request.data):
@@ -87,12 +90,12 @@ def prepare(
     return Rehearsal(name, slices, words, request, config, fitting, step, mfu)
 
 
-def rehearse(what: Rehearsal, start: trial.StartPod, log: Path) -> tuple[str, bool]:
-    """The page, and whether the training went on without a seam.
+def rehearse(what: Rehearsal, start: trial.StartPod, folder: Path) -> tuple[str, bool]:
+    """The page, which is written too, and whether the training went on without a seam.
 
     Args:
       start: starts `what.small.hosts` hosts.
-      log: takes what they print.
+      folder: gets the page, and what the hosts print.
 
     Raises:
       UserError: the storage cannot be written to.
@@ -101,14 +104,16 @@ def rehearse(what: Rehearsal, start: trial.StartPod, log: Path) -> tuple[str, bo
     stage, run, slices = what.config.stage, what.config.run, what.slices
     model_dir = storage.path(what.request.model_dir)
     predicted = forecast(stage, run, slices, what.mfu, what.step)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with trial.folder(model_dir) as made, log.open("w") as said:
+    folder.mkdir(parents=True, exist_ok=True)
+    with trial.folder(model_dir) as made, (folder / LOG).open("w") as said:
         written = trial.write_rate(made, min(predicted.written, MOST_WRITTEN))
         rate = input_rate(_batches(what, stage), stage.batch_size // slices.hosts, INPUT_SECONDS)
         words = [*what.words, *what.small.words(stage)]
         shown = trial.rehearse(words, model_dir, EVERY, start, said)
     whole = publication(slices) if what.request.size == PUBLISHED else {}
-    return page.page(what, predicted, shown, page.Measured(rate, written), whole), shown.seamless
+    text = page.page(what, predicted, shown, page.Measured(rate, written), whole)
+    (folder / PAGE).write_text(text)
+    return text, shown.seamless
 
 
 def _batches(what: Rehearsal, stage: Stage) -> Iterator[HostBatch]:
