@@ -1,7 +1,7 @@
 """From prompts, and from music that stands already, to tokens, latents and sound: one batch of rows at a time."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 
 from melody_jax.generate.clock import Clock
 from melody_jax.generate.settings import Settings
-from melody_jax.generate.windows import runs, starts
+from melody_jax.generate.windows import Stretch, starts, stretches
 from melody_jax.shapes import Array, Bool, Float, Int, UInt32
 from melody_jax.system import Loaded
 
@@ -49,7 +49,7 @@ class Row:
       negative: a sentence that the language model is led away from.
       known: None where nothing stands yet.
       candidate: this one alone; None for those that the settings say.
-      controls: [K] codes of the controls; None where nothing is asked for.
+      controls: their codes; None where nothing is asked for.
     """
 
     prompt: str | Float[np.ndarray, " T"]
@@ -58,7 +58,7 @@ class Row:
     negative: str | None = None
     known: Known | None = None
     candidate: int | None = None
-    controls: Int[np.ndarray, " K"] | None = None
+    controls: Int[np.ndarray, " controls"] | None = None
 
     @property
     def group(self) -> tuple[Any, ...]:
@@ -165,7 +165,7 @@ class Composer:
         keys = jnp.stack([key_of(row.seed, candidate) for row, candidate in zip(rows, which, strict=True)])
         count, known = rows[0].moments, rows[0].known
         made = np.ones(count, bool) if known is None else known.made
-        places, total = self._places(made, settings)
+        places, total = self.places(made, settings)
         drawn = _extended(np.ones(count, bool) if known is None else known.drawn, total)
         tokens = np.zeros((len(rows), total * self.levels), np.int32)
         if known is not None:
@@ -198,7 +198,7 @@ class Composer:
         """Diffusion and decoder: the sound of given tokens, turned down where it is beyond full scale."""
         keys = jnp.stack([key_of(seed, 0) for seed in seeds])
         new = np.ones(moments, bool)
-        places, total = self._places(new, settings)
+        places, total = self.places(new, settings)
         tokens = np.concatenate([tokens, np.tile(tokens[:, -self.levels :], (1, total - moments))], axis=1)
         frames = self.geometry.frames_per_token
         latents = np.zeros((len(tokens), total * frames, self.geometry.latent_channels), np.float32)
@@ -206,7 +206,7 @@ class Composer:
         audio = jax.device_get(self.loaded.decode(latents[:, : moments * frames]))
         return audio / np.maximum(np.abs(audio).max(axis=1, keepdims=True), 1.0)
 
-    def _places(self, made: Bool[np.ndarray, " N"], settings: Settings) -> tuple[list[int], int]:
+    def places(self, made: Bool[np.ndarray, " N"], settings: Settings) -> tuple[list[int], int]:
         """(where the diffusion's windows begin, moments that they cover: at least all)."""
         size, overlap = self.window(settings)
         places = starts(made, size, overlap)
@@ -223,6 +223,10 @@ class Composer:
         size = self.loaded.system.lm.config.window or self.geometry.clip_tokens
         return size, size // 2
 
+    def stretches(self, drawn: Bool[np.ndarray, " N"]) -> Iterator[Stretch]:
+        """The moments that are to be drawn, as the language model draws them."""
+        return stretches(drawn, *self.sequence(), max(1, round(self.geometry.token_rate)))
+
     def _tokens(
         self,
         tokens: Int[np.ndarray, "B W"],
@@ -233,29 +237,19 @@ class Composer:
         settings: Settings,
     ) -> Int[np.ndarray, "B W"]:
         """Tokens of the moments that are to be drawn, each stretch after what is before it."""
-        size, most = self.sequence()
-        second = max(1, round(self.geometry.token_rate))
-        levels, index = self.levels, 0
-        for begin, end in runs(drawn):
-            at = begin
-            while at < end:
-                # few different lengths, of which each is a program of its own
-                earlier = most if at >= most else at if at < second else at // second * second
-                room, wanted = size - earlier, end - at
-                length = room
-                if at == begin:
-                    length = min(wanted if begin == 0 else -(-wanted // second) * second, room)
-                fresh = self.loaded.write_tokens(
-                    self.later(condition, at - earlier),
-                    tokens[:, (at - earlier) * levels : at * levels],
-                    fold_in(keys, index),
-                    length * levels,
-                    settings.sampling,
-                    negative,
-                )
-                kept = min(length, wanted)
-                tokens[:, at * levels : (at + kept) * levels] = np.asarray(fresh)[:, : kept * levels]
-                at, index = at + kept, index + 1
+        levels = self.levels
+        for index, stretch in enumerate(self.stretches(drawn)):
+            at, seen = stretch.begin, stretch.begin - stretch.earlier
+            fresh = self.loaded.write_tokens(
+                self.later(condition, seen),
+                tokens[:, seen * levels : at * levels],
+                fold_in(keys, index),
+                stretch.length * levels,
+                settings.sampling,
+                negative,
+            )
+            count = stretch.kept * levels
+            tokens[:, at * levels : at * levels + count] = np.asarray(fresh)[:, :count]
         return tokens
 
     def _latents(
@@ -300,7 +294,7 @@ class Composer:
         return np.asarray(self.loaded.diffuse(tokens, keys, latents, mask[None], **how))
 
 
-def _extended(flags: Bool[np.ndarray, " N"], total: int) -> Bool[np.ndarray, " M"]:
+def _extended(flags: Bool[np.ndarray, " N"], total: int) -> Bool[np.ndarray, " total"]:
     """What lies beyond the end is new, and cut off in the end."""
     return np.pad(flags, (0, total - len(flags)), constant_values=True)
 

@@ -29,7 +29,6 @@ from melody_jax.generate import sample_exported
 from melody_jax.generate.compose import Composer, fold_in
 from melody_jax.generate.pipeline import Melody
 from melody_jax.generate.settings import Settings
-from melody_jax.generate.windows import starts
 from melody_jax.mulan import minilm
 from melody_jax.parallel import rules
 from melody_jax.parallel.mesh import make_mesh
@@ -55,12 +54,9 @@ class Arrows:
         composer = Composer(melody.loaded)
         self.system, self.geometry, self.settings = melody.loaded.system, melody.bundle.geometry, settings
         self.moments = self.geometry.tokens_in(settings.seconds)
-        size, overlap = composer.window(settings)
-        self._places = starts(np.ones(self.moments, bool), size, overlap)
-        whole = self.moments <= size
-        self._window = self.moments if whole else size
-        self._total = self.moments if whole else self._places[-1] + size
-        self._sequence, self._earlier = composer.sequence()
+        self._places, self._total = composer.places(np.ones(self.moments, bool), settings)
+        self._window = min(composer.window(settings)[0], self._total)
+        self._stretches = list(composer.stretches(np.ones(self._total, bool)))
 
     def inputs(self) -> dict[str, tuple[tuple[str, ...], list[jax.ShapeDtypeStruct]]]:
         """Name of an arrow -> the parts that it runs, and what it takes beside weights."""
@@ -86,7 +82,7 @@ class Arrows:
         return self.system.text_codes(self._kept(weights), text_tokens)
 
     def condition(self, weights: Weights, codes: Array, asked: Array | None = None) -> Array:
-        """What the language model starts from [B, P]: MuLan codes, and codes of the controls [B, K] where it knows some."""
+        """What the language model starts from [B, prefix]: MuLan codes and, where it knows some, controls [B, controls]."""
         del weights
         return self.system.condition(codes, asked, levels=self.settings.mulan_levels)
 
@@ -94,20 +90,18 @@ class Arrows:
         """Semantic tokens [B, N R], window after window; keys [B, 2] of the pieces."""
         lm, keys, levels = self._kept(weights)["lm"], fold_in(keys, 0), self.geometry.semantic_levels
         tokens = jnp.zeros((condition.shape[0], 0), jnp.int32)
-        at, earlier, length, index = 0, 0, min(self._sequence, self._total), 0
-        while at < self._total:
+        for index, stretch in enumerate(self._stretches):
+            seen = stretch.begin - stretch.earlier
             fresh = self.system.write_tokens(
                 lm,
-                self.system.vocabulary.later(condition, at - earlier),
-                tokens[:, (at - earlier) * levels :],
+                self.system.vocabulary.later(condition, seen),
+                tokens[:, seen * levels :],
                 fold_in(keys, index),
-                length=length * levels,
+                length=stretch.length * levels,
                 sampling=self.settings.sampling,
             )
-            tokens = jnp.concatenate([tokens, fresh.astype(tokens.dtype)], axis=1)
-            at, index = at + length, index + 1
-            earlier, length = self._earlier, self._sequence - self._earlier
-        return tokens[:, : self._total * levels]
+            tokens = jnp.concatenate([tokens, fresh[:, : stretch.kept * levels].astype(tokens.dtype)], axis=1)
+        return tokens
 
     def latents(self, weights: Weights, tokens: Array, keys: Array) -> Array:
         """Latents [B, L, D] of tokens, window after window, each of which keeps what the one before made."""

@@ -74,6 +74,18 @@ def check_audio(audio: Any, geometry: Geometry, what: str = "the music") -> Floa
     return array.astype(np.float32)
 
 
+def check_clip(clip: Any, geometry: Geometry, what: str) -> Float[np.ndarray, " T"]:
+    """The first clip length of mono music, repeated where it is shorter.
+
+    Raises:
+      UserError: it is no music.
+    """
+    array = np.asarray(clip)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise UserError(f"{what} is not a non-empty mono array of finite numbers")
+    return np.resize(array.astype(np.float32), geometry.clip_samples)
+
+
 def check_spans(spans: Any, samples: int, sample_rate: int) -> list[tuple[int, int]]:
     """Spans (begin, end) in seconds as samples, in order, those that touch joined.
 

@@ -55,6 +55,20 @@ def brought_to(audio: Float[np.ndarray, " T"], sample_rate: int, target: float) 
     return made if made is not audio else limited(audio, sample_rate)
 
 
+def mastered(
+    audio: Float[np.ndarray, " T"], sample_rate: int, target: float | None
+) -> tuple[Float[np.ndarray, " T"], tuple[float, float] | None]:
+    """New music at `target` LUFS with its ends faded, and its loudness before and after.
+
+    Without a target nothing is measured (None), and music is only turned down where it is beyond full scale.
+    """
+    audio = audio.astype(np.float32)
+    if target is None:
+        return faded(audio / max(1.0, float(np.abs(audio).max())), sample_rate, True, True), None
+    level = faded(brought_to(audio, sample_rate, target), sample_rate, True, True)
+    return level, (lufs(audio, sample_rate), lufs(level, sample_rate))
+
+
 def limited(audio: Float[np.ndarray, " T"], sample_rate: int) -> Float[np.ndarray, " T"]:
     """Music without true peaks above `CEILING`, turned down smoothly a few milliseconds around each."""
     return (audio * limiter_gain(audio, sample_rate)).astype(np.float32)

@@ -5,33 +5,31 @@ import functools
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack, overload
 
 import numpy as np
 
 from melody_jax.bundle.bundle import Bundle
-from melody_jax.codes.control_words import pace_of, read_sentence
-from melody_jax.codes.controls import Controls, encode, merge, to_json
+from melody_jax.codes.controls import Controls
 from melody_jax.config import from_dict
 from melody_jax.errors import UserError
 from melody_jax.generate import work
-from melody_jax.generate.compose import Composer, Known, Row
-from melody_jax.generate.given import Given, check_audio, check_spans, digest, moments_in, redrawn
-from melody_jax.generate.loudness import brought_to, faded, limited, lufs
+from melody_jax.generate.asked import controls_for
+from melody_jax.generate.compose import Composer, Row
+from melody_jax.generate.edits import Audio, Edit, continued, repainted, varied
+from melody_jax.generate.given import Given, check_audio, check_clip, check_spans, digest
+from melody_jax.generate.loudness import mastered
 from melody_jax.generate.options import RUN, TOLD, Options, controls_of
 from melody_jax.generate.prompts import check_prompts
 from melody_jax.generate.replay import read_call
 from melody_jax.generate.result import Result
 from melody_jax.generate.settings import Settings, seeds_of, with_settings
-from melody_jax.generate.splice import JOINT_SECONDS, matched, spliced
 from melody_jax.generate.stream import Stream
-from melody_jax.geometry import Geometry
 from melody_jax.mulan.config import PretrainedText
 from melody_jax.shapes import Float, Int
 from melody_jax.system import Loaded
 
-Audio = Float[np.ndarray, " _"]  # lengths come and go
 Music = np.ndarray | Result
 
 
@@ -120,7 +118,7 @@ class Melody:
           UserError: no prompt, an empty one, or a bad setting.
           Cancelled: `cancel` said so; it holds what was finished.
         """
-        chosen = self._settings(options)
+        chosen, g = self._settings(options), self.bundle.geometry
         if (prompts is None) == (audio is None):
             raise UserError("give either sentences (prompts) or music (audio)")
         alone = isinstance(prompts, str) or isinstance(audio, np.ndarray) and audio.ndim == 1
@@ -129,21 +127,21 @@ class Melody:
             self._warn_of_cuts(sources)
         else:
             given = [audio] if alone else list(audio)
-            sources = [self._clip(clip, index) for index, clip in enumerate(given)]
+            sources = [check_clip(clip, g, f"music prompt {index + 1}") for index, clip in enumerate(given)]
             if not sources:
                 raise UserError("there is no music prompt")
-        seeds, negatives = (
-            seeds_of(options.get("seed", 0), len(sources)),
-            self._negatives(negative, len(sources), chosen),
-        )
+        seeds = seeds_of(options.get("seed", 0), len(sources))
+        negatives = self._negatives(negative, len(sources), chosen)
         samples = max(1, round(chosen.seconds * self.sample_rate))
-        finish = functools.partial(self._whole, samples, chosen)
-        moments = self.bundle.geometry.tokens_in(chosen.seconds)
+
+        def finish(made: Audio) -> tuple[Audio, tuple[float, float] | None]:
+            return mastered(made[:samples], self.sample_rate, chosen.loudness)
+
         jobs, flags = [], controls_of(options.get("controls"), len(sources))
         for one, source, seed, away, wanted in zip(given, sources, seeds, negatives, flags, strict=True):
             sentence = source if isinstance(source, str) else ""
-            codes, said = self._asked(sentence, wanted, seed)
-            row = Row(source, seed, moments, away, controls=codes)
+            codes, said = controls_for(self.loaded.system, sentence, wanted, seed)
+            row = Row(source, seed, g.tokens_in(chosen.seconds), away, controls=codes)
             jobs.append(work.Job(row, sentence, self._call("generate", one, away) | said, finish))
         return self._made(jobs, chosen, alone, options)
 
@@ -168,29 +166,12 @@ class Melody:
         Raises:
           UserError, Cancelled: as `generate`.
         """
-        chosen, g = self._settings(options), self.bundle.geometry
-        pieces, alone = self._pieces(audio, options)
-        fresh = g.tokens_in(chosen.seconds)
-        added = max(1, round(chosen.seconds * self.sample_rate))
-        joint = round(JOINT_SECONDS * self.sample_rate)
+        chosen, pieces = self._settings(options), self._pieces(audio, options)
 
-        def known(piece: Audio) -> tuple[Known, Any]:
-            context = min(len(piece) // g.token_samples, g.clip_tokens)
-            seen = context * g.token_samples
-            start = len(piece) - seen
-            tokens, latents = self._given.represent(piece[start:])
-            new = np.arange(context + fresh) >= context
-            spans = [(max(0, seen - joint), seen + added)]
+        def edit(piece: Audio) -> Edit:
+            return continued(self._given, piece, chosen.seconds)
 
-            def finish(made: Audio) -> tuple[Audio, None]:
-                whole = self._repainted(piece[start:], made[: seen + added], spans)
-                return faded(np.concatenate([piece[:start], whole]), self.sample_rate, False, True), None
-
-            return _known(tokens, latents, new, new, g, piece[start:], since=start / self.sample_rate), finish
-
-        return self._edit(
-            "continue_", pieces, alone, prompt, negative, chosen, options, known, lambda p: p[-g.clip_samples :]
-        )
+        return self._edit("continue_", pieces, edit, prompt, negative, chosen, options)
 
     def inpaint(
         self,
@@ -217,30 +198,17 @@ class Melody:
         Raises:
           UserError, Cancelled: as `generate`.
         """
-        chosen, g = self._settings(options), self.bundle.geometry
-        pieces, alone = self._pieces(audio, options)
+        chosen, pieces = self._settings(options), self._pieces(audio, options)
         spans = spans if isinstance(spans, str) else list(spans)
-        places = [check_spans(spans, len(piece), self.sample_rate) for piece in pieces]
+        for piece in pieces.audio:  # all of them before the first is made
+            check_spans(spans, len(piece), self.sample_rate)
+        plain = sorted((float(begin), float(end)) for begin, end in spans)
 
-        def known(piece: Audio) -> tuple[Known, Any]:
-            there = check_spans(spans, len(piece), self.sample_rate)
-            tokens, latents = self._given.represent(piece)
-            new = moments_in(there, len(latents) // g.frames_per_token, g.token_samples)
+        def edit(piece: Audio) -> Edit:
+            return repainted(self._given, piece, plain)
 
-            def finish(made: Audio) -> tuple[Audio, None]:
-                whole = self._repainted(piece, made[: len(piece)], there)
-                cut = there[0][0] == 0, there[-1][1] == len(piece)
-                return faded(whole, self.sample_rate, *cut), None
-
-            return _known(tokens, latents, new, new, g, piece), finish
-
-        middle = {len(piece): sum(there[0]) // 2 for piece, there in zip(pieces, places, strict=True)}
-
-        def around(piece: Audio) -> Audio:
-            return piece[max(0, min(middle[len(piece)] - g.clip_samples // 2, len(piece) - g.clip_samples)) :]
-
-        plain = [[begin, end] for begin, end in sorted((float(b), float(e)) for b, e in spans)]
-        return self._edit("inpaint", pieces, alone, prompt, negative, chosen, options, known, around, spans=plain)
+        arguments = {"spans": [[*span] for span in plain]}
+        return self._edit("inpaint", pieces, edit, prompt, negative, chosen, options, arguments)
 
     def vary(
         self,
@@ -266,24 +234,19 @@ class Melody:
         Raises:
           UserError, Cancelled: as `generate`.
         """
-        chosen, g = self._settings(options), self.bundle.geometry
+        chosen = self._settings(options)
         try:
             share = float(strength)
         except (TypeError, ValueError):
             share = math.nan
         if not 0 <= share <= 1:
             raise UserError(f"strength must be a number from 0 to 1, got {strength!r:.40}")
-        pieces, alone = self._pieces(audio, options)
+        pieces = self._pieces(audio, options)
 
-        def known(piece: Audio) -> tuple[Known, Any]:
-            tokens, latents = self._given.represent(piece)
-            count = len(latents) // g.frames_per_token
-            drawn = redrawn(count, share, max(1, round(g.token_rate)))
-            made = np.ones(count, bool)
-            finish = functools.partial(self._whole, len(piece), chosen)
-            return _known(tokens, latents, drawn, made, g, strength=share), finish
+        def edit(piece: Audio) -> Edit:
+            return varied(self._given, piece, share, chosen.loudness)
 
-        return self._edit("vary", pieces, alone, prompt, negative, chosen, options, known, lambda p: p, strength=share)
+        return self._edit("vary", pieces, edit, prompt, negative, chosen, options, {"strength": share})
 
     def perform(
         self,
@@ -342,7 +305,11 @@ class Melody:
         (seed,) = seeds_of(seed, 1)
         self._warn_of_cuts(check_prompts([prompt]))
         (away,) = self._negatives(negative, 1, chosen)
-        return Stream(self._composer, chosen, prompt, away, seed, lambda text: self._asked(text, controls, seed)[0])
+
+        def codes(sentence: str) -> Any:
+            return controls_for(self.loaded.system, sentence, controls, seed)[0]
+
+        return Stream(self._composer, chosen, prompt, away, seed, codes)
 
     def replay(self, call: Mapping[str, Any], audio: np.ndarray | None = None, **options: Unpack[Options]) -> Result:
         """Makes a piece again, from `Result.call` or the JSON that is written beside a piece.
@@ -379,40 +346,37 @@ class Melody:
     def _edit(
         self,
         name: str,
-        pieces: list[Audio],
-        alone: bool,
+        pieces: "_Pieces",
+        edit: Callable[[Audio], Edit],
         prompt: Any,
         negative: Any,
         chosen: Settings,
         options: Options,
-        known: Any,
-        resembled: Any,
-        **arguments: Any,
+        arguments: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The common part of what is done to given music; `resembled` is what stands for a prompt where there is none."""
-        prompts: list[str | None] = [None] * len(pieces)
+        """The common part of what is done to given music; equal pieces are looked at once."""
+        count = len(pieces.audio)
+        prompts: list[str | None] = [None] * count
         if prompt is not None:
-            given = [prompt] * len(pieces) if isinstance(prompt, str) else list(prompt)
+            given = [prompt] * count if isinstance(prompt, str) else list(prompt)
             prompts = [*check_prompts(given)]
             self._warn_of_cuts([*dict.fromkeys(given)])
-        if len(prompts) != len(pieces):
-            raise UserError(f"{len(prompts)} prompts for {len(pieces)} pieces of music")
-        seeds, negatives = seeds_of(options.get("seed", 0), len(pieces)), self._negatives(negative, len(pieces), chosen)
-        jobs, seen, flags = [], {}, controls_of(options.get("controls"), len(pieces))
-        each = pieces, prompts, seeds, negatives, flags, controls_of(options.get("heard"), len(pieces))
-        for piece, sentence, seed, away, wanted, heard in zip(*each, strict=True):
+        if len(prompts) != count:
+            raise UserError(f"{len(prompts)} prompts for {count} pieces of music")
+        seeds, negatives = seeds_of(options.get("seed", 0), count), self._negatives(negative, count, chosen)
+        jobs, seen, flags = [], {}, controls_of(options.get("controls"), count)
+        each = pieces.audio, pieces.heard, prompts, seeds, negatives, flags
+        for piece, heard, sentence, seed, away, wanted in zip(*each, strict=True):
             identity = digest(piece)
             if identity not in seen:
-                seen[identity] = known(piece)
-            stands, finish = seen[identity]
-            source = (
-                self._clip(resembled(piece)[: self.bundle.geometry.clip_samples], 0) if sentence is None else sentence
-            )
-            codes, said = self._asked(sentence or "", wanted, heard=heard, since=stands.since)
-            row = Row(source, seed, len(stands.made), away, stands, controls=codes)
-            call = self._call(name, sentence, away) | arguments | said | {"source": identity}
-            jobs.append(work.Job(row, sentence or "", call, finish))
-        return self._made(jobs, chosen, alone, options)
+                seen[identity] = edit(piece)
+            made, geometry = seen[identity], self.bundle.geometry
+            source = sentence or check_clip(made.resembled[: geometry.clip_samples], geometry, "the music")
+            codes, said = controls_for(self.loaded.system, sentence or "", wanted, heard=heard, since=made.known.since)
+            row = Row(source, seed, len(made.known.made), away, made.known, controls=codes)
+            call = self._call(name, sentence, away) | dict(arguments or {}) | said | {"source": identity}
+            jobs.append(work.Job(row, sentence or "", call, made.finish))
+        return self._made(jobs, chosen, pieces.alone, options)
 
     def _made(self, jobs: list[work.Job], chosen: Settings, alone: bool, options: Options) -> Any:
         candidate = options.get("candidate")
@@ -428,38 +392,6 @@ class Melody:
             raise UserError(f"settings must be Settings, got {base!r:.60}")
         return with_settings(base, {name: value for name, value in options.items() if name not in RUN})
 
-    def _asked(
-        self,
-        sentence: str,
-        flags: Controls | None,
-        seed: int | None = None,
-        heard: Controls | None = None,
-        since: float = 0.0,
-    ) -> tuple[np.ndarray | None, dict[str, Any]]:
-        """(codes of the controls, what they say for `Result.call`): those of the flags, and what the sentence names.
-
-        Of given music, whose first moment is `since` seconds from its start, the beat counts that was `heard`. With a seed the
-        music is all new: it begins with a bar, and for a model that reads beats a tempo is drawn that suits the sentence where
-        none is named, for such a model keeps no time without one.
-        """
-        if not self.loaded.system.vocabulary.controls:
-            if flags:
-                raise UserError("this bundle's language model knows no controls; say it in the sentence")
-            return None, {}
-        asked, contradictions = merge(flags or Controls(), read_sentence(sentence))
-        for line in contradictions:
-            warnings.warn(line, stacklevel=4)
-        pace = pace_of(sentence) if sentence and self.loaded.system.lm.config.beats else None
-        if seed is not None and asked.tempo is None and pace is not None:
-            asked = dataclasses.replace(asked, tempo=float(np.random.default_rng(seed).integers(*pace)))
-        if seed is not None and asked.tempo is not None and asked.downbeat is None:
-            asked = dataclasses.replace(asked, downbeat=0.0)
-        if heard is not None and asked.tempo is None:
-            metre = asked.metre or heard.metre
-            asked = dataclasses.replace(asked, tempo=heard.tempo, downbeat=heard.downbeat, metre=metre)
-        there = asked if asked.downbeat is None else dataclasses.replace(asked, downbeat=asked.downbeat - since)
-        return encode(there), {"controls": to_json(asked)}
-
     def _negatives(self, negative: Any, count: int, chosen: Settings) -> list[str | None]:
         if negative is None:
             return [None] * count
@@ -471,25 +403,20 @@ class Melody:
         self._warn_of_cuts([*dict.fromkeys(given)])
         return [*given]
 
-    def _pieces(self, audio: Any, options: Options) -> tuple[list[Audio], bool]:
-        """(the pieces, whether one was given and no list); what `Result`s among them say of their beat goes into options."""
+    def _pieces(self, audio: Any, options: Options) -> "_Pieces":
         # an array of another shape than [T] is refused, not taken for several pieces
         alone = isinstance(audio, np.ndarray | Result)
         given = [audio] if alone else list(audio)
         if not given:
             raise UserError("there is no music")
-        heard = controls_of(options.get("heard"), len(given))
-        said = [piece.controls if isinstance(piece, Result) else None for piece in given]
-        options["heard"] = [own or other for own, other in zip(heard, said, strict=True)]
-        given = [piece.audio if isinstance(piece, Result) else piece for piece in given]
         name = "the music" if alone else "piece {} of the music"
-        return [check_audio(piece, self.bundle.geometry, name.format(i + 1)) for i, piece in enumerate(given)], alone
-
-    def _clip(self, clip: Any, index: int) -> Audio:
-        array = np.asarray(clip)
-        if array.ndim != 1 or array.size == 0 or array.dtype.kind != "f" or not np.isfinite(array).all():
-            raise UserError(f"music prompt {index + 1} is not a non-empty mono array of finite numbers")
-        return np.resize(array.astype(np.float32), self.bundle.geometry.clip_samples)
+        checked, heard = [], controls_of(options.get("heard"), len(given))
+        for index, piece in enumerate(given):
+            if isinstance(piece, Result):
+                heard[index] = heard[index] or piece.controls
+                piece = piece.audio
+            checked.append(check_audio(piece, self.bundle.geometry, name.format(index + 1)))
+        return _Pieces(checked, heard, alone)
 
     def _warn_of_cuts(self, prompts: Sequence[str]) -> None:
         for prompt in prompts:
@@ -511,36 +438,17 @@ class Melody:
             call["negative"] = negative
         return call
 
-    def _whole(self, samples: int, chosen: Settings, made: Audio) -> tuple[Audio, tuple[float, float] | None]:
-        """A piece of new music: its length, its loudness, its ends."""
-        audio = made[:samples].astype(np.float32)
-        if chosen.loudness is None:
-            audio = audio / max(1.0, float(np.abs(audio).max()))
-            return faded(audio, self.sample_rate, True, True), None
-        level = brought_to(audio, self.sample_rate, chosen.loudness)
-        level = faded(level, self.sample_rate, True, True)
-        return level, (lufs(audio, self.sample_rate), lufs(level, self.sample_rate))
 
-    def _repainted(self, old: Audio, made: Audio, spans: list[tuple[int, int]]) -> Audio:
-        """New spans in old music, as loud as it is."""
-        new = limited(matched(made.astype(np.float32), old, spans, self.sample_rate), self.sample_rate)
-        return spliced(old, new, spans, self.sample_rate)
+@dataclasses.dataclass(frozen=True)
+class _Pieces:
+    """Given music.
 
+    Attributes:
+      audio: of each piece.
+      heard: what is known of its beat.
+      alone: one piece was given, and no list.
+    """
 
-def _known(
-    tokens: Any,
-    latents: Any,
-    drawn: Any,
-    made: Any,
-    g: Geometry,
-    audio: Audio | None = None,
-    strength: float = 1.0,
-    since: float = 0.0,
-) -> Known:
-    """With room for what is to come behind it."""
-    count = len(made)
-    tokens = np.pad(tokens, (0, count * g.semantic_levels - len(tokens)))
-    latents = np.pad(latents, ((0, count * g.frames_per_token - len(latents)), (0, 0)))
-    if audio is not None:
-        audio = np.pad(audio, (0, count * g.token_samples - len(audio)))
-    return Known(tokens, latents, drawn, made, audio, strength, since)
+    audio: list[Audio]
+    heard: list[Controls | None]
+    alone: bool

@@ -49,7 +49,7 @@ def sample(ids: np.ndarray, seeds: Sequence[int], controls: np.ndarray | None = 
     Args:
       ids: [B, W] int32, from `encode`.
       seeds: B numbers of at least 0 and less than 2^32.
-      controls: [B, K] int32, from `control_codes`; None asks for nothing.
+      controls: [B, controls] int32, from `control_codes`; None asks for nothing.
 
     Returns:
       codes [B, Q] of the sentences, semantic tokens [B, N R], latents [B, L, D], audio [B, T] from -1 to 1.
@@ -107,7 +107,7 @@ def padded(ids: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def control_codes(asked: Mapping[str, str]) -> np.ndarray:
-    """Codes [K] of controls: {"key": "D minor", "tempo": "96", "instrument_1": "violin", "instrument_2": "none"}."""
+    """Codes [controls]: {"key": "D minor", "tempo": "96", "instrument_1": "violin", "instrument_2": "none"}."""
     table = info()["controls"]
     codes = np.zeros(len(table), np.int32)
     for name, value in asked.items():

@@ -13,8 +13,8 @@ _LARGEST_CHANGE = 2.0
 
 
 def spliced(
-    old: Float[np.ndarray, " T"], new: Float[np.ndarray, " U"], spans: Sequence[tuple[int, int]], sample_rate: int
-) -> Float[np.ndarray, " U"]:
+    old: Float[np.ndarray, " T"], new: Float[np.ndarray, " made"], spans: Sequence[tuple[int, int]], sample_rate: int
+) -> Float[np.ndarray, " made"]:
     """`new` in the spans [begin, end) (samples), `old` bit for bit everywhere else.
 
     Cross-fades lie inside the spans, where there is old music to fade from or to.
@@ -39,8 +39,8 @@ def spliced(
 
 
 def matched(
-    new: Float[np.ndarray, " U"], old: Float[np.ndarray, " T"], spans: Sequence[tuple[int, int]], sample_rate: int
-) -> Float[np.ndarray, " U"]:
+    new: Float[np.ndarray, " made"], old: Float[np.ndarray, " T"], spans: Sequence[tuple[int, int]], sample_rate: int
+) -> Float[np.ndarray, " made"]:
     """`new` as loud as `old` in the second around the spans, which both have: a decoder reproduces levels only roughly."""
     reach = round(_CONTEXT_SECONDS * sample_rate)
     around = np.zeros(len(new), bool)

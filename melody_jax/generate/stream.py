@@ -176,7 +176,7 @@ class _Finish:
         self._held = np.zeros(0, np.float32)
         self._before = 0  # samples of `held` that were given already
 
-    def __call__(self, chunk: Float[np.ndarray, " T"]) -> Float[np.ndarray, " U"]:
+    def __call__(self, chunk: Float[np.ndarray, " T"]) -> Float[np.ndarray, " given"]:
         start = self._gain
         end = self._level(chunk)
         first = start is None

@@ -1,8 +1,28 @@
 """How music is made piece by piece, in windows of the length that the models were trained on."""
 
+import dataclasses
+from collections.abc import Iterator
+
 import numpy as np
 
 from melody_jax.shapes import Bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """Tokens that are drawn in one go, all counted in moments.
+
+    Attributes:
+      begin: the first of them.
+      earlier: how many before them the language model sees.
+      length: how many are drawn.
+      kept: how many of these are used.
+    """
+
+    begin: int
+    earlier: int
+    length: int
+    kept: int
 
 
 def runs(new: Bool[np.ndarray, " N"]) -> list[tuple[int, int]]:
@@ -28,3 +48,20 @@ def starts(new: Bool[np.ndarray, " N"], size: int, overlap: int) -> list[int]:
         found.append(max(0, begin - ((size - length) // 2 if length <= size - overlap else overlap)))
         left[found[-1] : found[-1] + size] = False
     return found
+
+
+def stretches(new: Bool[np.ndarray, " N"], size: int, overlap: int, second: int) -> Iterator[Stretch]:
+    """All that is new, drawn by a model of `size` moments that goes on from at most `overlap` of them.
+
+    Lengths are rounded to whole seconds, of `second` moments, so that few of them are compiled: each is a program of its own.
+    """
+    for begin, end in runs(new):
+        at = begin
+        while at < end:
+            earlier = overlap if at >= overlap else at if at < second else at // second * second
+            room, wanted = size - earlier, end - at
+            length = room
+            if at == begin:
+                length = min(wanted if begin == 0 else -(-wanted // second) * second, room)
+            yield Stretch(at, earlier, length, min(length, wanted))
+            at += min(length, wanted)
