@@ -61,7 +61,7 @@ class MuLanConverter(StageConverter):
 
 
 class LMConverter(StageConverter):
-    """lm: {"mulan" [Q], "text" [Q], "semantic" [N]}, and "controls" [K] for a model that has them."""
+    """lm: {"mulan" [Q], "text" [Q], "semantic" [N]}, and "controls" [controls] for a model that has them."""
 
     TASK_FEATURES = {name: _Spec(dtype=tf.int32) for name in ("mulan", "text", "semantic")}
     MODEL_FEATURES = TASK_FEATURES

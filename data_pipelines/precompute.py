@@ -40,7 +40,7 @@ def precompute(
     share); what is written is not done again, and the first host only adds the metadata.
 
     Args:
-        encode: float32 [B, T] and the captions of the B clips to {"mulan" int [B, Q], "text" B times int [C, Q] (C of
+        encode: float32 [B, T] and the captions of the B clips to {"mulan" int [B, Q], "text" B times int [captions, Q] (C of
             that clip), "semantic" int [B, N], "latents" [B, L, D]}. Always called with `batch_size` clips; a last batch
             is filled up by repeating its last clip, without captions. A clip that has none is given the codes of its
             music as the codes of its text.

@@ -90,7 +90,7 @@ def choose_caption(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def choose_text(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """`text` [Q]: the codes of one caption of `text` [C, Q], by the example's seed."""
+    """`text` [Q]: the codes of one caption of `text` [captions, Q], by the example's seed."""
 
     def choose(example: Example) -> Example:
         text = example["text"]

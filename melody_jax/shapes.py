@@ -3,7 +3,12 @@
     B batch            T waveform samples     L latent frames        D latent channels
     N moments          H hidden width         S segments             K frames per segment
     Q MuLan levels     R semantic levels      C codebook entries     E joint-embedding width
-    W text or LM tokens                       V vocabulary           F spectral frames   M mel bands
+    W text or LM tokens                       V vocabulary           U keys of an attention
+    F spectral frames  M mel bands            P points of k-means    G groups of a quantiser
+    I, O width before and after a layer
+
+What has no letter has a word ("heads", "controls", "prefix"). Rows that are no training batch are n and m, and `*b` stands
+for any leading axes. Inside convolutions T is the axis of time, whatever its rate.
 
 Annotations are documentation in production and are checked at run time in the tests (see tests/conftest.py).
 """

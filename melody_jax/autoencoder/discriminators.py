@@ -133,8 +133,8 @@ class Conv2d(nn.Module):
 
 
 def _by_stride(
-    x: Float[Array, "B F bins I"], kernel: Float[Array, "K L I O"], stride: int
-) -> tuple[Float[Array, "B F bands J"], Float[Array, "K M J O"]]:
+    x: Float[Array, "B F bins I"], kernel: Float[Array, "time taps I O"], stride: int
+) -> tuple[Float[Array, "B F bands channels"], Float[Array, "time groups channels O"]]:
     """Input and kernel of the convolution of stride 1 that equals one of `stride` along frequency with "SAME" padding.
 
     `stride` neighbouring bins become channels of one band. The gradient of a strided convolution is one of a dilated input,

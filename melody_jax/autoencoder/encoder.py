@@ -22,7 +22,7 @@ class ConvolutionalEncoder(nn.Module):
     geometry: Geometry
 
     @nn.compact
-    def __call__(self, audio: Float[Array, "B T"]) -> Float[Array, "B L P"]:
+    def __call__(self, audio: Float[Array, "B T"]) -> Float[Array, "B L O"]:
         shape = self.config.convolutional
         types = {"dtype": self.config.dtype, "param_dtype": self.config.param_dtype}
         stages = len(shape.strides)
@@ -51,7 +51,7 @@ class FramewiseEncoder(nn.Module):
     geometry: Geometry
 
     @nn.compact
-    def __call__(self, audio: Float[Array, "B T"]) -> Float[Array, "B L P"]:
+    def __call__(self, audio: Float[Array, "B T"]) -> Float[Array, "B L O"]:
         shape = self.config.framewise
         types = {"dtype": self.config.dtype, "param_dtype": self.config.param_dtype}
         x = spectral_features(audio, self.geometry, shape.window, shape.linear_hz, shape.mels)
@@ -69,7 +69,7 @@ class EnvelopeEncoder(nn.Module):
     geometry: Geometry
 
     @nn.compact
-    def __call__(self, audio: Float[Array, "B T"]) -> Float[Array, "B L P"]:
+    def __call__(self, audio: Float[Array, "B T"]) -> Float[Array, "B L O"]:
         shape, geometry = self.config.envelope, self.geometry
         types = {"dtype": self.config.dtype, "param_dtype": self.config.param_dtype}
         magnitude = jnp.abs(dsp.centred_stft(audio, shape.window, geometry.hop // shape.frames))
@@ -81,7 +81,7 @@ class EnvelopeEncoder(nn.Module):
 
 def spectral_features(
     audio: Float[Array, "B T"], geometry: Geometry, window: int, linear_hz: float, mels: int
-) -> Float[Array, "B L P"]:
+) -> Float[Array, "B L O"]:
     """Features of windows centred on every hop, float32, order one: compressed complex low band, full log-mel band."""
     spectrum = dsp.centred_stft(audio, window, geometry.hop)
     real, imaginary = jnp.real(spectrum), jnp.imag(spectrum)

@@ -11,7 +11,7 @@ def size(capacity: int, added: int) -> int:
     return -(-capacity // added) * added
 
 
-def push(memory: Float[Array, "P H"], rows: Float[Array, "R H"], step: Int[Array, ""]) -> Float[Array, "P H"]:
+def push(memory: Float[Array, "P H"], rows: Float[Array, "added H"], step: Int[Array, ""]) -> Float[Array, "P H"]:
     """The memory with `rows` in the place of the oldest ones, as push number `step` (from 0) of equally many rows."""
     start = (step % (memory.shape[0] // rows.shape[0])) * rows.shape[0]
     return jax.lax.dynamic_update_slice_in_dim(memory, rows.astype(memory.dtype), start, axis=0)

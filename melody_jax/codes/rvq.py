@@ -40,8 +40,8 @@ def encode(codebooks: Float[Array, "Q C E"], x: Float[Array, "*b E"]) -> Int[Arr
     return jnp.moveaxis(codes, 0, -1)
 
 
-def decode(codebooks: Float[Array, "Q C E"], codes: Int[Array, "*b R"]) -> Float[Array, "*b E"]:
-    """Sum of the chosen entries; with R < Q codes, of the first R levels only."""
+def decode(codebooks: Float[Array, "Q C E"], codes: Int[Array, "*b levels"]) -> Float[Array, "*b E"]:
+    """Sum of the chosen entries; with fewer codes than Q, of as many first levels."""
     levels = codes.shape[-1]
     entries = [codebooks[q].astype(jnp.float32)[codes[..., q]] for q in range(levels)]
     return sum(entries[1:], entries[0])

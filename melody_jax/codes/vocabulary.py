@@ -5,8 +5,8 @@
     B + code                        semantic code of 0 .. R * semantic_codes - 1 (level r: r * semantic_codes onwards)
     C + sum(sizes before k) + code  code of control k, where the model has controls (codes/controls.py)
 
-A sequence is [bos, Q MuLan tokens, K controls, semantic tokens ...]: R semantic tokens for every moment, coarse to fine.
-A dropped condition has `unknown` in the Q places and code 0, "not known", in the K places.
+A sequence is [bos, Q MuLan tokens, controls, semantic tokens ...]: R semantic tokens for every moment, coarse to fine.
+A dropped condition has `unknown` in the Q places and code 0, "not known", in those of the controls.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Vocabulary:
       mulan_codes: entries per level.
       semantic_codes: k-means centres of each semantic level.
       semantic_levels: R.
-      controls: number of codes of each of the K controls; () for none.
+      controls: number of codes of each control; () for none.
       token_rate: moments a second.
     """
 
@@ -81,7 +81,7 @@ class Vocabulary:
 
     @property
     def prefix(self) -> int:
-        """Tokens before the first semantic one: bos, Q MuLan tokens, K controls."""
+        """Tokens before the first semantic one: bos, Q MuLan tokens, controls."""
         return 1 + self.mulan_tokens + len(self.controls)
 
     def mulan_ids(self, codes: Int[Array, "... Q"]) -> Int[Array, "... Q"]:
@@ -89,7 +89,7 @@ class Vocabulary:
         starts = self.specials + np.arange(self.mulan_tokens) * self.mulan_codes
         return codes + _along_last(starts, codes)
 
-    def control_ids(self, codes: Int[Array, "... K"]) -> Int[Array, "... K"]:
+    def control_ids(self, codes: Int[Array, "... controls"]) -> Int[Array, "... controls"]:
         """Codes of the controls as ids."""
         return codes + _along_last(self._control_starts, codes)
 
@@ -110,7 +110,7 @@ class Vocabulary:
         mulan: Int[Array, "B Q"],
         semantic: Int[Array, "B N"],
         keep: Bool[Array, " B"] | None = None,
-        controls: Int[Array, "B K"] | None = None,
+        controls: Int[Array, "B controls"] | None = None,
     ) -> Int[Array, "B W"]:
         """[condition, semantic ids]; see `condition`."""
         prefix = self.condition(mulan, keep, controls)
@@ -120,9 +120,9 @@ class Vocabulary:
         self,
         mulan: Int[Array, "B Q"],
         keep: Bool[Array, " B"] | None = None,
-        controls: Int[Array, "B K"] | None = None,
-    ) -> Int[Array, "B P"]:
-        """[bos, MuLan ids, control ids], P = `prefix`: what generation starts from.
+        controls: Int[Array, "B controls"] | None = None,
+    ) -> Int[Array, "B prefix"]:
+        """[bos, MuLan ids, control ids], [B, prefix]: what generation starts from.
 
         Args:
           mulan: RVQ codes.
@@ -140,13 +140,13 @@ class Vocabulary:
             parts.append(self.control_ids(codes).astype(ids.dtype))
         return jnp.concatenate(parts, axis=1)
 
-    def without_condition(self, condition: Int[Array, "B P"]) -> Int[Array, "B P"]:
+    def without_condition(self, condition: Int[Array, "B prefix"]) -> Int[Array, "B prefix"]:
         """The condition with everything in it dropped."""
         mulan = jnp.zeros((condition.shape[0], self.mulan_tokens), condition.dtype)
         return self.condition(mulan, jnp.zeros((condition.shape[0],), bool))
 
     def beats(
-        self, condition: Int[Array, "B P"], moments: Int[Array, "#B W"]
+        self, condition: Int[Array, "B prefix"], moments: Int[Array, "#B W"]
     ) -> tuple[Float[Array, "B W"], Int[Array, "B 1"], Bool[Array, "B 1"]]:
         """Where in the bar each moment stands, as far as tempo, metre and phase of the condition tell it.
 
@@ -166,8 +166,8 @@ class Vocabulary:
         return jnp.where(known, beats, 0.0), jnp.where(known, jnp.asarray(_BARS)[bar], 0), known
 
     def later(
-        self, condition: Int[Array, "B P"], moments: Int[Array, " B"] | Int[Array, ""] | int
-    ) -> Int[Array, "B P"]:
+        self, condition: Int[Array, "B prefix"], moments: Int[Array, " B"] | Int[Array, ""] | int
+    ) -> Int[Array, "B prefix"]:
         """The condition of the same pieces from some moments on: where its phase is known, it is that of the new start."""
         if not self.controls:
             return condition

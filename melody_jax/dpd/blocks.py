@@ -35,8 +35,8 @@ def merged_width(segment: int, factor: int) -> int:
     return -(-segment // factor)
 
 
-def merge(x: Float[Array, "B S K H"], factor: int) -> Float[Array, "B S M H"]:
-    """Averages every `factor` columns, the last ones being fewer where K is not divisible; M = K_MS."""
+def merge(x: Float[Array, "B S K H"], factor: int) -> Float[Array, "B S merged H"]:
+    """Averages every `factor` columns, the last ones being fewer where K is not divisible; merged = K_MS."""
     if factor == 1:
         return x
     batch, rows, columns, width = x.shape
@@ -47,7 +47,7 @@ def merge(x: Float[Array, "B S K H"], factor: int) -> Float[Array, "B S M H"]:
     return sums / sizes[None, None, :, None]
 
 
-def repeat(x: Float[Array, "B S M H"], factor: int, columns: int) -> Float[Array, "B S K H"]:
+def repeat(x: Float[Array, "B S merged H"], factor: int, columns: int) -> Float[Array, "B S K H"]:
     """Repeats every merged column `factor` times, back to K = `columns`."""
     return x if factor == 1 else jnp.repeat(x, factor, axis=2)[:, :, :columns]
 
@@ -70,8 +70,8 @@ class CrossAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B M S H"], tokens: Float[Array, "B N H"], keep: Bool[Array, "B"] | None
-    ) -> Float[Array, "B M S H"]:
+        self, x: Float[Array, "B merged S H"], tokens: Float[Array, "B N H"], keep: Bool[Array, "B"] | None
+    ) -> Float[Array, "B merged S H"]:
         config = self.config
         dense = functools.partial(Dense, config.width, dtype=config.dtype, param_dtype=config.param_dtype)
         # With biases b on queries and keys alike, b R(distance) b is largest at distance 0: every column starts out
@@ -118,8 +118,8 @@ class RoFormerLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B M S H"], tokens: Float[Array, "B N H"], keep: Bool[Array, "B"] | None
-    ) -> Float[Array, "B M S H"]:
+        self, x: Float[Array, "B merged S H"], tokens: Float[Array, "B N H"], keep: Bool[Array, "B"] | None
+    ) -> Float[Array, "B merged S H"]:
         config = self.config
         dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
         norm = functools.partial(RMSNorm, param_dtype=config.param_dtype)
@@ -150,9 +150,9 @@ class FiLM(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B S K I"], condition: Float[Array, "..."], inside: Float[Array, "1 P 1"]
+        self, x: Float[Array, "B S K I"], condition: Float[Array, "..."], inside: Float[Array, "1 padded 1"]
     ) -> Float[Array, "B S K H"]:
-        """Modulates x by a condition per frame [B, P, H] (`segments.pad`; inside: 0 for padding), or segment [B, S, 1, H]."""
+        """Modulates x by a condition per frame [B, padded, H] (`segments.pad`; inside: 0 for padding), or segment [B, S, 1, H]."""
         config = self.config
         mlp = functools.partial(MLP, config.width, dtype=config.dtype, param_dtype=config.param_dtype)
         scale = mlp(x.shape[-1], name="scale")(condition)
@@ -181,7 +181,7 @@ class DualPathBlock(nn.Module):
         x: Float[Array, "B S K H"],
         tokens: Float[Array, "B N H"],
         condition: Float[Array, "..."],
-        inside: Float[Array, "1 P 1"],
+        inside: Float[Array, "1 padded 1"],
         keep: Bool[Array, "B"] | None,
     ) -> Float[Array, "B S K H"]:
         """H of the next block from H, E_ST, E_delta + mean E_ST (see `FiLM`) and what is not dropped."""

@@ -32,14 +32,14 @@ def velocity_loss(
     return jnp.mean(jnp.square(predicted - process.velocity(clean, noise, angles)))
 
 
-def angle_grid(points: int = 8) -> Float[np.ndarray, "G"]:
+def angle_grid(points: int = 8) -> Float[np.ndarray, " angles"]:
     """The middles of `points` equal parts of (0, pi/2)."""
     return (np.arange(points) + 0.5) * math.pi / (2 * points)
 
 
 def grid_errors(
-    denoise: Denoiser, clean: Float[Array, "B L D"], key: PRNGKeyArray, grid: Float[np.ndarray, "G"]
-) -> Float[Array, "G"]:
+    denoise: Denoiser, clean: Float[Array, "B L D"], key: PRNGKeyArray, grid: Float[np.ndarray, " angles"]
+) -> Float[Array, " angles"]:
     """Mean squared velocity error at every angle of the grid, one angle for whole clips; `key` fixes the noise."""
 
     def error(position_and_angle):

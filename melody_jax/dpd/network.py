@@ -80,10 +80,10 @@ class DPD(nn.Module):
         self,
         angle_embedding: Float[Array, "B L H"],
         token_embedding: Float[Array, "B N H"],
-        inside: Float[Array, "1 P 1"],
+        inside: Float[Array, "1 padded 1"],
         keep: Array | None,
     ) -> Float[Array, "..."]:
-        """E_delta + mean E_ST per frame [B, P, H], or with E_delta averaged over a segment's frames [B, S, 1, H]."""
+        """E_delta + mean E_ST per frame [B, padded, H], or with E_delta averaged over a segment's frames [B, S, 1, H]."""
         mean = jnp.mean(token_embedding, axis=1)
         if keep is not None:
             mean = jnp.where(keep[:, None], mean, jnp.zeros_like(mean))

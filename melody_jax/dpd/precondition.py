@@ -156,7 +156,7 @@ def measure(
 
 def _token_tables(
     centred: Float[np.ndarray, "n L D"], moments: Int[np.ndarray, "n N R"], codes: int
-) -> tuple[Float[np.ndarray, "V D"], Float[np.ndarray, "V D"]]:
+) -> tuple[Float[np.ndarray, "codes D"], Float[np.ndarray, "codes D"]]:
     """(own, clip): ridge regression of the mean latents of each moment on its codes and on the shares of codes in its clip."""
     clips, count, levels = moments.shape
     x = centred.reshape(clips, count, -1, centred.shape[-1]).mean(2)

@@ -14,13 +14,13 @@ def count(frames: int, size: int) -> int:
     return -(-frames // (size // 2)) + 1
 
 
-def pad(x: Shaped[Array, "B L H"], size: int) -> Shaped[Array, "B P H"]:
-    """Zeros at both ends, so that P = (S + 1) K/2 and segment s starts at row s K/2."""
+def pad(x: Shaped[Array, "B L H"], size: int) -> Shaped[Array, "B padded H"]:
+    """Zeros at both ends, so that padded = (S + 1) K/2 and segment s starts at row s K/2."""
     half, frames = size // 2, x.shape[1]
     return jnp.pad(x, ((0, 0), (half, count(frames, size) * half - frames), (0, 0)))
 
 
-def fold(padded: Shaped[Array, "B P H"], size: int) -> Shaped[Array, "B S K H"]:
+def fold(padded: Shaped[Array, "B padded H"], size: int) -> Shaped[Array, "B S K H"]:
     """Segments of `size` = K frames, K/2 apart, of what `pad` has padded."""
     halves = padded.reshape(padded.shape[0], -1, size // 2, padded.shape[-1])
     return jnp.concatenate([halves[:, :-1], halves[:, 1:]], axis=2)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from melody_jax.shapes import Array, Float
 
 
-def velocity_error(variance: Float[Array, "D"], angles: Float[Array, "G"]) -> Float[Array, "G D"]:
+def velocity_error(variance: Float[Array, "D"], angles: Float[Array, " angles"]) -> Float[Array, "angles D"]:
     """Mean squared velocity error of the Wiener predictor, for every angle and channel.
 
     Args:
@@ -29,7 +29,7 @@ def velocity_error(variance: Float[Array, "D"], angles: Float[Array, "G"]) -> Fl
     return variance[None] / (cos2 * variance[None] + sin2)
 
 
-def batch_error(latents: Float[Array, "B L D"], angles: Float[Array, "G"]) -> Float[Array, ""]:
+def batch_error(latents: Float[Array, "B L D"], angles: Float[Array, " angles"]) -> Float[Array, ""]:
     """The error averaged over angles and channels, with the variances of these very latents: a strict baseline."""
     variance = jnp.var(latents.astype(jnp.float32), axis=(0, 1))
     return jnp.mean(velocity_error(variance, angles))

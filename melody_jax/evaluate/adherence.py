@@ -32,11 +32,11 @@ class Heard:
 
     Attributes:
       chroma: [n, F, 12] at FRAME_RATE.
-      strength: [n, G] of onsets at FLUX_RATE.
+      strength: [n, instants] of onsets at FLUX_RATE.
     """
 
     chroma: Float[np.ndarray, "n F 12"]
-    strength: Float[np.ndarray, "n G"]
+    strength: Float[np.ndarray, "n instants"]
 
 
 def listen(audio: Float[np.ndarray, "n T"], sample_rate: int) -> Heard:
@@ -81,7 +81,7 @@ def plain_mode(mode: str) -> str:
     return THIRDS.get(mode, "major")
 
 
-def tempi(strength: Float[np.ndarray, "n G"]) -> Float[np.ndarray, " n"]:
+def tempi(strength: Float[np.ndarray, "n instants"]) -> Float[np.ndarray, " n"]:
     """Beats per minute: the period at whose multiples the onset strength is most like itself.
 
     Sum of the autocorrelation at 1 to 4 beats, times a broad preference for usual tempi (log-normal).
@@ -98,7 +98,7 @@ def tempi(strength: Float[np.ndarray, "n G"]) -> Float[np.ndarray, " n"]:
     return np.asarray(found)
 
 
-def autocorrelation(strength: Float[np.ndarray, "n G"]) -> Float[np.ndarray, "n G"]:
+def autocorrelation(strength: Float[np.ndarray, "n instants"]) -> Float[np.ndarray, "n instants"]:
     """Of the onset strength without its mean, 1 at lag 0, not shrinking with the lag."""
     x = strength - strength.mean(1, keepdims=True)
     count = x.shape[1]
@@ -123,12 +123,14 @@ def beats_in_bar(metre: str) -> int:
     return over // 3 if under >= 8 and over % 3 == 0 and over > 3 else over
 
 
-def beat_strength(strength: Float[np.ndarray, "n G"], tempo: np.ndarray) -> Float[np.ndarray, " n"]:
+def beat_strength(strength: Float[np.ndarray, "n instants"], tempo: np.ndarray) -> Float[np.ndarray, " n"]:
     """Onset strength on the beats of a tempo over its mean, at the best phase: 1 where nothing beats at this tempo."""
     return np.asarray([_folded(row, 60.0 * FLUX_RATE / bpm).max() for row, bpm in zip(strength, tempo, strict=True)])
 
 
-def threes(strength: Float[np.ndarray, "n G"], chroma: Float[np.ndarray, "n F 12"], tempo: np.ndarray) -> np.ndarray:
+def threes(
+    strength: Float[np.ndarray, "n instants"], chroma: Float[np.ndarray, "n F 12"], tempo: np.ndarray
+) -> np.ndarray:
     """How much more alike music is three beats later than two or four, in differences of correlation.
 
     Above 0 it speaks for bars of three beats.

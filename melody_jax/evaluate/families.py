@@ -15,8 +15,8 @@ Labels = Sequence[str] | np.ndarray
 LARGE_SET = 24  # least number of clips whose own mean and deviation are used instead of those of the training clips
 
 
-def timbre(audio: Float[np.ndarray, "n T"], sample_rate: int, batch: int = 32) -> Float[np.ndarray, "n G"]:
-    """What a clip sounds like regardless of its level, G = 8 * 64 numbers.
+def timbre(audio: Float[np.ndarray, "n T"], sample_rate: int, batch: int = 32) -> Float[np.ndarray, "n features"]:
+    """What a clip sounds like regardless of its level, 8 * 64 numbers.
 
     Of a 64-band log-mel spectrogram whose overall mean is removed: the mean over time (spectral envelope), the deviation
     over time, the mean rise from one frame to the next (attacks), the mean curvature over the bands (harmonics stand
@@ -41,7 +41,7 @@ def _timbre(audio: Array, sample_rate: int) -> Array:
     return jnp.concatenate([mean, jnp.sqrt(variance), rises, curvature, *lagged], axis=-1)
 
 
-def relative(features: Float[np.ndarray, "n G"]) -> Float[np.ndarray, "n G"]:
+def relative(features: Float[np.ndarray, "n features"]) -> Float[np.ndarray, "n features"]:
     """Features in units of their own set: mean 0 and deviation 1 over its clips.
 
     A colouring that all clips of a set share (that of a decoder, of a microphone) says nothing of a clip's family, but
@@ -63,7 +63,7 @@ class Classifier:
     "linear" is L2-regularised multinomial logistic regression; "kernel" a support vector machine with a Gaussian kernel.
     """
 
-    def __init__(self, features: Float[np.ndarray, "n G"], labels: Labels, kind: str = "linear"):
+    def __init__(self, features: Float[np.ndarray, "n features"], labels: Labels, kind: str = "linear"):
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -73,11 +73,11 @@ class Classifier:
         self._model = make_pipeline(StandardScaler(), model)
         self._model.fit(features, np.asarray(labels))
 
-    def predict(self, features: Float[np.ndarray, "n G"]) -> list[str]:
+    def predict(self, features: Float[np.ndarray, "n features"]) -> list[str]:
         """The most probable label of each row."""
         return [str(label) for label in self._model.predict(features)]
 
-    def accuracy(self, features: Float[np.ndarray, "n G"], labels: Labels) -> float:
+    def accuracy(self, features: Float[np.ndarray, "n features"], labels: Labels) -> float:
         """Mean over the classes of the share recognised (balanced accuracy), so that guessing gives 1 / classes."""
         found = np.asarray(self.predict(features)) == np.asarray(labels)
         return float(np.mean([found[np.asarray(labels) == label].mean() for label in sorted(set(labels))]))

@@ -11,7 +11,7 @@ def repeats(tokens: Int[np.ndarray, "n N *R"]) -> np.ndarray:
 
 
 def longest_shared(
-    clips: Int[np.ndarray, "n N"], others: Int[np.ndarray, "m M"]
+    clips: Int[np.ndarray, "n N"], others: Int[np.ndarray, "m others"]
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """For each clip the length of the longest run of tokens that occurs in any of the others, and in which of them.
 

@@ -113,7 +113,7 @@ def score_onsets(notes: Notes, seconds: float) -> Float[np.ndarray, " count"]:
     return np.asarray(kept)
 
 
-def chroma_cosine(reference: Float[np.ndarray, "n F 12"], other: Float[np.ndarray, "n G 12"]) -> Estimate:
+def chroma_cosine(reference: Float[np.ndarray, "n F 12"], other: Float[np.ndarray, "n frames 12"]) -> Estimate:
     """Mean cosine of two chromas, frame by frame where the reference is not silent."""
     frames = min(reference.shape[1], other.shape[1])  # what is made may be a fraction of a frame shorter
     reference, other = reference[:, :frames], other[:, :frames]
@@ -124,7 +124,7 @@ def chroma_cosine(reference: Float[np.ndarray, "n F 12"], other: Float[np.ndarra
     return mean(np.sum(cosine * loud, 1) / np.maximum(loud.sum(1), 1), loud.sum(1))
 
 
-def _context(audio: np.ndarray, sample_rate: int) -> Float[np.ndarray, "n F C"]:
+def _context(audio: np.ndarray, sample_rate: int) -> Float[np.ndarray, "n F features"]:
     """Relative bands of each frame and its two neighbours, in [-1, 0]."""
     now = spectra.relative(spectra.bands(audio, sample_rate)) / -spectra.FLOOR
     padded = np.pad(now, ((0, 0), (1, 1), (0, 0)), mode="edge")

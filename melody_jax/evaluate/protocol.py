@@ -77,7 +77,7 @@ class Listener(Protocol):
 class Columns:
     """Tokens of the clips of one split, in the order of the clips: mulan and text [n, Q], semantic [n, W]; ids of the
     clips, their families ("" where unknown); latents [n, L, D] where they are needed; controls
-    [n, K] where they are stored."""
+    [n, controls] where they are stored."""
 
     ids: list[str]
     families: list[str]

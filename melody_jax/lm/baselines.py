@@ -37,7 +37,7 @@ def unigram_probabilities(tokens: Int[np.ndarray, "B N"], codes: int, k: float =
     return (counts + k) / (counts.sum() + k * codes)
 
 
-def bigram_counts(tokens: Int[np.ndarray, "B N"], codes: int) -> Float[np.ndarray, "S C"]:
+def bigram_counts(tokens: Int[np.ndarray, "B N"], codes: int) -> Float[np.ndarray, "histories C"]:
     """How often a token follows another one; row C is the start of a clip."""
     counts = np.zeros((codes + 1, codes))
     np.add.at(counts, (histories(tokens, codes).ravel(), tokens.ravel()), 1)
@@ -51,7 +51,10 @@ def histories(tokens: Int[np.ndarray, "B N"], codes: int) -> Int[np.ndarray, "B 
 
 
 def bigram_perplexity(
-    counts: Float[np.ndarray, "S C"], unigram: Float[np.ndarray, " C"], tokens: Int[np.ndarray, "B N"], weight: float
+    counts: Float[np.ndarray, "histories C"],
+    unigram: Float[np.ndarray, " C"],
+    tokens: Int[np.ndarray, "B N"],
+    weight: float,
 ) -> float:
     """exp of the mean of -log(w c(h, t) / c(h) + (1 - w) p(t)) (Jelinek and Mercer, 1980).
 
@@ -64,7 +67,7 @@ def bigram_perplexity(
     return float(np.exp(-np.log(probability).mean()))
 
 
-def baselines(train: Int[np.ndarray, "A N"], held_out: Int[np.ndarray, "B N"], codes: int) -> Baselines:
+def baselines(train: Int[np.ndarray, "n N"], held_out: Int[np.ndarray, "B N"], codes: int) -> Baselines:
     """Fits both models on `train` and measures them on `held_out`.
 
     The interpolation weight is the best of a grid for the last tenth of the training clips under counts of the others;

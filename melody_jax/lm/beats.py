@@ -11,7 +11,9 @@ HARMONICS = 4
 WIDTH = 2 * (1 + 2 * HARMONICS)
 
 
-def phases(vocabulary: Vocabulary, condition: Int[Array, "B P"], moments: Int[Array, "#B W"]) -> Float[Array, "B W F"]:
+def phases(
+    vocabulary: Vocabulary, condition: Int[Array, "B prefix"], moments: Int[Array, "#B W"]
+) -> Float[Array, "B W F"]:
     """For the beat, then for the bar: 1, cos(2 pi k x) and sin(2 pi k x) for k = 1 .. HARMONICS, x counting beats or bars;
     all 0 where it is unknown.
 

@@ -13,12 +13,12 @@ from melody_jax.shapes import Array, Int, UInt32
 def continue_codes(
     model: SemanticLM,
     params: Any,
-    condition: Int[Array, "B P"],
+    condition: Int[Array, "B prefix"],
     earlier: Int[Array, "B N"],
     length: int,
     keys: UInt32[Array, "B 2"],
     sampling: decode.Sampling,
-    negative: Int[Array, "B P"] | None = None,
+    negative: Int[Array, "B prefix"] | None = None,
 ) -> Int[Array, "B length"]:
     """`length` semantic codes after the condition (`Vocabulary.condition`) and the earlier codes.
 

@@ -30,7 +30,7 @@ def clip_losses(
     window: int,
     levels: int,
     keep: Bool[Array, " B"] | None = None,
-    controls: Int[Array, "B K"] | None = None,
+    controls: Int[Array, "B controls"] | None = None,
 ) -> Float[Array, " B"]:
     """Cross entropy of each clip (nats per semantic token) given MuLan codes and controls, none where `keep` is False.
 
@@ -53,14 +53,14 @@ def sequence_losses(
     mulan: Int[Array, "B Q"],
     semantic: Int[Array, "B N"],
     keep: Bool[Array, " B"] | None = None,
-    controls: Int[Array, "B K"] | None = None,
+    controls: Int[Array, "B controls"] | None = None,
 ) -> Float[Array, "B N"]:
     """Cross entropy (nats) of every semantic token of a sequence, given those before it; see `clip_losses`."""
     return _losses_after(model, weights, model.vocabulary.condition(mulan, keep, controls), semantic)
 
 
 def _losses_after(
-    model: SemanticLM, weights: Any, condition: Int[Array, "B P"], semantic: Int[Array, "B N"]
+    model: SemanticLM, weights: Any, condition: Int[Array, "B prefix"], semantic: Int[Array, "B N"]
 ) -> Float[Array, "B N"]:
     ids = model.vocabulary.semantic_ids(semantic).astype(condition.dtype)
     tokens = jnp.concatenate([condition, ids], axis=1)
@@ -68,6 +68,6 @@ def _losses_after(
     return losses[:, model.vocabulary.prefix - 1 :]
 
 
-def _starts(moments: int, window: int) -> Int[np.ndarray, " R"]:
+def _starts(moments: int, window: int) -> Int[np.ndarray, " windows"]:
     """Where the windows begin that cover a clip."""
     return np.linspace(0, moments - window, -(-moments // window)).round().astype(np.int32)

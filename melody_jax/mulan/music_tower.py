@@ -74,7 +74,7 @@ class MusicTower(nn.Module):
         y = LayerNorm(c.norm_eps, param_dtype=self.param_dtype, name="norm")(y[:, :2])
         return jnp.mean(y, axis=1)
 
-    def _patches(self, x: Float[Array, "B F M"]) -> Float[Array, "B P I"]:
+    def _patches(self, x: Float[Array, "B F M"]) -> Float[Array, "B patches I"]:
         """[B, patches, patch_frequency * patch_time], both flattened with time running fastest."""
         c = self.config
         bands = dsp.frame(x, c.patch_frequency, c.stride_frequency)  # [B, F, high, patch_frequency]

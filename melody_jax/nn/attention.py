@@ -21,7 +21,7 @@ class KVCache:
     """Keys and values of the positions decoded so far; as in any pytree the leaves may be shapes or axes instead of arrays.
 
     Attributes:
-      key: [layers, B, U, C], heads side by side in C = heads * dim: a TPU pads a last axis of 64 to 128 in memory.
+      key: [layers, B, U, channels], heads side by side in channels = heads * dim: a TPU pads a last axis of 64 to 128 in memory.
       value: like `key`.
       length: positions in use in every layer, int32. A layer writes behind it; who calls the last layer moves it on.
     """
@@ -31,7 +31,7 @@ class KVCache:
     length: Any
 
     def extended(self, layer: Array | int, key: Array, value: Array) -> tuple["KVCache", Array, Array]:
-        """With keys and values [B, W, C] behind those of a layer; and that layer's [B, U, C]."""
+        """With keys and values [B, W, channels] behind those of a layer; and that layer's [B, U, channels]."""
         index = jnp.asarray(layer, self.length.dtype)
         zero = jnp.zeros_like(index)
 
@@ -79,13 +79,13 @@ def attend(
 
 
 def attend_once(
-    query: Float[Array, "B 1 C"],
-    key: Float[Array, "B U C"],
-    value: Float[Array, "B U C"],
+    query: Float[Array, "B 1 channels"],
+    key: Float[Array, "B U channels"],
+    value: Float[Array, "B U channels"],
     dim: int,
     mask: Bool[Array, "#B #heads 1 #U"] | None = None,
-) -> Float[Array, "B 1 C"]:
-    """`attend` of one query to heads that stay side by side in C = heads * dim, for TPUs. Returns query's dtype.
+) -> Float[Array, "B 1 channels"]:
+    """`attend` of one query to heads that stay side by side in channels = heads * dim, for TPUs. Returns query's dtype.
 
     Every head has a row of its own, zero in the lanes of the others: the matrix unit, which a single row leaves empty, reads
     keys and values once and as they lie in memory.
@@ -99,9 +99,9 @@ def attend_once(
 
 
 def multi_head(
-    query: Float[Array, "B W C"],
-    key: Float[Array, "B U C"],
-    value: Float[Array, "B U C"],
+    query: Float[Array, "B W channels"],
+    key: Float[Array, "B U channels"],
+    value: Float[Array, "B U channels"],
     dim: int,
     *,
     positions: tuple[Int[Array, "#B W"], Int[Array, "#B U"]] | None = None,
@@ -110,8 +110,8 @@ def multi_head(
     causal: bool = False,
     mask: Bool[Array, "#B #heads #W #U"] | None = None,
     fused: bool = True,
-) -> Float[Array, "B W C"]:
-    """Attention of heads that lie side by side in C = heads * dim. Returns query's dtype.
+) -> Float[Array, "B W channels"]:
+    """Attention of heads that lie side by side in channels = heads * dim. Returns query's dtype.
 
     Args:
       query, key, value: the maps' results.
@@ -199,7 +199,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B W H"],
-        memory: Float[Array, "B U G"] | None = None,
+        memory: Float[Array, "B U I"] | None = None,
         mask: Bool[Array, "..."] | None = None,
         positions: Int[Array, "#B W"] | None = None,
         cache: KVCache | None = None,

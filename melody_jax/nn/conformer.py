@@ -171,8 +171,8 @@ def relative_positions(frames: int, width: int) -> np.ndarray:
     return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(2 * frames - 1, width).astype(np.float32)
 
 
-def shift_relative(scores: Float[Array, "B heads N R"]) -> Float[Array, "B heads N N"]:
-    """Entry (i, j) of the result is entry (i, N - 1 - i + j), the one of distance i - j, of `scores` (R = 2N - 1)."""
+def shift_relative(scores: Float[Array, "B heads N distances"]) -> Float[Array, "B heads N N"]:
+    """Entry (i, j) of the result is entry (i, N - 1 - i + j), the one of distance i - j, of `scores` (distances = 2N - 1)."""
     batch, heads, frames, distances = scores.shape
     padded = jnp.pad(scores, ((0, 0), (0, 0), (0, 0), (1, 0)))
     sheared = padded.reshape(batch, heads, distances + 1, frames)[:, :, 1:]

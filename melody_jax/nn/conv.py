@@ -61,7 +61,7 @@ class Conv1d(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T I"]) -> Float[Array, "B U O"]:
+    def __call__(self, x: Float[Array, "B T I"]) -> Float[Array, "B out O"]:
         init = nn.with_logical_partitioning(self.kernel_init, ("time", "conv_in", "conv_out"))
         shape = (self.kernel, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", init, shape, jnp.dtype(self.param_dtype))
@@ -175,7 +175,7 @@ class ConvTranspose1d(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T I"]) -> Float[Array, "B U O"]:
+    def __call__(self, x: Float[Array, "B T I"]) -> Float[Array, "B out O"]:
         last = (self.kernel - self.stride) // 2  # samples cut off behind; before them one more where that is odd
         first = self.kernel - self.stride - last
         if last < 0:

@@ -17,7 +17,7 @@ from melody_jax.shapes import Array, Float, Int
 
 @jax.jit  # a layout constraint wants a trace, also when the caller runs op by op
 def _transpose(x: Array) -> Array:
-    """x [M, I] -> [I, M]; bfloat16 on CPU is really moved in memory: XLA would fold it into a slow column-major operand.
+    """x [rows, I] -> [I, rows]; bfloat16 on CPU is really moved in memory: XLA would fold it into a slow column-major operand.
 
     Not so with several devices: the partitioner would gather x to honour the layout.
     """

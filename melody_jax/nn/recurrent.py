@@ -5,7 +5,7 @@ Without the peephole the gates do not see the state, so that
     c_t = f_t * c_{t-1} + (1 - f_t) * (W x_t)          f_t = sigmoid(W_f x_t + b_f)
     h_t = r_t * c_t + (1 - r_t) * x_t                  r_t = sigmoid(W_r x_t + b_r)
 
-is a linear recurrence in c: it runs in log2(K) parallel steps (associative scan) or in K sequential ones, with the same
+is a linear recurrence in c: it runs in log2(steps) parallel steps (associative scan) or in as many sequential ones, with the same
 result. Where input and output widths differ the highway takes W_h x_t for x_t.
 """
 
@@ -45,8 +45,11 @@ SCANS: dict[str, Callable[[Array, Array, bool], Array]] = {"associative": _assoc
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def linear_recurrence(
-    decay: Float[Array, "... K H"], inputs: Float[Array, "... K H"], reverse: bool = False, scan: str = "associative"
-) -> Float[Array, "... K H"]:
+    decay: Float[Array, "... steps H"],
+    inputs: Float[Array, "... steps H"],
+    reverse: bool = False,
+    scan: str = "associative",
+) -> Float[Array, "... steps H"]:
     """c_t = decay_t c_{t-1} + inputs_t from c = 0, along the axis before the last; from the end if `reverse`.
 
     Its gradient is the same recurrence in the other direction, g_t = dc_t + decay_{t+1} g_{t+1}, with d inputs_t = g_t
@@ -89,7 +92,7 @@ class SRULayer(nn.Module):
     param_dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "... K I"]) -> Float[Array, "... K O"]:
+    def __call__(self, x: Float[Array, "... steps I"]) -> Float[Array, "... steps O"]:
         width = self.features * (2 if self.bidirectional else 1)
         dense = functools.partial(Dense, width, ("embed", "mlp"), dtype=self.dtype, param_dtype=self.param_dtype)
         candidate = dense(use_bias=False, name="candidate")(x)
@@ -101,7 +104,7 @@ class SRULayer(nn.Module):
             return gated_recurrence(candidate, *gates, highway.astype(self.dtype), biases, self.features)
         scan = "associative" if self.scan == "fused" else self.scan
         forget, output = (jax.nn.sigmoid(gate(x).astype(jnp.float32)) for gate in (forget, output))
-        # Float32 island: K decays multiply, and bfloat16 cannot tell a decay of 0.998 from 1.
+        # Float32 island: many decays multiply, and bfloat16 cannot tell a decay of 0.998 from 1.
         inputs = (1 - forget) * candidate.astype(jnp.float32)
         halves = [slice(0, self.features), slice(self.features, width)][: width // self.features]
         states = [
@@ -133,7 +136,7 @@ class SRU(nn.Module):
     param_dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "... K I"]) -> Float[Array, "... K O"]:
+    def __call__(self, x: Float[Array, "... steps I"]) -> Float[Array, "... steps O"]:
         for layer in range(self.layers):
             x = SRULayer(
                 self.features, self.bidirectional, self.scan, self.dtype, self.param_dtype, name=f"layer_{layer}"

@@ -19,7 +19,7 @@ class FeatureNorm(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N H"]) -> Float[Array, "B N G"]:
+    def __call__(self, x: Float[Array, "B N H"]) -> Float[Array, "B N O"]:
         if self.kind == "none":
             return x
         if self.kind == "layer":

@@ -12,12 +12,12 @@ def _unit(x: Array) -> Array:
 
 
 def contrastive_loss(
-    context: Float[Array, "B N P"],
-    targets: Float[Array, "B N P"],
+    context: Float[Array, "B N projection"],
+    targets: Float[Array, "B N projection"],
     codes: Int[Array, "B N G"],
     mask: Bool[Array, "B N"],
-    negatives: Int[Array, "B N K"],
-    pool: Int[Array, " R"] | None = None,
+    negatives: Int[Array, "B N negatives"],
+    pool: Int[Array, " pool"] | None = None,
     kappa: float | Float[Array, ""] = 0.1,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Equation 3, -log exp(sim(c_t, q_t) / kappa) / sum_q~ exp(sim(c_t, q~) / kappa), mean over the masked frames.
@@ -57,14 +57,14 @@ def contrastive_loss(
     return jnp.sum(loss * weight) / count, jnp.sum(hit * weight) / count
 
 
-def perplexity(probabilities: Float[Array, "B N G V"], mask: Bool[Array, "B N"]) -> Float[Array, ""]:
-    """Sum over the groups of exp(entropy of the mean distribution of the masked frames): 1 to V for each group."""
+def perplexity(probabilities: Float[Array, "B N G C"], mask: Bool[Array, "B N"]) -> Float[Array, ""]:
+    """Sum over the groups of exp(entropy of the mean distribution of the masked frames): 1 to C for each group."""
     weight = mask.astype(jnp.float32)[..., None, None]
     mean = jnp.sum(probabilities * weight, axis=(0, 1)) / jnp.maximum(jnp.sum(weight), 1.0)
     return jnp.sum(jnp.exp(-jnp.sum(mean * jnp.log(mean + 1e-7), axis=-1)))
 
 
-def diversity_loss(probabilities: Float[Array, "B N G V"], mask: Bool[Array, "B N"]) -> Float[Array, ""]:
-    """(G V - perplexity) / (G V): 0 when every entry of every group is used alike (equation 4, as implemented)."""
+def diversity_loss(probabilities: Float[Array, "B N G C"], mask: Bool[Array, "B N"]) -> Float[Array, ""]:
+    """(G C - perplexity) / (G C): 0 when every entry of every group is used alike (equation 4, as implemented)."""
     total = probabilities.shape[-2] * probabilities.shape[-1]
     return (total - perplexity(probabilities, mask)) / total

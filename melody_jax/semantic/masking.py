@@ -29,7 +29,7 @@ def span_mask(
     return jnp.any(inside, axis=1)
 
 
-def sample_negatives(key: Shaped[Array, "..."], mask: Bool[Array, "B N"], count: int) -> Int[Array, "B N K"]:
+def sample_negatives(key: Shaped[Array, "..."], mask: Bool[Array, "B N"], count: int) -> Int[Array, "B N negatives"]:
     """For each masked frame `count` other masked frames of its clip, uniformly and with replacement.
 
     Rows of frames that are not masked are meaningless; so is everything in a clip with fewer than two masked frames.
@@ -46,7 +46,7 @@ def sample_negatives(key: Shaped[Array, "..."], mask: Bool[Array, "B N"], count:
     return picked.reshape(drawn.shape).astype(jnp.int32)
 
 
-def sample_pool(key: Shaped[Array, "..."], mask: Bool[Array, "B N"], count: int) -> Int[Array, " K"]:
+def sample_pool(key: Shaped[Array, "..."], mask: Bool[Array, "B N"], count: int) -> Int[Array, " pool"]:
     """`count` different masked frames of the whole batch, as indices into its B * N frames (at most all of them).
 
     With fewer masked frames than that, frames that are not masked fill up.

@@ -22,8 +22,8 @@ class PretrainOutput(flax.struct.PyTreeNode):
     """The losses and everything that they are computed from.
 
     Attributes:
-      context: [B, N, P], predictions of the targets.
-      targets: [B, N, P], projected quantised frames.
+      context: [B, N, projection], predictions of the targets.
+      targets: [B, N, projection], projected quantised frames.
       quantized: the quantiser's own output.
       mask: [B, N], the frames that were hidden.
       loss: the three terms under their weights.
@@ -34,8 +34,8 @@ class PretrainOutput(flax.struct.PyTreeNode):
       spectrum: mean squared error of the reconstructed log-frequency spectrum, relative to its variance; 0 without head.
     """
 
-    context: Float[Array, "B N P"]
-    targets: Float[Array, "B N P"]
+    context: Float[Array, "B N projection"]
+    targets: Float[Array, "B N projection"]
     quantized: Quantized
     mask: Bool[Array, "B N"]
     loss: Float[Array, ""]
@@ -97,7 +97,7 @@ class SemanticEncoder(nn.Module):
         x = self.stem_projection(self.stem_frames(audio))
         return self.conformer(x, mask, depth=layer or self.config.feature_layer).astype(jnp.float32)
 
-    def features(self, audio: Float[Array, "B T"], mask: Bool[Array, "B N"] | None = None) -> Float[Array, "B N G"]:
+    def features(self, audio: Float[Array, "B T"], mask: Bool[Array, "B N"] | None = None) -> Float[Array, "B N O"]:
         """What k-means clusters, N = T // token_samples, float32: `hidden`, normalised as the config says, or the spectrum
         that the second head reconstructs."""
         if self.config.features == "spectrum":

@@ -16,12 +16,12 @@ class Quantized(flax.struct.PyTreeNode):
     Attributes:
       vectors: [B, N, width], the chosen entries, concatenated over the groups.
       codes: [B, N, G], which they are.
-      probabilities: [B, N, G, V], softmax of the logits without noise: what the diversity loss looks at.
+      probabilities: [B, N, G, C], softmax of the logits without noise: what the diversity loss looks at.
     """
 
     vectors: Float[Array, "B N H"]
     codes: Int[Array, "B N G"]
-    probabilities: Float[Array, "B N G V"]
+    probabilities: Float[Array, "B N G C"]
 
 
 def temperature(config: QuantizerConfig, step: Int[Array, ""]) -> Float[Array, ""]:
@@ -31,8 +31,8 @@ def temperature(config: QuantizerConfig, step: Int[Array, ""]) -> Float[Array, "
 
 
 def straight_through(
-    logits: Float[Array, "*b V"], temperature: Float[Array, ""], noise: Float[Array, "*b V"]
-) -> Float[Array, "*b V"]:
+    logits: Float[Array, "*b C"], temperature: Float[Array, ""], noise: Float[Array, "*b C"]
+) -> Float[Array, "*b C"]:
     """One-hot of argmax(logits + noise), with the gradient of softmax((logits + noise) / temperature)."""
     noisy = logits + noise
     soft = jax.nn.softmax(noisy / temperature, axis=-1)

@@ -14,7 +14,7 @@ from melody_jax.semantic.config import MelStemConfig, SpectrumConfig, WaveStemCo
 from melody_jax.shapes import Array, Float
 
 
-def whole_frames(audio: Float[Array, "B T"], geometry: Geometry) -> Float[Array, "B U"]:
+def whole_frames(audio: Float[Array, "B T"], geometry: Geometry) -> Float[Array, "B padded"]:
     """Cuts what does not fill a token at the end.
 
     Raises:
@@ -26,7 +26,7 @@ def whole_frames(audio: Float[Array, "B T"], geometry: Geometry) -> Float[Array,
     return audio[:, : frames * geometry.token_samples]
 
 
-def pad_for(audio: Float[Array, "B T"], config: WaveStemConfig, geometry: Geometry) -> Float[Array, "B U"]:
+def pad_for(audio: Float[Array, "B T"], config: WaveStemConfig, geometry: Geometry) -> Float[Array, "B padded"]:
     """Zeros on both sides, so that the wave stem makes one centred frame of every token's samples.
 
     Raises:
@@ -141,7 +141,7 @@ def token_hop(frames: int, geometry: Geometry) -> int:
 
 
 def _of_tokens(
-    spectra: Float[Array, "B F C"], config: MelStemConfig | SpectrumConfig, dtype: str, param_dtype: str
+    spectra: Float[Array, "B F I"], config: MelStemConfig | SpectrumConfig, dtype: str, param_dtype: str
 ) -> Float[Array, "B N H"]:
     """Inside a compact `__call__`: a strided convolution to one frame a token, LayerNorm, GELU."""
     side = (config.kernel - config.frames) // 2

@@ -147,7 +147,7 @@ class CodesStage(Stage):
         return {"audio": jax.ShapeDtypeStruct((self.batch_size, self.geometry.clip_samples), np.float32)}
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
-        """{"kmeans": [R, C, G], "rvq": [Q, C, E]}."""
+        """{"kmeans": [R, C, H], "rvq": [Q, C, E]}."""
         return dict(state.params)
 
     def part(self) -> tuple[CodesConfig, Geometry, dict[str, str]]:
@@ -159,7 +159,7 @@ class CodesStage(Stage):
         return self.batch_size * min(self.config.frames_per_clip, self.geometry.clip_tokens)
 
     def _encode(self, frozen: Mapping[str, Any], audio: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Semantic features [B, N, G] and MuLan embeddings [B, E] of clips."""
+        """Semantic features [B, N, H] and MuLan embeddings [B, E] of clips."""
         features = self.semantic.apply(variables(frozen["semantic"]), audio, method="features")
         return features, self.mulan.apply(variables(frozen["mulan"]), audio, method="embed_music")
 

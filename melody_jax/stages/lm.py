@@ -157,7 +157,7 @@ class LMStage(Stage):
 
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """mulan [B, Q] of the music, text [B, Q] of one of its captions, semantic [B, N R] codes and, where the model has
-        them, controls [B, K], int32."""
+        them, controls [B, controls], int32."""
         levels = self.geometry.mulan_tokens
         widths = {"mulan": levels, "text": levels, "semantic": self.geometry.clip_semantic}
         if self.config.controls:

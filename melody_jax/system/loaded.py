@@ -125,7 +125,7 @@ class Loaded:
         """Clips and the captions of each as training data of LM and DPD.
 
         Returns:
-          mulan [B, Q] int32, text B times [C, Q] int32 (C captions of that clip, perhaps none), semantic [B, N R] int32,
+          mulan [B, Q] int32, text B times [captions, Q] int32 (C captions of that clip, perhaps none), semantic [B, N R] int32,
           latents [B, L, D] float16 (scaled to [-1, 1]).
         """
         found = jax.device_get(self._represent(self._of(*READ_AUDIO), self._rows(audio)))
@@ -138,8 +138,8 @@ class Loaded:
         return self._reconstruct(self.weights["autoencoder"], self._rows(audio))
 
     def condition(
-        self, codes: Int[Array, "B Q"], levels: int, controls: Int[np.ndarray, "B K"] | None = None
-    ) -> Int[Array, "B P"]:
+        self, codes: Int[Array, "B Q"], levels: int, controls: Int[np.ndarray, "B controls"] | None = None
+    ) -> Int[Array, "B prefix"]:
         """What the language model starts from: MuLan codes, of which only the first `levels` count (0 for all), and the codes
         of the controls."""
         asked = None if controls is None else self._rows(controls)
@@ -147,12 +147,12 @@ class Loaded:
 
     def write_tokens(
         self,
-        condition: Int[Array, "B P"],
+        condition: Int[Array, "B prefix"],
         earlier: Int[np.ndarray, "B W"],
         keys: UInt32[Array, "B 2"],
         length: int,
         sampling: Sampling,
-        negative: Int[Array, "B P"] | None = None,
+        negative: Int[Array, "B prefix"] | None = None,
     ) -> Int[Array, "B length"]:
         """`length` semantic codes after the earlier ones; guidance leads away from `negative`, a condition as well."""
         inputs = condition, self._rows(earlier), self._rows(keys)

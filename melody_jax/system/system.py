@@ -143,8 +143,8 @@ class System:
     # Codes to codes to latents.
 
     def condition(self, codes: Array, controls: Array | None = None, *, levels: int = 0) -> Array:
-        """What the language model starts from [B, P]: MuLan codes [B, Q], of which only the first `levels` count (0 for all),
-        and the codes of the controls [B, K]."""
+        """What the language model starts from [B, prefix]: MuLan codes [B, Q], of which only the first `levels` count (0 for all),
+        and the codes of the controls [B, controls]."""
         condition = self.vocabulary.condition(codes, controls=controls)
         place = jnp.arange(condition.shape[1])[None, :]
         unread = (place > (levels or codes.shape[1])) & (place <= codes.shape[1])
@@ -161,7 +161,7 @@ class System:
         length: int,
         sampling: Sampling,
     ) -> Array:
-        """`length` semantic codes [B, length] after the condition [B, P] and the earlier codes [B, W]."""
+        """`length` semantic codes [B, length] after the condition [B, prefix] and the earlier codes [B, W]."""
         return continue_codes(self.lm, lm, condition, earlier, length, keys, sampling, negative)
 
     def token_losses(

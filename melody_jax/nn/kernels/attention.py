@@ -66,15 +66,15 @@ def fits(width: int, dim: int, keys: int, dtype: Any) -> bool:
 
 
 def attention(
-    query: Float[Array, "B W C"],
-    key: Float[Array, "B U C"],
-    value: Float[Array, "B U C"],
+    query: Float[Array, "B W channels"],
+    key: Float[Array, "B U channels"],
+    value: Float[Array, "B U channels"],
     dim: int,
     causal: bool = False,
     turns: tuple[tuple[Array, Array], tuple[Array, Array]] | None = None,
     mask: Bool[Array, "B U"] | None = None,
-) -> Float[Array, "B W C"]:
-    """Multi-head attention, heads side by side in C = heads * dim. Returns query's dtype.
+) -> Float[Array, "B W channels"]:
+    """Multi-head attention, heads side by side in channels = heads * dim. Returns query's dtype.
 
     Args:
       query, key, value: before rotary positions.
@@ -127,7 +127,7 @@ def _on_chips(
 
 
 def _layout(spec: Spec, query: Any, key: Any) -> tuple[int, int, int, tuple[int, ...]]:
-    """(rows of a step, its queries, its lanes, the grid) of a chip's arrays [B, W, C] and [B, U, C]."""
+    """(rows of a step, its queries, its lanes, the grid) of a chip's arrays [B, W, channels] and [B, U, channels]."""
     batch, width, channels = query.shape
     lanes = max(LANES, spec.dim)
     block = width if width * key.shape[1] <= SCORES else BLOCK
@@ -164,7 +164,7 @@ def _tables(spec: Spec, tables: tuple[Array, ...], column: bool) -> tuple[Array,
 
 
 def _forward(spec: Spec, query: Array, key: Array, value: Array, *tables: Array) -> Array:
-    """y [B, W, C] of a chip."""
+    """y [B, W, channels] of a chip."""
     tables = _tables(spec, tables, False)
     of_queries, of_keys, of_tables = _specs(spec, query, key, tables, False)
     grid = _layout(spec, query, key)[-1]

@@ -3,7 +3,7 @@
     c_t = f_t c_{t-1} + (1 - f_t) candidate_t          f_t = sigmoid(forget_t + b_f)
     h_t = r_t c_t + (1 - r_t) highway_t                r_t = sigmoid(output_t + b_r)
 
-A parallel scan in XLA goes through float32 states in memory log2(K) times. Here a sequence stays on the chip: each
+A parallel scan in XLA goes through float32 states in memory log2(steps) times. Here a sequence stays on the chip: each
 array is read or written once, in its compute dtype, and all between is float32. Time lies on the sublanes of a
 register, eight steps to one; those run as a scan of three steps inside the register, and only the last state goes on to
 the next eight. The lanes of a block all run in the same direction.
@@ -35,13 +35,13 @@ def fits(steps: int, features: int) -> bool:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def gated_recurrence(
-    candidate: Float[Array, "... K O"],
-    forget: Float[Array, "... K O"],
-    output: Float[Array, "... K O"],
-    highway: Float[Array, "... K O"],
+    candidate: Float[Array, "... steps O"],
+    forget: Float[Array, "... steps O"],
+    output: Float[Array, "... steps O"],
+    highway: Float[Array, "... steps O"],
     biases: Float[Array, "2 O"],
     features: int,
-) -> Float[Array, "... K O"]:
+) -> Float[Array, "... steps O"]:
     """h of all steps, from c = 0; lanes beyond the first `features` (of one or two times as many) run from the end.
 
     Args:
@@ -84,7 +84,7 @@ def _directions(x, features):
 
 
 def _call(features, reverse, biases, *arrays):
-    """The forward kernel on [..., K, O], four of them; the backward kernel on five, the last one the gradient of h.
+    """The forward kernel on [..., steps, O], four of them; the backward kernel on five, the last one the gradient of h.
 
     Returns h; or the gradients of the four and [row blocks, 2, 8, O], to be summed to that of the biases.
     """

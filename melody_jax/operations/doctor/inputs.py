@@ -96,7 +96,7 @@ def check_contents(taken: Sequence[HostBatch], stage: Stage) -> list[Finding]:
     return findings
 
 
-def check_audio(audio: Float[np.ndarray, "R T"]) -> list[Finding]:
+def check_audio(audio: Float[np.ndarray, "n T"]) -> list[Finding]:
     """Shares of silent rows (below -60 dB) and of clipped samples."""
     silent = float(np.mean(np.sqrt(np.mean(np.square(audio.astype(np.float64)), axis=1)) < SILENT))
     clipped = float(np.mean(np.abs(audio) >= CLIPPED))
@@ -112,7 +112,7 @@ def check_codes(name: str, codes: np.ndarray, size: int) -> Finding:
     """How much of a codebook is in use: share of entries, perplexity of their use, share of the most frequent one.
 
     Args:
-      codes: int [R, N] of one codebook, or [R, Q] of which every column has its own (name "mulan" or "text": then the
+      codes: int [n, N] of one codebook, or [n, Q] of which every column has its own (name "mulan" or "text": then the
         column of least perplexity counts).
       size: entries of a codebook.
     """
@@ -137,7 +137,7 @@ def check_codes(name: str, codes: np.ndarray, size: int) -> Finding:
                  warning=perplexity < 0.05 * reachable or frequent > 0.5)  # fmt: skip
 
 
-def check_latents(latents: Float[np.ndarray, "R L D"], data_std: float) -> list[Finding]:
+def check_latents(latents: Float[np.ndarray, "n L D"], data_std: float) -> list[Finding]:
     """Mean and deviation of latents against `DPDConfig.data_std`, and the share at the bounds -1 and 1."""
     mean, deviation = float(latents.mean(dtype=np.float64)), float(latents.std(dtype=np.float64))
     ratio = deviation / data_std
