@@ -1,7 +1,8 @@
-"""Where activations lie on a mesh: the rows of every map's output as the batch, its last axis as the kernel's.
+"""Where activations lie on a mesh: the output of every linear map is split along its rows as the batch is, and along
+its last axis as the map's kernel is.
 
-Parameters carry their logical axes with them; activations get theirs here, as they leave the maps. Without it the
-partitioner sees only inputs and parameters, and may gather a batch in order to keep a parameter split.
+Parameters carry their logical axes; activations get theirs here, as outputs of the maps. Otherwise XLA's partitioner
+knows only inputs and parameters, and may gather a batch to keep a parameter split.
 """
 
 import contextlib
@@ -25,10 +26,10 @@ _PLACE: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextV
 
 @contextlib.contextmanager
 def placed(mesh: Mesh, rules: Rules) -> Iterator[None]:
-    """What is traced inside has its activations on `mesh`, logical axes turned into mesh axes by `rules`.
+    """Code traced in this context has its activations on `mesh`; `rules` turn logical axes into mesh axes.
 
-    An activation's rows take their mesh axes first; an axis that wants one of these stays whole ("embed" is split over
-    fsdp in a parameter, never in an activation).
+    The rows of an activation take their mesh axes first. Another axis that would use one of these is not split ("embed"
+    is split over fsdp in parameters, never in activations).
     """
     token = _PLACE.set((mesh, rules))
     try:
@@ -38,7 +39,8 @@ def placed(mesh: Mesh, rules: Rules) -> Iterator[None]:
 
 
 def constrain(x: Array, last: str) -> Array:
-    """x [B, ..., C] with logical axes "batch" and `last`; as it is outside `placed`, and where a size does not divide."""
+    """x [B, ..., C] with logical axes "batch" and `last`. Returned as it is outside `placed`, and where a size does not
+    divide."""
     place = _PLACE.get()
     if place is None or place[0].size == 1 or x.ndim < 2:
         return x
@@ -49,7 +51,7 @@ def constrain(x: Array, last: str) -> Array:
 
 @contextlib.contextmanager
 def off_tpu() -> Iterator[None]:
-    """What is traced inside has no kernels: a count of its operations sees all of them."""
+    """Code traced in this context uses no kernels, so that all of its operations can be counted."""
     token = _OFF_TPU.set(True)
     try:
         yield
@@ -58,28 +60,30 @@ def off_tpu() -> Iterator[None]:
 
 
 def platform() -> str:
-    """Where what is traced runs: on devices of the mesh, which may not be here, or of this process without one."""
+    """The platform that the traced code will run on: that of the mesh, which may be on other machines, else this
+    process's."""
     place = _PLACE.get()
     return jax.default_backend() if place is None else place[0].devices.flat[0].platform
 
 
 def on_tpu() -> bool:
-    """Whether what is traced runs on TPUs, and may use what is made for them."""
+    """Whether the traced code will run on TPUs, and may use what is made for them."""
     return platform() == "tpu" and not _OFF_TPU.get()
 
 
 def kernels_run() -> bool:
-    """Whether Pallas kernels run: on TPUs, one or those of a known mesh. Other code that splits arrays (T5X) has none."""
+    """Whether Pallas kernels run: on a single TPU, or on TPUs of a mesh known from `placed`. Under T5X, which splits
+    arrays itself, they do not."""
     return on_tpu() and (_PLACE.get() is not None or jax.device_count() == 1)
 
 
 def per_chip(function: Callable[..., Any], inputs: tuple[Axes, ...], outputs: Any) -> Callable[..., Any]:
-    """The function on the part of its arguments that a chip holds, for kernels, which the partitioner cannot split.
+    """The function applied to each chip's share of its arguments: XLA's partitioner cannot split a kernel.
 
     Args:
       function: of arrays.
       inputs: logical axes of every argument; a size that does not divide stays whole.
-      outputs: logical axes of its result, or a tuple of those of each; they divide where those of the inputs do.
+      outputs: logical axes of its result, or of each of several results; these divide if those of the inputs do.
     """
 
     def split(*arguments: Any) -> Any:
@@ -102,7 +106,7 @@ def per_chip(function: Callable[..., Any], inputs: tuple[Axes, ...], outputs: An
 
 
 def share(size: int, axis: str) -> int:
-    """What a chip holds of an activation's `size` along a logical axis: all of it where it does not divide."""
+    """How much of an activation's `size` along a logical axis one chip holds: all of it if it does not divide."""
     place = _PLACE.get()
     if place is None:
         return size
@@ -111,5 +115,6 @@ def share(size: int, axis: str) -> int:
 
 
 def _dividing(shape: tuple[int, ...], axes: Axes) -> Axes:
-    """The logical axes, None for those that split nothing: of one chip, or of more than divide the size."""
+    """The logical axes, with None for each that is not split: it has one chip, or a number of chips that does not
+    divide the size."""
     return tuple(axis if axis and share(size, axis) < size else None for size, axis in zip(shape, axes, strict=True))

@@ -1,4 +1,4 @@
-"""Batches: which rows of the global batch a host reads, and how they become one global array."""
+"""Which rows of the global batch a host reads, and how the rows of all hosts become one global array."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +24,7 @@ class HostShard(NamedTuple):
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over all axes that split the batch; the other dimensions whole."""
+    """Rows are split over all mesh axes that split the batch, other dimensions over none."""
     return NamedSharding(mesh, spec_for(("batch",)))
 
 
@@ -56,7 +56,7 @@ def host_shard(mesh: Mesh) -> HostShard:
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This host's rows [B / hosts, ...] as (its part of) global arrays [B, ...], split over the mesh.
 
-    Sound in int16 and what is in float16 go to the devices as they are, half the bytes, and are made float32 there.
+    int16 sound and float16 arrays are sent as they are, half the bytes, and become float32 on the devices.
 
     Raises:
       UserError: the global batch does not divide over the mesh.
@@ -72,12 +72,12 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
 
 
 def widened(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A host's batch as the devices will see it, for what is measured on the host."""
+    """A host's batch with the values that it has on devices, for measurements on the host."""
     return {name: _widen(array) if array.dtype in _NARROW else array for name, array in batch.items()}
 
 
 def _widen(array: Any) -> Any:
-    """int16 sound to float32 in [-1, 1), float16 to float32: to the same bits on a host and on devices."""
+    """int16 sound to float32 in [-1, 1), float16 to float32; host and devices get the same bits."""
     return from_int16(array) if array.dtype == np.int16 else array.astype(np.float32)
 
 
@@ -92,9 +92,10 @@ def measure_batches(
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh: Mesh,
 ) -> Iterator[Any]:
-    """`function(variables, batch)` of each batch, computed on the mesh, whole on every host; all hosts must call it.
+    """`function(variables, batch)` of each batch, computed on the mesh and returned whole on every host. All hosts must
+    call it.
 
-    One after the other: on CPUs the collectives of several programs in flight would deadlock.
+    One batch at a time: on CPUs the collectives of several running programs would deadlock.
     """
     program = jax.jit(on_mesh(function, mesh))
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Several processes, one run: joining them before JAX looks for devices, and what they agree on."""
+"""Several processes of one run: how they join before JAX looks for devices, and how they agree."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX
 HEARTBEAT_SECONDS = 30
 """How long a host may be silent before it is taken for dead and the others end."""
 
-_REASON = 256  # bytes of a reason that other hosts are told
+_REASON = 256  # bytes of an error's message that other hosts receive
 _TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
 
@@ -49,16 +49,16 @@ def join() -> None:
 def leave() -> None:
     """Disconnects this process from the other hosts; every host must call it. Nothing where there is only this one.
 
-    Threads that still wait for another host, as those of a checkpoint that it could not write, end with it.
+    This ends threads that still wait for another host, for example for its share of a checkpoint.
     """
     jax.distributed.shutdown()
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What fails inside on one host fails on all of them, so that none waits for one that has ended.
+    """An error in this context on one host is raised on all of them, so that none waits for a host that has ended.
 
-    Every host must come here. A process that is alone only gets its OSError, of a full disk, as a StoppedError.
+    Every host must enter it. In a run of one process, an OSError such as a full disk becomes a StoppedError.
 
     Raises:
       StoppedError: this host's failure, or that of the first one that failed.
@@ -72,7 +72,7 @@ def together() -> Iterator[None]:
     code, reason, error = 0, "", None
     try:
         yield
-    except Exception as caught:  # of any kind: the other hosts must be told
+    except Exception as caught:  # of any kind: the other hosts must know
         code, reason, error = exit_code_of(caught), str(caught) or type(caught).__name__, caught
     own = np.frombuffer(bytes([code]) + reason.encode()[:_REASON].ljust(_REASON, b"\0"), np.uint8)
     for host, told in enumerate(multihost_utils.process_allgather(own)):
@@ -82,5 +82,5 @@ def together() -> Iterator[None]:
 
 
 def everywhere(done: bool) -> bool:
-    """Whether it holds on all hosts; every host must call it."""
+    """Whether the condition holds on all hosts; every host must call it."""
     return done if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.bool_(done))))

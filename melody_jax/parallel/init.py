@@ -1,4 +1,5 @@
-"""Sharded initialisation (no device, and no host, ever holds a whole copy of a sharded state), and the way back."""
+"""Sharded initialisation, without a whole copy of a sharded state on any device or host; and the way back to whole
+arrays."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +30,8 @@ def abstract_state(init: Callable[[jax.Array], PyTree], mesh: rules.AnyMesh) -> 
 
 
 def sharded_init(init: Callable[[jax.Array], PyTree], key: jax.Array, mesh: Mesh) -> PyTree:
-    """`init(key)`, unboxed, every leaf created where the rules put it. The numbers do not depend on the mesh."""
+    """`init(key)`, unboxed, with every leaf created on the devices that the rules give it. The values do not depend on
+    the mesh."""
     layout = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(init, mesh))
     return jax.jit(lambda key: nn.unbox(init(key)), out_shardings=layout)(key)
 
@@ -43,7 +45,8 @@ def place(array: np.ndarray | jax.Array, sharding: Sharding) -> jax.Array:
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Every leaf whole, as a NumPy array, on every host; all hosts must call it. Leaves of the host's own stay."""
+    """The tree with every leaf whole, as a NumPy array, on every host; all hosts must call it. Leaves that are NumPy
+    arrays stay."""
 
     def whole(leaf: Any) -> np.ndarray:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:

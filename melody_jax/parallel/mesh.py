@@ -54,10 +54,11 @@ def parse_mesh(spec: str, devices: int) -> dict[str, int]:
 
 
 def axis_between_slices(spec: str, sizes: Mapping[str, int], slices: int) -> str:
-    """The axis that the slow network between slices lies on: `replica`, or, if slices do not divide it, `data`.
+    """The mesh axis that crosses the slow network between slices: `replica` or, if the number of slices does not divide
+    it, `data`.
 
     Raises:
-      UserError: they divide neither.
+      UserError: it divides neither.
     """
     outer = next((axis for axis in ("replica", "data") if sizes[axis] % slices == 0), None)
     if outer is None:
@@ -68,8 +69,8 @@ def axis_between_slices(spec: str, sizes: Mapping[str, int], slices: int) -> str
 def make_mesh(spec: str = DEFAULT, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh of `parse_mesh` over `devices` (default: all of all hosts), placed by their physical topology.
 
-    Where the devices belong to several slices, which a slow network joins (DCN), one axis crosses it
-    (`axis_between_slices`); the others stay inside a slice (ICI).
+    With several slices, one axis crosses the slow network between them (DCN; `axis_between_slices`), and the others
+    stay inside a slice (ICI).
 
     Raises:
       UserError: see `parse_mesh` and `axis_between_slices`.

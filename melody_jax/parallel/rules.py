@@ -17,8 +17,8 @@ Rules = Mapping[str, tuple[str, ...]]
 AnyMesh = Mesh | AbstractMesh
 """Of devices of this run, or of a number of devices that are elsewhere."""
 
-# Widths that layers read are split with the optimiser state over fsdp; widths that they write are split over tensor, so
-# that a pair of products (in: embed -> mlp, out: mlp -> embed) needs one reduction.
+# Widths that layers read are split over fsdp, as the optimiser state is; widths that they write are split over tensor,
+# so that a pair of products (in: embed -> mlp, out: mlp -> embed) needs one reduction.
 RULES: Rules = {
     "batch": ("replica", "data", "fsdp"),
     "embed": ("fsdp",),
@@ -38,10 +38,10 @@ RULES: Rules = {
 
 
 def spec_for(axes: tuple[str | None, ...], rules: Rules = RULES, parameter: str = "parameter") -> PartitionSpec:
-    """The partition of a parameter with these logical axes (None: not split).
+    """The PartitionSpec of a parameter with these logical axes (None: not split).
 
     Raises:
-      UserError: an axis that is not in the table, or two axes of the parameter on one mesh axis.
+      UserError: an axis is not in the table, or two axes of the parameter are on one mesh axis.
     """
     taken: dict[str, str] = {}
     spec: list[Any] = []
@@ -71,9 +71,10 @@ def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
 
 def shardings(tree: PyTree, mesh: AnyMesh, rules: Rules = RULES) -> PyTree:
-    """A NamedSharding for every leaf of an (abstract) tree; boxes with logical axes decide, other leaves are whole.
+    """A NamedSharding for every leaf of an (abstract) tree; flax's boxes carry the logical axes; leaves without a box
+    are not split.
 
-    The result has the structure of the unboxed tree. A dimension of size 1 (the one channel of a waveform) stays whole.
+    The result has the structure of the unboxed tree. A dimension of size 1 (the channel of a waveform) is not split.
 
     Raises:
       UserError: see `spec_for`; or a dimension that its mesh axes do not divide, named in one sentence.

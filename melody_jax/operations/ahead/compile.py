@@ -35,11 +35,11 @@ class Request:
       mesh: sizes of the mesh axes, as data=-1,fsdp=16.
       batch_size: global batch; if not given the configuration's, in sampling one clip per chip.
       bindings: "name = value" for gin.
-      at_step: the program that runs after this step, where that changes during training (the autoencoder has another
-        one before adversarial_start); if not given the last one.
+      at_step: the program that runs after this step, for a stage whose program changes during training (the
+        autoencoder's does at adversarial_start); if not given the last one.
       steps: of the diffusion, in sampling.
       guidance: of the diffusion, in sampling; 1 for none.
-      operations: list so many, those that take most of the time.
+      operations: how many of the slowest operations are listed.
       save: folder that the executable is written to, where melody train --precompiled finds it.
     """
 
@@ -111,7 +111,8 @@ def _compiled(
     request: Request, planned: Any, chip: Chip, devices: list[Any], started: float, schedules: Path | None
 ) -> dict[str, Any]:
     """What the compiler says of the plan, and whether it fits."""
-    jax.config.update("jax_enable_compilation_cache", False)  # see precompiled.save; and its time is of interest
+    # see precompiled.save; and the time of compiling is measured
+    jax.config.update("jax_enable_compilation_cache", False)
     lowered = precompiled.lower(planned.program, *planned.arguments)
     traced = time.monotonic()
     known = {
@@ -147,11 +148,11 @@ def _compiled(
 
 
 def times(ideal: float, cost: program.Cost, chip: Chip) -> dict[str, float | None]:
-    """Estimated seconds and MFU, `ideal` being the seconds of the model FLOPs at the chip's peak.
+    """Estimated seconds and MFU of a step; `ideal` is the seconds that the model FLOPs take at the chip's peak.
 
-    Computation takes the compiler's cycles at the chip's clock; communication the bytes that a chip receives over two of
-    its links, a ring along one axis of the torus, and over its host's network from other slices. What blocks runs by
-    itself; of all else the step takes the longest.
+    Computation: the compiler's cycles at the chip's clock. Communication: the bytes that a chip receives, over two of
+    its links (a ring along one axis of the torus) or, from other slices, over its host's network. Blocking
+    communication runs alone. Everything else overlaps, so that the longest of it counts.
     """
     computation = cost.cycles / chip.clock
     links, blocked = (

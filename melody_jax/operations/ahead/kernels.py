@@ -1,8 +1,10 @@
-"""How long Pallas kernels take. The TPU compiler puts no estimate of them into the program, but writes their schedules.
+"""How long Pallas kernels take. The TPU compiler's program has no estimate of them, but the compiler can write their
+schedules to files.
 
-A line of a final schedule is a bundle: what the core does in one cycle. A kernel's own name ends with the steps of its grid
-(`attention_forward_128_steps`); it takes that many times the bundles of a step. Where a step has loops of its own, the name
-tells their rounds (`sru_forward_40x10_steps`); without, they count once: they copy the rest of a block.
+Each line of a final schedule is a bundle: what the core does in one cycle. The name of a kernel ends with the number of
+steps of its grid (`attention_forward_128_steps`); its time is that number times the bundles of a step. If a step
+contains a loop, the name has the number of its rounds too (`sru_forward_40x10_steps`). Loops without such a number copy
+the rest of a block, and count once.
 """
 
 import contextlib
@@ -20,7 +22,7 @@ _BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s[A-Z:, ]*:\s*((?:> ?)*)\{")
 
 @contextlib.contextmanager
 def schedules() -> Iterator[Path]:
-    """A folder that libtpu writes final schedules to, where it is loaded inside; removed at the end."""
+    """A folder that libtpu writes final schedules to, if it is loaded within this context; removed at its end."""
     with tempfile.TemporaryDirectory(prefix="melody_schedules_") as folder:
         dumps = {"dump_to": folder, "dump_llo_text": "true", "dump_llo_pass_label_regex": "^final_bundles"}
         flags = [os.environ.get(libtpu.VARIABLE, ""), *(f"--xla_jf_{name}={value}" for name, value in dumps.items())]
@@ -29,8 +31,8 @@ def schedules() -> Iterator[Path]:
 
 
 def cycles(folder: Path) -> dict[str, int]:
-    """Name of a kernel, without the number that its calls have -> cycles of a call. Calls of a name that differ (in what
-    lies in fast memory already) count as the slowest; those that are equal the compiler schedules once.
+    """Kernel -> cycles of a call. The compiler numbers the calls of a kernel and schedules equal ones once; where calls
+    differ (in what is in fast memory already), the slowest counts.
     """
     found: dict[str, int] = {}
     for path in sorted(folder.iterdir()):

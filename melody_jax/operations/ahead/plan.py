@@ -30,7 +30,7 @@ class Plan:
     Attributes:
       program: jitted, with shardings.
       arguments: ShapeDtypeStructs.
-      model_flops: of all chips together; recomputation, and the zero rows of padding, not counted.
+      model_flops: of all chips together, without recomputation and without the zero rows of padding.
       hardware_flops: the same with what the backward pass computes again.
       held: name -> bytes per chip of what lies in memory during the whole run.
     """
@@ -43,7 +43,7 @@ class Plan:
 
 
 def training(stage: Stage, mesh: Mesh, step: int | None = None) -> Plan:
-    """The very step that `melody train` runs after `step` steps (`Stage.phase`); None: at the end of the training.
+    """The step that `melody train` runs after `step` steps (`Stage.phase`); None for the last step of the training.
 
     Raises:
       UserError: parameters or batch do not fit the mesh.
@@ -70,7 +70,7 @@ def training(stage: Stage, mesh: Mesh, step: int | None = None) -> Plan:
 
 
 def sampling(name: str, stages: Mapping[str, Stage], mesh: Mesh, rows: int, steps: int, guidance: float) -> Plan:
-    """A program of `melody generate` for `rows` clips, weights in the dtypes that they have there.
+    """A program of `melody generate` for `rows` clips, with weights in the dtypes that `melody generate` uses.
 
     "lm-decode": one token of every clip, its cache as long as a clip; "dpd-sampler": all `steps` of a clip;
     "decoder": latents to waveforms. Guided programs run 2 x `rows`.

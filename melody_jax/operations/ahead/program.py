@@ -1,8 +1,8 @@
 """What a compiled program costs: memory, communication, and time as far as the compiler tells it.
 
-The TPU compiler writes its own estimate, in cycles, beside every fusion, and none beside a collective. Their sum, loop
-bodies as often as they run, is the compute time here. (`cost_analysis()["optimal_seconds"]` counts the body of a loop once,
-and an operation that it does not know, such as a collective that runs beside others, as minus one second.)
+The TPU compiler notes an estimate in cycles at every fusion, but not at collectives. The compute time is the sum of
+these estimates, with loop bodies counted as often as they run. (`cost_analysis()["optimal_seconds"]` counts a loop's
+body once, and counts an operation that it does not know, such as an asynchronous collective, as minus one second.)
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 _CONSTANT = re.compile(r"%?([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)")
 _LESS = re.compile(r"ROOT .* compare\([^%]*%?[\w.\-]+, [^%]*%?([\w.\-]+)\), direction=LT")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_UNKNOWN = 1 << 62  # the compiler's largest number, of an operation that it cannot estimate
+_UNKNOWN = 1 << 62  # the compiler's largest number: it cannot estimate this operation
 _NAME = re.compile(r"\s*(?:ROOT )?%?([\w\-]+_steps)[_.\d]* = ")
 MEGASCALE = "xla_megascale_runtime"
 """Handles what goes between slices."""
@@ -49,12 +49,12 @@ class Cost:
       output_bytes: what it returns beyond donated arguments.
       temporary_bytes: activations and other intermediate results.
       peak_bytes: most that lies in memory at once.
-      collectives: kind -> (how often, bytes that a chip receives).
-      blocking: the same of those that nothing runs beside.
-      network_bytes: that a chip receives from other slices, over the data centre's network.
-      cycles: the compiler's estimate of all that is no communication; 0 where it makes none (CPUs).
-      unknown: operations that it has no estimate of, which count nothing.
-      operations: (where in the model, how often, cycles of all), those that take most first.
+      collectives: kind -> (how often it runs, bytes that a chip receives).
+      blocking: the same for collectives that overlap with nothing.
+      network_bytes: bytes that a chip receives from other slices, over the data centre's network.
+      cycles: the compiler's estimate for everything but communication; 0 where the compiler makes none (CPUs).
+      unknown: number of operations without an estimate; they count as 0.
+      operations: (place in the model, how often, cycles in total), slowest first.
     """
 
     argument_bytes: int
@@ -80,8 +80,9 @@ def cost_of(
     Args:
       compiled: what the compiler made.
       kernels: cycles of its Pallas kernels, see `ahead.kernels`.
-      bytes_per_cycle: that a chip reads or writes; a kernel takes at least the time of what goes in and out.
-      operations: how many are told one by one.
+      bytes_per_cycle: bytes that a chip reads or writes in a cycle; a kernel takes at least the time to move its
+        operands.
+      operations: how many places are listed.
     """
     memory = compiled.memory_analysis()
     output = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -102,7 +103,7 @@ def cost_of(
 
 
 def bytes_per_chip(tree: PyTree) -> int:
-    """Of abstract arrays with shardings, on the chip that holds most."""
+    """Bytes of abstract arrays with shardings, on the chip that holds most of them."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
@@ -126,7 +127,7 @@ class Program:
     def cycles(
         self, kernels: Mapping[str, int] = MappingProxyType({}), bytes_per_cycle: float = math.inf
     ) -> tuple[int, int]:
-        """(the compiler's estimates, summed over all that runs; how many operations have none, and count nothing)."""
+        """(sum of the compiler's estimates over everything that runs, number of operations without an estimate)."""
         estimates = [(times, cycles) for _, times, cycles in self._estimates(kernels, bytes_per_cycle)]
         known = sum(times * cycles for times, cycles in estimates if cycles is not None)
         return known, sum(cycles is None for _, cycles in estimates)
@@ -134,7 +135,7 @@ class Program:
     def costliest(
         self, count: int, kernels: Mapping[str, int] = MappingProxyType({}), bytes_per_cycle: float = math.inf
     ) -> tuple[tuple[str, int, int], ...]:
-        """(where, how often, cycles of all) of the `count` places in the model that take most of `cycles`."""
+        """(place, how often, cycles in total) of the `count` slowest places in the model."""
         found: dict[str, tuple[int, int]] = {}
         for line, times, cycles in self._estimates(kernels, bytes_per_cycle):
             place = _PLACE.search(line)
@@ -157,11 +158,13 @@ class Program:
                 yield line, times, int(estimate[1])
 
     def collectives(self, blocking: bool = False) -> dict[str, tuple[int, int]]:
-        """Kind -> (how often, bytes received by a chip), of rings; of all, or only of those that nothing runs beside.
+        """Kind -> (how often, bytes that a chip receives, on a ring) of all collectives, or only of those that overlap
+        with nothing.
 
-        Others run beside what stands with them in an asynchronous fusion, or between their start and their end. The
-        compiler may cut one collective, a channel, into steps within fusions that run beside it: it counts once,
-        as often as the least frequent of them. A reduce-scatter it writes as the fusion of an all-reduce and a slice.
+        A collective overlaps with the operations in its asynchronous fusion, or between its start and its end. The
+        compiler may cut a collective (a channel) into steps inside several fusions: it is one collective, which runs as
+        often as the least frequent of these steps. The compiler writes a reduce-scatter as a fusion of an all-reduce
+        and a slice.
         """
         channels: dict[Any, list[tuple[str, int, int, bool]]] = defaultdict(list)
         for line, times, fusion in self._walk(self._entry, 1):
@@ -183,8 +186,8 @@ class Program:
         return {kind: found[kind] for kind in COLLECTIVES if kind in found}
 
     def network_bytes(self) -> int:
-        """Bytes that a chip receives from other slices: what comes through its host, as the compiler has it, of a sum over
-        n slices 2 (n - 1) / n times."""
+        """Bytes that a chip receives from other slices, through its host: the size that the compiler states; for a sum
+        over n slices 2 (n - 1) / n times that size."""
         total = 0.0
         for line, times, _ in self._walk(self._entry, 1):
             if " recv(" in line and MEGASCALE in line:
@@ -195,7 +198,7 @@ class Program:
         return round(total)
 
     def _walk(self, name: str, times: int, fusion: str = "") -> Iterator[tuple[str, int, str]]:
-        """(instruction, how often it runs, name of the fusion that it is part of) of a computation and those it calls."""
+        """(instruction, how often it runs, name of its fusion) of a computation and of those that it calls."""
         for line in self._bodies.get(name, ()):
             yield line, times, fusion
             rounds = self._rounds(line) if " while(" in line else 1
@@ -204,7 +207,7 @@ class Program:
                     yield from self._walk(other, times * rounds, fusion or (other if " fusion(" in line else ""))
 
     def _rounds(self, line: str) -> int:
-        """Of a `while`: as XLA notes it, or the bound of a counter; 1 where neither tells."""
+        """Number of rounds of a `while`: what XLA notes, else the bound of its counter, else 1."""
         noted, condition = _TRIPS.search(line), _CONDITION.search(line)
         if noted or not condition:
             return int(noted[1]) if noted else 1
@@ -218,7 +221,7 @@ def _received(kind: str, right: str, all_chips: int) -> int:
     """Bytes that a chip receives in a collective that runs around a ring of the chips of a group."""
     result = right[: right.index(kind)]
     sizes = [_size(*shape) for shape in _SHAPE.findall(result)]
-    # a -start gives its operand beside its result
+    # a -start returns its operand together with its result
     size = max(sizes, default=0) if f"{kind}-start(" in right else sum(sizes)
     chips = _group(right) or all_chips
     share = {
@@ -232,7 +235,7 @@ def _received(kind: str, right: str, all_chips: int) -> int:
 
 
 def _group(right: str) -> int:
-    """Chips of one group of a collective; 0 where none are named, which means all."""
+    """Number of chips in one group of a collective; 0 where it names none, which means all chips."""
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", right)
     if listed:
         return listed[1].count(",") + 1
@@ -247,14 +250,15 @@ def _group(right: str) -> int:
 
 
 def _slices(line: str) -> int:
-    """That a transfer between slices joins, as {1,2} or {1:4}; two where it does not say."""
+    """Number of slices that a transfer joins, written {1,2} or {1:4}; 2 where it is not written."""
     match = _TARGETS.search(line)
     spans = [list(map(int, span.split(":"))) for span in match[1].split(",")] if match else []
     return sum(span[-1] - span[0] + 1 for span in spans) or 2
 
 
 def _place(name: str) -> str:
-    """Of an operation's name as JAX gives it: modules and primitive, and whether the backward pass runs it."""
+    """The place of an operation, from the name that JAX gives it: modules, primitive, and whether it is in the backward
+    pass."""
     parts = []
     for part in name.split("/"):
         while inside := _TRANSFORMED.match(part):
@@ -265,7 +269,7 @@ def _place(name: str) -> str:
 
 
 def _passed(line: str) -> str:
-    """Of a kernel's call, the shapes of its results and of its operands."""
+    """Shapes of the results and the operands of a kernel's call."""
     results, _, call = line.partition(" = ")[2].partition(" custom-call(")
     return results + call.partition("operand_layout_constraints=")[2].partition("frontend_attributes")[0]
 
