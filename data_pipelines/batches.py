@@ -1,9 +1,9 @@
-"""The sole exit: host-local numpy batches for training, resumable to the bit, and for evaluation.
+"""Host-local NumPy batches, for training (resumable to the bit) and for evaluation. All data leave the package here.
 
 The order is a function of the seed and the position alone (`record_source` says how), so the state of an iterator is
 the number of examples given out: a file of a few bytes, and a restored iterator begins at that position without reading
-what came before. tf.data's own checkpoints were the alternative: they hold the shuffle buffer, symbolic ones too. With 44
-clips of 10 s in all and a buffer of 40 that was 19 MB symbolic and 40 MB plain, and it grows with the buffer.
+what came before. tf.data's own checkpoints, even symbolic ones, hold the shuffle buffer: for 44 clips of 10 s and a
+buffer of 40 they took 19 MB (symbolic) and 40 MB, and they grow with the buffer.
 """
 
 import atexit
@@ -33,7 +33,7 @@ from melody_jax.train.stage import Stage
 
 Where = Path | Mapping[Path, Any]
 _AHEAD = 2  # finished batches kept ready
-# What helps where a checkpoint's position in the data means nothing any more.
+# Advice for a checkpoint whose position in the data is no longer valid.
 _WAYS_ON = {
     "data": "the data set was made anew, or the mixture is another: bring the old one back, or go on with the weights at the "
     "beginning of the new one (--set loop.Run.restart_data=True, once)",
@@ -45,12 +45,13 @@ _WAYS_ON = {
 class Batches:
     """Endless training batches of one stage: this host's rows of every global batch.
 
-    Epochs follow one another without a gap, each in a new order: a batch may hold the end of one and the beginning of
-    the next, and every example is seen equally often. The global batches are the same for any number of hosts.
+    Every epoch has a new order. Epochs follow one another without a gap: a batch may hold the end of one and the
+    beginning of the next, so that every example is seen equally often. The global batches are the same for any number
+    of hosts.
 
     Args:
-        task: of `tasks.make_task` or seqio's registry, or a seqio Mixture of such. A Mixture's rates are kept exactly; see
-            `mixture`.
+        task: made by `tasks.make_task` or in seqio's registry, or a seqio Mixture of these, whose rates are kept
+          exactly (see `mixture`).
         lengths: {feature: length} of the batch's arrays along time.
         batch_size: of the global batch.
         seed: of the order, the crops and the choice of captions.
@@ -58,7 +59,8 @@ class Batches:
         shard, shards: this host's number and the number of hosts.
 
     Raises:
-        UserError: no such data set or split, clips shorter than `lengths`, or hosts that do not divide the batch.
+        UserError: no such data set or split, clips shorter than `lengths`, or a batch that does not divide over the
+          hosts.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Batches:
     ):
         self._batch_size = batch_size
         self._stream = functools.partial(endless, task, dict(lengths), batch_size, seed, split, shard, shards)
-        # What must be equal for a position to mean the same example.
+        # These must be equal for a position to mean the same example.
         self._identity = {"data": _identity_of(task), "split": split, "seed": seed}
         self._given = 0
         self._iterator = self._start(0)
@@ -84,7 +86,7 @@ class Batches:
     def __next__(self) -> dict[str, np.ndarray]:
         """{feature: array [B / shards, ...]}: audio int16, latents float16, tokens int32.
 
-        `parallel.batch` widens sound and latents: on the devices, so that half the bytes go there.
+        `parallel.batch` makes sound and latents float32 on the devices, so that half the bytes are sent.
         """
         batch = next(self._iterator)
         self._given += self._batch_size
@@ -144,9 +146,9 @@ def held_out(
 ) -> Iterator[dict[str, np.ndarray]]:
     """One pass over `split` in its stored order, the same examples and crops every time; for evaluation.
 
-    Of a Mixture as many examples as all its data sets have, by its rates. Examples that do not fill a last global batch are
-    dropped, so that every host gives the same number of batches. A split smaller than one batch is repeated to fill it:
-    little music is no reason not to train.
+    A Mixture gives as many examples as all its data sets have together, by its rates. The last incomplete global batch
+    is dropped, so that every host gives the same number of batches. A split smaller than one batch is repeated to fill
+    it.
 
     Raises:
         UserError: as `Batches`.
@@ -178,7 +180,7 @@ def held_out_for_stage(
 ) -> Iterator[dict[str, np.ndarray]]:
     """`held_out` with the lengths and the batch size of a training stage; see `for_stage`.
 
-    A small folder of music may leave the validation split empty: then training clips are measured, and a line says so.
+    If the validation split is empty, as with a small folder of music, training clips are used, and a line says so.
     """
     task, lengths = _of_stage(stage, geometry, directory, tokenizer)
     split = options.pop("split", "validation")
@@ -282,8 +284,8 @@ def _batched(dataset: tf.data.Dataset, rows: int) -> tf.data.Dataset:
 class _Arrays(Iterator[dict[str, np.ndarray]]):
     """The elements of a dataset as numpy arrays, until Python ends.
 
-    TensorFlow's threads read ahead by calling Python, which a closing interpreter no longer answers, while its end waits
-    for them: a program that an error ends would hang. So reading is ended first.
+    TensorFlow's threads read ahead by calling Python. An interpreter that is shutting down no longer answers them, but
+    waits for them: a program that ends with an error would hang. So reading is ended first.
     """
 
     _open: "weakref.WeakSet[_Arrays]" = weakref.WeakSet()

@@ -130,8 +130,8 @@ def _prepare(
 def build(name: str, request: Request, data_dir: str, processes: int | None = None) -> pathlib.Path:
     """Builds data set `name` and returns its folder.
 
-    A finished one is left as it is if its inputs are what they were, and made anew otherwise. While another process writes
-    it, this one waits.
+    A finished data set stays as it is if its inputs have not changed, and is made again otherwise. While another
+    process writes it, this one waits.
 
     Raises:
         UserError: as `prepare`, or `name` is none for a data set, or exists and was made from another request.
@@ -189,7 +189,7 @@ def _reuse(old: pathlib.Path, work: Sequence[staging.Work], make: staging.Make, 
 
 
 def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip | Rejection | staging.Progress]:
-    """All clips of one sound file; a silent one becomes a rejection that names the place, and so does what is odd.
+    """All clips of one sound file. Silent clips, and anything odd, become rejections that name the place.
 
     Raises:
         decode.UnusableError: nothing of the file can be used.
@@ -209,7 +209,7 @@ def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip |
             continue
         sounding += 1
         here = told
-        if told.downbeat is not None:  # as bars went on from the first one, at the file's one tempo
+        if told.downbeat is not None:  # where bars would be from the first one on, at the file's single tempo
             here = dataclasses.replace(told, downbeat=told.downbeat - start - number * form.seconds)
         yield Clip(f"{name}#{number:04d}", audio, file.captions, name, file.source, file.licence, told=here)
         yield staging.Progress(clips.position)
@@ -249,7 +249,7 @@ def _write_rejected(rejected: Sequence[Rejection], path: pathlib.Path) -> None:
 
 
 def _check_quota(rejected: Sequence[Rejection], works: int, quota: float, path: pathlib.Path) -> None:
-    """Counts whole files; a silent stretch of a good file, or the same sound again, is listed but does not count."""
+    """Counts whole files. Silent stretches of good files and repeated sounds are listed, but do not count."""
     whole = [item for item in rejected if item.is_fault]
     if len(whole) > quota * works:
         common, times = collections.Counter(item.reason for item in whole).most_common(1)[0]

@@ -1,8 +1,8 @@
-"""What the container of a sound file says of the sound's length, read from its own bytes and not believed.
+"""What the container of a sound file states about the sound's length, which may be wrong.
 
-A header's length is a promise, made before the sound was written. The decoder reads to the end and counts; what is here
-tells it whether fewer samples than promised mean that the file was cut, or that the program that wrote it could not know
-the length (a pipe, a recorder that was killed). No TensorFlow here: worker processes import it.
+A header's length is written before the sound. The decoder reads to the end and counts. This module tells it whether
+fewer samples than stated mean that the file was cut, or that its writer could not know the length (a pipe, a recorder
+that was killed). No TensorFlow here: worker processes import it.
 """
 
 import dataclasses
@@ -40,7 +40,8 @@ class Stated:
 
 
 def stated(file: BinaryIO) -> Stated:
-    """What the container in `file` states; nothing where we do not know it. Leaves the file at its beginning."""
+    """What the container in `file` states; an empty `Stated` for unknown containers. Leaves the file at its
+    beginning."""
     file.seek(0, 2)
     size = file.tell()
     file.seek(0)

@@ -16,7 +16,7 @@ _Spec = seqio.FeatureConverter.FeatureSpec
 
 
 class StageConverter(seqio.FeatureConverter):
-    """Takes the features over as they are: a Task's lengths are the model's, nothing is packed or padded.
+    """Passes the features on as they are: a Task's lengths are those of the model, so nothing is packed or padded.
 
     Subclasses name the features; the base class checks names, types and ranks. OPTIONAL_FEATURES are those that some
     models of a stage have: seqio's `passthrough_features`.

@@ -145,8 +145,8 @@ class Clips:
 def clips_of(path: str, form: ClipFormat, start: float = 0.0, end: float | None = None) -> Clips:
     """The consecutive clips of a file, or of its part from `start` to `end` seconds.
 
-    A file is read in blocks: an hour of music never stands in memory at once. So a fault late in a file shows after
-    its first clips have been given out, and the caller must take those back.
+    A file is read in blocks, so that an hour of music is never in memory at once. A fault late in a file is therefore
+    found after its first clips have been given out, and the caller must discard them.
 
     Yields:
         float32 [T], full scale 1, not clipped; channels are averaged, the rate is converted by soxr.
@@ -194,7 +194,8 @@ def length_of(path: str, enough: float = float("inf")) -> float:
 
 
 def fault(audio: np.ndarray, form: ClipFormat) -> str | None:
-    """Why `audio` [T] should be no clip: silence, or too much beyond full scale, which would be clipped."""
+    """Why `audio` [T] should not become a clip: it is silent, or too much of it is beyond full scale and would be
+    clipped."""
     if is_silent(audio, form):
         return "silent"
     share = float(np.mean(np.abs(audio) > 1.0))

@@ -1,4 +1,4 @@
-"""Which split a tune belongs to: decided by its name alone where there are many, so that adding music moves no tune."""
+"""Which split a tune belongs to. With many tunes its name alone decides, so that adding music moves no tune."""
 
 import hashlib
 from collections.abc import Iterable
@@ -23,8 +23,8 @@ def split_of(tune: str, validation: float = 0.05, test: float = 0.05) -> str:
 def splits_of(tunes: Iterable[str], validation: float = 0.05, test: float = 0.05) -> dict[str, str]:
     """The split of every one of `tunes`: `split_of`, but none that has a share stays empty where there are tunes enough.
 
-    Of few tunes chance may give a split none at all. It is then given the tune that stands nearest to its border: the first to
-    go there if its share were larger. Train comes first, then validation, then test.
+    With few tunes a split may by chance get none. It then gets the tune nearest to its border, the first one that a
+    larger share would include. Train comes first, then validation, then test.
     """
     ordered = sorted(set(tunes), key=lambda tune: (_place(tune), tune))
     result = {tune: split_of(tune, validation, test) for tune in ordered}

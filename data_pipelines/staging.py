@@ -1,8 +1,9 @@
 """Clips made by all cores and staged on disk, so that a killed build goes on where it stopped.
 
-Every piece of work has a chunk, made by one process, clip by clip, under a temporary name until it is whole: no file stands in
-memory as a whole. What a chunk holds depends on its work alone: neither the number of processes nor an interruption can
-change a byte. Its name is a hash of its work, so a changed plan redoes what changed and nothing else. No TensorFlow here.
+Every piece of work has a chunk: a file that one process writes clip by clip, under a temporary name until it is
+complete, so that no sound file is in memory as a whole. A chunk depends on its work alone: neither the number of
+processes nor an interruption changes a byte. Its name is a hash of its work, so that a changed plan redoes only what
+changed. No TensorFlow here.
 """
 
 import concurrent.futures
@@ -31,7 +32,7 @@ from melody_jax.samples import to_int16
 _FORM = 3
 _END = re.compile(rb'\{"end": \d+\}\n\Z')
 _TICK_SECONDS = 0.3
-# Pieces of work that are handed to the processes ahead, for each of them.
+# Pieces of work that wait in the queue for each process.
 _AHEAD = 4
 _MOST_DEATHS = 3
 
@@ -139,7 +140,8 @@ def name_of(work: Work, make: Make) -> str:
 
 
 def _run(make: Make, waiting: Sequence[Chunk], processes: int, progress: tqdm.tqdm) -> None:
-    """Has all chunks made by several processes. One that a piece of work kills is started again without it."""
+    """Makes all chunks with several processes. A process that a piece of work has killed is started again without that
+    work."""
     # The children import this package; `tfds build` has it on the path only while it loads the builder.
     root = str(pathlib.Path(__file__).resolve().parents[1])
     if root not in sys.path:
@@ -159,7 +161,7 @@ def _run(make: Make, waiting: Sequence[Chunk], processes: int, progress: tqdm.tq
 
 
 def _run_pool(make: Make, chunks: Sequence[Chunk], processes: int, progress: tqdm.tqdm) -> list[Chunk]:
-    """Has chunks made. Returns those that were being made when a process died."""
+    """Makes chunks. Returns those that were in work when a process died."""
     # spawn: a fork of a process that holds TensorFlow or JAX threads can hang
     context = multiprocessing.get_context("spawn")
     done, before = context.RawArray("q", len(chunks)), progress.n
@@ -189,7 +191,8 @@ _done: Any = None
 
 
 def _begin(done: Any) -> None:
-    """In a new process: keeps the counters that all processes share, one for each chunk and no lock to die with."""
+    """In a new process: keeps the counters that all processes share. Each chunk has its own, so that no lock is held
+    when a process dies."""
     global _done
     _done = done
 
@@ -224,7 +227,7 @@ def write_chunk(chunk: Chunk, make: Make, report: Callable[[int], Any] = lambda 
 
 
 def is_whole(path: pathlib.Path) -> bool:
-    """Whether a chunk ends as one that was written to its end: a machine that fails may leave less."""
+    """Whether a chunk was written to its end; after a failure of the machine it may be shorter."""
     try:
         with open(path, "rb") as file:
             file.seek(-min(32, os.fstat(file.fileno()).st_size), os.SEEK_END)
@@ -234,7 +237,7 @@ def is_whole(path: pathlib.Path) -> bool:
 
 
 def _write_work(make: Make, work: Work, file: BinaryIO, report: Callable[[int], Any]) -> int:
-    """Writes the clips and rejections of `work`; a work that fails takes its clips back and leaves a rejection."""
+    """Writes the clips and rejections of `work`. If it fails, its clips are removed and a rejection is written."""
     count = reported = 0
     try:
         for made in make(work.item):

@@ -24,7 +24,9 @@ class TextVocabulary(seqio.Vocabulary):
     def __init__(self, path: str | os.PathLike | None = None):
         super().__init__()
         self._path = path
-        self._lock = threading.Lock()  # `encode` sets the length in the tokenizer, and tf.data calls from many threads
+        self._lock = (
+            threading.Lock()
+        )  # `encode` changes the length in the tokenizer, and tf.data calls it from many threads
 
     @functools.cached_property
     def tokenizer(self) -> TextTokenizer:

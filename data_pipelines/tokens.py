@@ -4,8 +4,8 @@ controls, and the lineage of what made them.
 It is a TFDS data set under DATA_DIR/melody_tokens/NAME/4.0.0 (`tfds.builder_from_directory` reads it), and its metadata
 name the parts (by id) and the geometry: training on tokens of other parts than the ones at hand is refused. The folder
 `latents` in it is another one, of the same clips in the same order: semantic tokens (again) and latents, 80 times as many
-bytes. So the language model reads the first and the diffusion model the second, one read for each clip. Clips
-stand in the order of the audio data set.
+bytes. The language model reads the first and the diffusion model the second, each with one read per clip. Clips are in
+the order of the audio data set.
 """
 
 import concurrent.futures
@@ -66,15 +66,15 @@ class Chunk:
 class Writing:
     """A tokenised data set that is being made: hosts write its files beside one another, none reads what another wrote.
 
-    Files have their last names from the beginning, so that at the end nothing is copied or renamed. The folder is a data
-    set from the moment when it has its metadata.
+    Files have their final names from the start, so that nothing is copied or renamed at the end. The folder becomes a
+    data set when its metadata are written.
 
     Attributes:
         directory: its version folder.
         geometry: gives the shapes.
         counts: clips of each split.
         size: clips of a file.
-        made_of: what the tokens follow from; files of other things are removed.
+        made_of: what the tokens are made from; files made from something else are removed.
     """
 
     directory: Path
@@ -93,7 +93,7 @@ class Writing:
         ]
 
     def begin(self) -> None:
-        """Makes the folder; what is in it stays if it is of the same making."""
+        """Makes the folder; its files are kept if they were made from the same parts and data."""
         mark, text = self.directory / UNFINISHED, json.dumps([self.made_of, self.size], sort_keys=True)
         if not mark.is_file() or mark.read_text() != text:
             storage.remove_folder(self.directory)
@@ -105,7 +105,7 @@ class Writing:
         return self._note(chunk).is_file()
 
     def write(self, chunk: Chunk, examples: Iterable[TokenExample]) -> None:
-        """Writes the files of `chunk`, and then a note of them: where their records end, and a digest."""
+        """Writes the files of `chunk`, then a note with the ends of their records and a digest."""
         digest, sets = hashlib.sha256(), _features(self.geometry)
         ends: dict[str, list[int]] = {name: [] for name in sets}
         with contextlib.ExitStack() as stack:
@@ -127,7 +127,7 @@ class Writing:
         write_whole(self._note(chunk), json.dumps({"digest": digest.hexdigest(), **ends}))
 
     def finish(self, lineage: Mapping[str, str], source: str) -> None:
-        """Makes a data set of the files, once all are there: on one host.
+        """Makes a data set of the files once all are written; called on one host.
 
         Raises:
             UserError: there is no clip at all.

@@ -1,4 +1,4 @@
-"""What TFDS is told when it writes a data set of ours: quietly, in bounded memory, and after killed runs."""
+"""How TFDS writes our data sets: quietly, in bounded memory, and after killed runs."""
 
 import contextlib
 import pathlib

@@ -1,4 +1,5 @@
-"""Batches from arrays in memory: training without TensorFlow, and the reference for what an iterator must do."""
+"""Batches from arrays in memory: for training without TensorFlow, and as the reference implementation of
+`stage.Batches`."""
 
 import json
 from collections.abc import Mapping
@@ -24,7 +25,8 @@ class ArrayBatches:
       shard, shards: this host's share (`parallel.batch.host_shard`).
 
     Raises:
-      UserError: arrays of unequal lengths, fewer examples than one batch, or a batch that the hosts do not divide.
+      UserError: arrays of unequal lengths, fewer examples than one batch, or a batch that does not divide over the
+        hosts.
     """
 
     def __init__(

@@ -24,14 +24,14 @@ PART = "part"
 """Where in the run's folder its part is."""
 
 
-_BOUNDARIES = itertools.count(1)  # between steps, of all runs of this process: equal on all hosts
+_BOUNDARIES = itertools.count(1)  # step boundaries of all runs of this process: the same number on all hosts
 
 
 class StopSignals:
     """Context in which SIGINT and SIGTERM wait for a step boundary; the second one of a kind acts at once.
 
-    Of several hosts JAX's preemption service takes SIGTERM, which preempts them: it tells all hosts within seconds and
-    finds the step at which they stop together.
+    With several hosts, SIGTERM (a preemption) goes to JAX's preemption service: it tells all hosts within seconds, and
+    finds a step at which all of them stop.
     """
 
     def __init__(self) -> None:
@@ -54,10 +54,11 @@ class StopSignals:
         signal.signal(number, self._previous[signal.Signals(number)])
 
     def agreed(self, at_meeting: bool) -> int:
-        """The signal that ends the run at this step boundary, 0 if none; every host asks at every step, and gets the same
-        answer.
+        """The signal that ends the run at this step boundary, 0 if none. Every host asks at every step, and all get the
+        same answer.
 
-        Several hosts ask each other for a Ctrl-C only at a meeting (a step that all know), to keep other steps free of it.
+        Several hosts ask each other about a Ctrl-C only `at_meeting`, at steps that all of them know, so that other
+        steps need no communication.
         """
         if jax.process_count() == 1:
             return self._received
@@ -79,7 +80,8 @@ def check_finite(metrics: Mapping[str, float], step: int) -> None:
 def sole_user(directory: Path) -> Iterator[None]:
     """Holds a lock on a run's folder, so that two processes never write the same checkpoints.
 
-    The lock ends with the process, however it ends; hosts that it left without a word take it over after two minutes.
+    The lock ends with its process, however that ends. If the machine fails, another host can take the lock after two
+    minutes.
 
     Raises:
       UserError: another process holds it.

@@ -17,22 +17,18 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser and its schedule. Steps are steps of the loop, also where gradients are accumulated.
+    """The optimiser and its schedule. Steps are steps of the loop, even if gradients are accumulated over several.
 
     Attributes:
       optimizer: "adamw", or "muon" (Jordan, 2024): the momentum of every weight matrix is orthogonalised before it is
         applied, scaled to the size of AdamW's updates (Liu et al., "Muon is scalable for LLM training", 2025); NAdam
-        for all else (embeddings, biases, norms). Takes fewer steps where they are few and wide matrices dear.
-      learning_rate: peak, after warm-up.
-      warmup_steps: linear warm-up from 0.
-      total_steps: where the decay ends; the loop's total.
-      schedule: decay after warm-up to `final_fraction` of the peak ("cosine", "linear"), or none ("constant").
-      final_fraction: learning rate at the end, as a fraction of the peak.
-      b1, b2, eps: Adam's moments.
-      weight_decay: decoupled, on weight matrices only (never biases or norm scales).
-      clip_norm: limit of the global gradient norm; 0 clips nothing.
-      ema_decay: limit of the decay of the weights' moving average; 0 keeps none.
-      accumulate: micro-batches (steps) per update of the parameters.
+        for everything else (embeddings, biases, norms). It needs fewer steps, but every step costs more with wide
+        matrices. learning_rate: peak, after warm-up. warmup_steps: linear warm-up from 0. total_steps: where the decay
+        ends; the loop's total. schedule: decay after warm-up to `final_fraction` of the peak ("cosine", "linear"), or
+        none ("constant"). final_fraction: learning rate at the end, as a fraction of the peak. b1, b2, eps: Adam's
+        moments. weight_decay: decoupled, on weight matrices only (never biases or norm scales). clip_norm: limit of the
+        global gradient norm; 0 for none. ema_decay: limit of the decay of the weights' moving average; 0 for no
+        average. accumulate: micro-batches (steps) per update of the parameters.
     """
 
     optimizer: str = "adamw"
@@ -63,7 +59,7 @@ def make_schedule(config: OptimConfig) -> Callable[[Any], jax.Array]:
 
     def learning_rate(count: Any) -> jax.Array:
         step = jnp.asarray(count).astype(jnp.float32)
-        # Step 0 takes a first small step instead of none.
+        # Step 0 already has a small learning rate, not 0.
         warmup = jnp.minimum(1.0, (step + 1.0) / max(config.warmup_steps, 1))
         decay_steps = max(config.total_steps - config.warmup_steps, 1)
         progress = jnp.clip((step - config.warmup_steps) / decay_steps, 0.0, 1.0)
@@ -154,7 +150,7 @@ def _is_weight_matrix(params: PyTree) -> PyTree:
 
 
 def _muon_axes(params: PyTree) -> PyTree:
-    """Input and output axis of every kernel, also of those stacked by `nn.scan`; None elsewhere."""
+    """Input and output axis of every kernel, `nn.scan`'s stacked ones included; None for other parameters."""
 
     def axes(path: tuple, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
         names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]

@@ -1,4 +1,4 @@
-"""Executables that were compiled ahead of time, found again by what they were compiled from, by what and for what."""
+"""Executables compiled ahead of time, found again by their program, their compiler and their chips."""
 
 import hashlib
 import importlib.metadata
@@ -28,7 +28,7 @@ Key = Mapping[str, str]
 def lower(program: Any, *arguments: Any) -> Any:
     """The `jax.stages.Lowered` of a jitted program, without the places in source files that its lines came from.
 
-    Kernels carry these within them: with them the same program would be another one in another folder.
+    Kernels contain these places, which would make the same program a different one in another folder.
     """
     frames = getattr(jax.config, _FRAMES)
     jax.config.update(_FRAMES, 0)
@@ -39,7 +39,7 @@ def lower(program: Any, *arguments: Any) -> Any:
 
 
 def key_of(lowered: Any, devices: Sequence[Any]) -> Key:
-    """What decides which executable it is: program, chips, compiler, and what the compiler was asked for.
+    """What identifies an executable: program, chips, compiler, and the compiler's options.
 
     Args:
       lowered: by `lower`.
@@ -60,15 +60,15 @@ def key_of(lowered: Any, devices: Sequence[Any]) -> Key:
 
 
 def path_of(directory: str | Path, key: Key) -> Path:
-    """Where the executable of a key lies; beside it, with the suffix .json, the key."""
+    """Path of the executable of a key; the key itself is beside it, with the suffix .json."""
     return storage.path(directory) / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.xla"
 
 
 def save(directory: str | Path, key: Key, compiled: Any) -> Path:
     """Writes a `jax.stages.Compiled`, whole or not at all, and says where.
 
-    It must have been compiled anew (`jax_enable_compilation_cache` off): on CPUs what comes out of JAX's own cache cannot
-    be written a second time without losing functions.
+    It must be freshly compiled (`jax_enable_compilation_cache` off): on CPUs, an executable from JAX's cache loses
+    functions when it is written again.
     """
     path = path_of(directory, key)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def save(directory: str | Path, key: Key, compiled: Any) -> Path:
 
 
 def load(directory: str | Path, key: Key, devices: Sequence[Any]) -> Any | None:
-    """The executable, ready to run; None, with a warning that says why, where there is none or it cannot be loaded.
+    """The executable, ready to run; None, with a warning that says why, if there is none or it cannot be loaded.
 
     Like every pickle it can run any code: load only what you have written.
     """
@@ -94,7 +94,7 @@ def load(directory: str | Path, key: Key, devices: Sequence[Any]) -> Any | None:
 
 
 def _why(directory: str | Path, key: Key) -> str:
-    """In what the nearest of those that are there differs."""
+    """How the most similar of the executables that are there differs."""
     others = [json.loads(path.read_text()) for path in sorted(storage.path(directory).glob("*.json"))]
     if not others:
         return "there is none at all"

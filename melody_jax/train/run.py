@@ -1,4 +1,4 @@
-"""How a stage is trained: all that is neither its model nor its data."""
+"""How a stage is trained: everything that is neither model nor data."""
 
 import dataclasses
 
@@ -15,21 +15,21 @@ class Run:
     """One training run. The fields from `model_dir` on are the command line's.
 
     Attributes:
-      total_steps: where training ends; a checkpoint and an evaluation are made there in any case.
+      total_steps: where training ends, always with a checkpoint and an evaluation.
       checkpoint_every, eval_every, log_every: in steps.
-      eval_steps: how many held-out batches, the first ones, are kept in memory and used at every evaluation.
+      eval_steps: number of held-out batches, which are kept in memory and used at every evaluation.
       keep: how many checkpoints are kept.
       mesh: sizes of the mesh axes (`parallel.mesh`).
       seed: of parameters, step randomness and the order of the data.
-      restart_data: go on from the newest checkpoint at the beginning of the data, which may be another data set.
+      restart_data: go on from the newest checkpoint, but from the start of the data, which may be another data set.
       init_from: directories of parts to start from instead of random weights (`Stage.starts`); a run that goes on from
         a checkpoint does not read them again.
-      measure: measure on the run's own data what the stage measures before its first step (`Stage.calibrate`); otherwise
-        the values stay that the part it starts from has.
-      precompiled_dir: folder of executables (`melody precompile --save`); a step is compiled where it is not there.
+      measure: whether the stage measures (`Stage.calibrate`) on the run's data before its first step; if not, it keeps
+        the measured values of the part that it starts from.
+      precompiled_dir: folder of executables (`melody precompile --save`); a step that is not among them is compiled.
       profile: "FIRST:LAST", steps of which every host writes a trace into the run's folder; "" for none.
-      sinks: where metrics go beside the run's folder: "wandb", "mlflow" (`watch.sinks`), none by default.
-      folder_name: of the run's folder in the model folder, where it is not the stage's name.
+      sinks: where metrics go in addition to the run's folder: "wandb", "mlflow" (`watch.sinks`), none by default.
+      folder_name: name of the run's folder in the model folder; "" for the stage's name.
       model_dir: everything goes into its folder of the stage's name.
       data: name of the data set, for the part's record.
       began: Unix time from which the run's start-up counts; None for now.

@@ -64,7 +64,8 @@ class Data(NamedTuple):
 
 
 def endless(batches: Batches) -> Iterator[HostBatch]:
-    """The batches that follow, as a plain iterator, sound and latents as float32: for what a stage measures on the host."""
+    """The following batches as a plain iterator, sound and latents as float32, for what a stage measures on the
+    host."""
     return iter(lambda: widened(next(batches)), None)
 
 
@@ -73,13 +74,13 @@ class Stage(ABC):
 
     name: ClassVar[str]
     part_name: ClassVar[str] = ""
-    """Name of the part that it makes, where it is not the stage's."""
+    """Name of the part that it makes; "" for the stage's name."""
     starts: ClassVar[Mapping[str, str]] = {}
     """Name of a part -> where its weights go in `TrainState.params` ("/" between names) when training starts from it."""
     positions: ClassVar[tuple[str, ...]] = ()
-    """Tables of positions in `TrainState.params`: starting from a longer one takes its first rows."""
+    """Tables of positions in `TrainState.params`; from a longer table in the part, the first rows are taken."""
     unread: ClassVar[Mapping[str, str]] = {}
-    """First name in `TrainState.params` -> which data leaves it without a gradient, where some rightly does."""
+    """First name in `TrainState.params` -> the data for which these parameters may rightly have no gradient."""
     averaged_part: ClassVar[str] = ""
     """The sub-tree of `TrainState.params` that `TrainState.ema` averages; "" for all of it."""
     config: Any
@@ -100,12 +101,12 @@ class Stage(ABC):
         return 0
 
     def check(self, total_steps: int) -> None:
-        """Refuses a configuration with which a training of `total_steps` would end before it has begun.
+        """Refuses a configuration in which `total_steps` are too few for the stage to learn anything.
 
-        A stage with a threshold of its own (a step at which something starts) adds it.
+        A stage in which something starts at a later step adds its own check.
 
         Raises:
-          UserError: no rows in a batch, or an optimiser that gathers more gradients than there are steps.
+          UserError: no rows in a batch, or an optimiser that accumulates over more steps than there are.
         """
         if self.batch_size < 1:
             raise UserError(f"{self.name}: the batch size must be at least 1, got {self.batch_size}")
@@ -123,8 +124,8 @@ class Stage(ABC):
         return {name: value for name, value in fields.items() if isinstance(value, OptimConfig)}
 
     def phase(self, step: int) -> "Stage":
-        """The stage whose `train_step` takes the step after `step` steps: itself, or one that differs from it for a part
-        of the training, with the same state. Every phase is compiled when it is reached."""
+        """The stage whose `train_step` takes the step after `step` steps: this stage, or another one with the same
+        state for a part of the training. Every phase is compiled when it is reached."""
         return self
 
     @abstractmethod
@@ -139,17 +140,17 @@ class Stage(ABC):
         """Host side, once per start, after `init` and before a checkpoint is restored: weights from outside.
 
         A stage with parents replaces `state.frozen` by their weights, one that starts from published weights replaces
-        leaves of `state.params` (and `state.ema`); numpy arrays will do, the loop places them. Raises UserError
-        where a parent is missing.
+        leaves of `state.params` (and `state.ema`); the loop places NumPy arrays. Raises UserError if a parent is
+        missing.
         """
         return state
 
     def calibrate(self, state: TrainState, batches: Iterator[HostBatch]) -> TrainState:
-        """Host side, once per run before its first step: what is measured on training data goes into
+        """Host side, once per run before its first step: measures on training data, and puts the values into
         `state.measured`.
 
-        A restart finds it in the checkpoint. On every host, with the host's batches; numpy arrays are welcome, the loop
-        places them.
+        Called on every host, with the host's batches. The loop places NumPy arrays on devices. A restart reads the
+        values from its checkpoint.
         """
         return state
 
@@ -167,7 +168,8 @@ class Stage(ABC):
 
     @abstractmethod
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
-        """Parameters of the part, on hosts or devices, from the last state; `batches` (training) serve for calibration.
+        """Parameters of the part from the last state, on host or devices; `batches` of training are for stages that
+        measure at the end.
 
         `state.averaged` is the usual answer. Called once, after the last step; on every host.
         """

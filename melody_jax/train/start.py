@@ -1,4 +1,4 @@
-"""The state that a run begins with: a checkpoint's, or a new one, perhaps with a part's weights in place of random ones."""
+"""The state that a run begins with: that of a checkpoint, or a new one with random weights or those of a part."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,13 +20,13 @@ from melody_jax.train.stage import Batches, HostBatch, Stage, endless
 from melody_jax.train.state import TrainState
 
 UNUSED = "unused"
-"""Where a part keeps what no model reads (an imported part: tensors that only the original has)."""
+"""Where an imported part keeps tensors that only the original model has, and that ours does not read."""
 
 _SHOWN = 12  # names in a message
 
 
 def begin(stage: Stage, batches: Batches, run: Run, mesh: Mesh, checkpoints: Checkpoints) -> tuple[TrainState, Record]:
-    """The state from which a run goes on, `batches` at its place, and the record that its checkpoints carry on.
+    """The state that a run starts from, with `batches` moved to its position, and the record for its checkpoints.
 
     Raises:
       UserError: the checkpoints belong to another configuration, parent or data set, or see `initial_state`, `start_from`.
@@ -47,7 +47,7 @@ def begin(stage: Stage, batches: Batches, run: Run, mesh: Mesh, checkpoints: Che
 def initial_state(stage: Stage, seed: int, mesh: Mesh) -> TrainState:
     """The state before step 0 with `stage.load`'s weights, every array where the rules put it.
 
-    The parents' weights (`frozen`) lie whole on every device.
+    The parents' weights (`frozen`) are whole on every device.
 
     Raises:
       UserError: parameters or batch do not fit the mesh, or a parent is missing.
@@ -70,11 +70,11 @@ def calibrated(stage: Stage, state: TrainState, batches: Iterator[HostBatch]) ->
 def start_from(stage: Stage, state: TrainState, directories: Sequence[str]) -> tuple[TrainState, list[dict[str, Any]]]:
     """The state with the weights of parts in their places (`Stage.starts`), laid out as before, and a record of them.
 
-    What a part does not have stays random. Measured values of the part count until the stage measures them anew. Tables
-    of positions (`Stage.positions`) may be longer than the model's: their first rows are taken.
+    Parameters that a part lacks stay random. Measured values are taken from the part until the stage measures again. Of
+    longer tables of positions (`Stage.positions`) the first rows are taken.
 
     Raises:
-      UserError: no part there, a part that the stage has no place for, or parameters that are extra or of other shapes.
+      UserError: there is no part, the stage has no place for it, or it has extra parameters or other shapes.
     """
     record = []
     for directory in directories:
@@ -91,7 +91,7 @@ def start_from(stage: Stage, state: TrainState, directories: Sequence[str]) -> t
 
 
 def _check_same_run(saved: dict[str, Any], now: dict[str, Any], directory: Path) -> None:
-    """Checkpoints belong to a geometry and to parents; loss weights, dtypes and learning rates may change."""
+    """Checkpoints are bound to geometry and parents; loss weights, dtypes and learning rates may change."""
     for key in ("geometry", "parents"):
         different = [name for name in sorted(saved[key] | now[key]) if saved[key].get(name) != now[key].get(name)]
         if different:
@@ -119,13 +119,13 @@ def _fitted(part: Part, stage: Stage, state: TrainState, directory: str) -> dict
 
 
 def _replaced(tree: Any, values: Mapping[str, np.ndarray], below: str = "") -> Any:
-    """The tree, which lies `below` that name in the state, with the values in their places."""
+    """The tree, which has the name `below` in the state, with these values replaced."""
 
     def started(path: tuple[Any, ...], leaf: Any) -> Any:
         value = values.get(f"{below}/{jax.tree_util.keystr(path, simple=True, separator='/')}".lstrip("/"))
         return leaf if value is None else place(np.asarray(value, leaf.dtype), leaf.sharding)
 
-    # not by way of the flat names, which know nothing of an empty branch: the optimiser's tree has it too
+    # not through the flat names, which would lose an empty branch that the optimiser's tree also has
     return jax.tree_util.tree_map_with_path(started, tree)
 
 
@@ -139,6 +139,6 @@ def _fit(value: np.ndarray, shape: tuple[int, ...], cut: bool) -> np.ndarray | N
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for a message; of many only the first."""
+    """Names for a message: the first few of many."""
     rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + rest

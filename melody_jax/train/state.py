@@ -14,7 +14,7 @@ Leaf = Any  # an array, or in a tree of the same structure its abstract shape or
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that a step reads and writes; all of it but `frozen` is in a checkpoint.
+    """Everything that a step reads and writes. Checkpoints hold all of it but `frozen`.
 
     Attributes:
       step: int32 scalar, steps (micro-batches where gradients are accumulated) taken so far.
@@ -24,7 +24,7 @@ class TrainState(struct.PyTreeNode):
       key: uint32 [2], the run's PRNG key, constant: step randomness is `fold_in(key, step)`, so that a resumed run
         draws what the uninterrupted one would have drawn.
       measured: values of the model that are measured, not learnt (`nn/measured.py`), {} if none.
-      extra: what else the steps remember, {} if none.
+      extra: anything else that steps remember, {} if nothing.
       frozen: weights of the parents that the step only reads, {} if none; reloaded from the parents at every start.
     """
 

@@ -1,4 +1,4 @@
-"""The compiled steps of a run, and their metrics on the way from the device to the log."""
+"""The compiled steps of a run, and how their metrics come from the device to the log."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from melody_jax.train.state import TrainState
 def train_program(stage: Stage, mesh: Mesh, layout: Any) -> Any:
     """The stage's training step over the mesh, jitted, its state donated.
 
-    `layout` is a tree of shardings like the state; activations lie as the rules say.
+    `layout` is a tree of shardings with the structure of the state; the rules lay out activations.
     """
     whole, rows = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
     step = on_mesh(stage.train_step, mesh)
@@ -38,7 +38,7 @@ class Steps:
 
     Attributes:
       state: after the last dispatched step.
-      skipped: how many steps in a row the stage had skipped when metrics were read last.
+      skipped: number of steps in a row that the stage had skipped, when metrics were last read.
     """
 
     def __init__(self, stage: Stage, mesh: Mesh, state: TrainState, precompiled_dir: str = ""):
@@ -49,7 +49,7 @@ class Steps:
         self._shapes = stage.batch_shapes()
         layout = jax.tree.map(lambda leaf: leaf.sharding, state)
         self._stage, self._layout = stage, layout
-        self._train_steps: dict[Stage, Any] = {}  # of the phases so far
+        self._train_steps: dict[Stage, Any] = {}  # of the phases reached so far
         self._eval_step = eval_program(stage, mesh, layout)
         self._precompiled_dir = precompiled_dir
         self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
@@ -74,13 +74,13 @@ class Steps:
             step, metrics = self._pending.pop(0)
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             self.skipped = int(values.get("skipped_in_a_row", 0))
-            if self.skipped:  # its metrics were not used
+            if self.skipped:  # its metrics were dropped
                 values = {name: value for name, value in values.items() if math.isfinite(value)}
             check_finite(values, step)
             self._unlogged.append(values)
 
     def wait(self) -> None:
-        """Until every dispatched step is done; no metrics are read, so the run takes the same course without it."""
+        """Waits until every dispatched step is done. Reads no metrics, so that it does not change the run."""
         jax.block_until_ready(self.state)
 
     def go_back(self, state: TrainState) -> None:
@@ -109,7 +109,7 @@ class Steps:
         return means
 
     def _train_step(self, placed: dict[str, jax.Array]) -> Any:
-        """The program of the phase; from the folder of precompiled ones, where it is among them."""
+        """The program of the phase: a precompiled one if there is one."""
         phase = self._stage.phase(self._step)
         if phase not in self._train_steps:
             program = train_program(phase, self._mesh, self._layout)

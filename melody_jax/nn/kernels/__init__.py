@@ -1,1 +1,2 @@
-"""Pallas kernels for TPUs, of what XLA spends most of a training step's time on; equal to the plain code beside them."""
+"""Pallas kernels for TPUs, of the operations that take most of a training step under XLA; they compute what the plain
+code does."""

@@ -1,15 +1,15 @@
 """Attention that keeps its scores in the chip's vector memory (VMEM), forwards and backwards.
 
 XLA writes the scores [W, U] of every head to memory and reads them again for each step of the softmax: at a thousand
-tokens and heads of 64 that traffic takes longer than all matrix products of a layer. Here a step of the grid holds a block
-of queries and all keys of a clip, for as many heads as lie beside one another in 128 lanes, so that
+tokens and heads of 64 that traffic takes longer than all matrix products of a layer. Here a step of the grid holds a
+block of queries and all keys of a clip, for as many heads as fit into 128 lanes, so that
 
     q = R(positions) query / sqrt(dim),  k = R(positions) key        rotary positions, where there are any
     p = softmax(q k^T + mask),           y = p value
 
-never leave it. Heads are told apart by zeros in the other heads' lanes of q: a product over 128 lanes takes the matrix unit
-no longer than one over 64, and nothing has to be moved between lanes. The backward pass keeps only query, key and value and
-computes p again, with keys along the sublanes (p^T), as the gradients of key and value want it.
+never leave it. To compute one head, the lanes of the other heads in q are set to zero: a product over 128 lanes takes
+the matrix unit no longer than one over 64, and nothing moves between lanes. The backward pass keeps only query, key and
+value. It computes p again as p^T, with keys along the sublanes, which is what the gradients of key and value need.
 """
 
 import dataclasses
@@ -27,11 +27,12 @@ from melody_jax.shapes import Array, Bool, Float
 
 LANES = 128
 LONGEST = 2048
-"""Keys that the vector memory holds beside the scores of two heads; for more XLA's own operations run."""
+"""Most keys that the vector memory holds together with the scores of two heads; for more keys XLA's operations run
+instead."""
 BLOCK = 256
-"""Queries in a step of the grid, where they do not all go into one."""
+"""Queries in a step of the grid, if one step cannot hold all of them."""
 SCORES = 2**18
-"""Of a head, as many as all queries may have to go into one step."""
+"""Most scores of a head for which all queries are put into one step."""
 LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
@@ -53,7 +54,8 @@ class Spec:
 
 
 def fits(width: int, dim: int, keys: int, dtype: Any) -> bool:
-    """Whether the kernel runs heads of `dim` side by side in `width`: of 16 bits, filling lanes on every chip, few keys."""
+    """Whether the kernel can run heads of `dim` side by side in `width`: 16-bit numbers, full lanes on every chip, and
+    not too many keys."""
     if jnp.dtype(dtype).itemsize != 2:
         return False
     part = activations.share(width, "heads")
@@ -88,7 +90,8 @@ def attention(
 
 
 def turn(positions: Array, dim: int, base: float) -> tuple[Float[Array, "#B W L"], Float[Array, "#B W L"]]:
-    """Cosines and signed sines of the angles of `nn.attention.rotary` for positions [#B, W], over the lanes of a step."""
+    """Cosines and signed sines of the angles of `nn.attention.rotary` for positions [#B, W], repeated over the lanes of
+    a step."""
     half = dim // 2
     frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle = positions.astype(jnp.float32)[:, :, None] * frequency[None, None, :]
@@ -118,7 +121,7 @@ _attention.defvjp(_attention_forward, _attention_backward)
 def _on_chips(
     run: Any, spec: Spec, heads: tuple[Array, ...], turns: Any, mask: Any, gradient: tuple[Array, ...]
 ) -> Any:
-    """`run` with the batch and the heads that a chip holds; positions of one row serve all."""
+    """`run` on each chip's share of the batch and the heads; positions of a single row hold for all rows."""
     tables, axes = jax.tree.leaves((turns, mask)), ("batch", None, "heads")
     lies = tuple(("batch" if table.shape[0] > 1 else None, *[None] * (table.ndim - 1)) for table in tables)
     inputs = (*[axes] * (3 + len(gradient)), *lies)
@@ -131,13 +134,13 @@ def _layout(spec: Spec, query: Any, key: Any) -> tuple[int, int, int, tuple[int,
     batch, width, channels = query.shape
     lanes = max(LANES, spec.dim)
     block = width if width * key.shape[1] <= SCORES else BLOCK
-    # Short sequences share a step, whose fixed cost is that of some hundred rows of scores.
+    # Short sequences share a step: its fixed cost is that of a few hundred rows of scores.
     rows = max(rows for rows in range(1, max(1, BLOCK // max(width, key.shape[1])) + 1) if batch % rows == 0)
     return rows, block, lanes, (batch // rows, channels // lanes, pl.cdiv(width, block))
 
 
 def _specs(spec: Spec, query: Array, key: Array, tables: tuple[Array, ...], column: bool) -> tuple[Any, Any, list[Any]]:
-    """Blocks of queries, of keys, and of the tables: turns of queries and keys, mask of keys."""
+    """BlockSpecs of queries, of keys, and of the tables (turns of queries and keys, mask of keys)."""
     rows, block, lanes, _ = _layout(spec, query, key)
     of_queries = pl.BlockSpec((rows, block, lanes), lambda b, c, q: (b, q, c))
     of_keys = pl.BlockSpec((rows, key.shape[1], lanes), lambda b, c, q: (b, 0, c))
@@ -228,7 +231,7 @@ def _backward_kernel(spec: Spec, count: int, query: Any, key: Any, value: Any, g
     tables, (d_query, d_key, d_value), sums = _split(rest, 4 * spec.turned + spec.masked)
     rows, width, lanes = query.shape
     mine, step = _heads(spec, lanes), pl.program_id(2)
-    # Of the last block of queries those beyond the sequence hold anything: they become zeros, and add nothing.
+    # In the last block, queries beyond the sequence hold arbitrary values: set to zero, they add nothing.
     inside = step * width + jax.lax.broadcasted_iota(jnp.int32, (width, lanes), 0) < count
     for row in range(rows):
         turns, mask = _of_row(spec, tables, row)
@@ -255,7 +258,8 @@ def _backward_kernel(spec: Spec, count: int, query: Any, key: Any, value: Any, g
 
 
 def _sum(total: Any, out: Any, row: int, part: Array, finish: Any) -> None:
-    """Adds a block of queries' part to the gradient of the keys; `total` is None where there is one block only."""
+    """Adds what a block of queries contributes to the gradient of the keys; `total` is None if there is only one
+    block."""
     if total is None:
         out[row] = finish(part).astype(out.dtype)
         return
@@ -272,7 +276,8 @@ def _sum(total: Any, out: Any, row: int, part: Array, finish: Any) -> None:
 
 
 def _split(rest: tuple[Any, ...], tables: int) -> tuple[Any, Any, Any]:
-    """Tables, gradients of query, key and value, and where those of keys and values add up."""
+    """Sorts a kernel's references: tables, gradients of query, key and value, and the sums for those of keys and
+    values."""
     return rest[:tables], rest[tables : tables + 3], rest[tables + 3 :] or (None, None)
 
 
@@ -283,13 +288,13 @@ def _heads(spec: Spec, lanes: int) -> list[Array]:
 
 
 def _of_row(spec: Spec, tables: Any, row: int) -> tuple[list[Any], Any]:
-    """Turns and mask of a row of the step."""
+    """The tables of one row of the step."""
     of = [table[row if table.shape[0] > 1 else 0] for table in tables]
     return of[: 4 * spec.turned], of[-1] if spec.masked else None
 
 
 def _product(left: Array, right: Array, of_left: int, of_right: int) -> Array:
-    """Contracts an axis of each; float32 sums."""
+    """Contracts one axis of each; sums in float32."""
     exact = jax.lax.Precision.HIGHEST if left.dtype == jnp.float32 else None
     return jax.lax.dot_general(
         left, right, (((of_left,), (of_right,)), ((), ())), precision=exact, preferred_element_type=jnp.float32
@@ -297,7 +302,7 @@ def _product(left: Array, right: Array, of_left: int, of_right: int) -> Array:
 
 
 def _seen(spec: Spec, scores: Array, mask: Any, queries: int) -> Array:
-    """Scores with the lowest number where a key is not seen; `queries`: which axis they lie along."""
+    """Scores with the lowest number where a key is masked; `queries` is their axis."""
     if spec.causal:
         at = [jax.lax.broadcasted_iota(jnp.int32, scores.shape, axis) for axis in (queries, 1 - queries)]
         first = pl.program_id(2) * scores.shape[queries]
@@ -319,7 +324,7 @@ def _turned_back(spec: Spec, x: Array, turns: list[Any]) -> Array:
 
 
 def _swapped(spec: Spec, x: Array) -> Array:
-    """The two halves of every head changed for one another."""
+    """The two halves of every head, swapped."""
     half, lanes = spec.dim // 2, x.shape[1]
     if lanes == spec.dim:
         return pltpu.roll(x, half, 1)

@@ -3,10 +3,10 @@
     c_t = f_t c_{t-1} + (1 - f_t) candidate_t          f_t = sigmoid(forget_t + b_f)
     h_t = r_t c_t + (1 - r_t) highway_t                r_t = sigmoid(output_t + b_r)
 
-A parallel scan in XLA goes through float32 states in memory log2(steps) times. Here a sequence stays on the chip: each
-array is read or written once, in its compute dtype, and all between is float32. Time lies on the sublanes of a
-register, eight steps to one; those run as a scan of three steps inside the register, and only the last state goes on to
-the next eight. The lanes of a block all run in the same direction.
+A parallel scan in XLA passes log2(steps) times over float32 states in memory. Here a sequence stays on the chip: each
+array is read or written once, in its compute dtype, and everything between is float32. Time lies along the sublanes of
+a register, eight steps each. The eight steps are a scan of three rounds inside the register, and only the last state
+goes on to the next eight. All lanes of a block run in the same direction.
 """
 
 import functools
@@ -23,13 +23,14 @@ from melody_jax.shapes import Array, Float
 LANES = 128
 STEPS = 8  # a register is [8, 128] in float32
 TILE = 16  # and two of them in bfloat16
-WIDEST = 6  # registers side by side: enough independent work to hide how long each waits for its step before
-LONGEST = 1024  # steps: they are all written out, and a row of them in one register's lanes takes up to 9 MB
-BLOCKS_BYTES = 8 * 2**20  # of a kernel's arrays, each twice: one block is computed while the next one is on its way
+WIDEST = 6  # registers side by side: enough independent work to hide the time that each waits for its previous step
+LONGEST = 1024  # most steps: the loop is unrolled, and one row in one register's lanes takes up to 9 MB
+BLOCKS_BYTES = 8 * 2**20  # of a kernel's arrays, each of them twice: one block is computed while the next is loaded
 
 
 def fits(steps: int, features: int) -> bool:
-    """Whether lanes divide into registers, each of one direction, and the memory of a core holds some sequences."""
+    """Whether the features fill whole registers of one direction each, and a core's memory holds at least a block of
+    sequences."""
     return features % LANES == 0 and steps <= LONGEST
 
 
@@ -42,13 +43,14 @@ def gated_recurrence(
     biases: Float[Array, "2 O"],
     features: int,
 ) -> Float[Array, "... steps O"]:
-    """h of all steps, from c = 0; lanes beyond the first `features` (of one or two times as many) run from the end.
+    """h of all steps, from c = 0. There are `features` lanes, or twice as many; the second half runs from the end of
+    time.
 
     Args:
-      candidate, forget, output, highway: of the same shape and dtype, the gates as they are before bias and sigmoid.
-      biases: of `forget` and of `output`, float32. They are added here because a pass of their own over the gates, and
-        one over their gradients, would take as long as all of this.
-      features: width of a direction, as of `fits`.
+      candidate, forget, output, highway: of the same shape and dtype; the gates are given before bias and sigmoid.
+      biases: of `forget` and of `output`, float32. They are added here because separate passes over the gates, and over
+        their gradients, would take as long as the kernel.
+      features: width of a direction.
     """
     return _forward(candidate, forget, output, highway, biases, features)[0]
 
@@ -79,21 +81,22 @@ def _axes(x):
 
 
 def _directions(x, features):
-    """[O / 128]: 1 where lanes run from the end. An array, so that a chip gets those of its lanes."""
+    """[O / 128]: 1 where lanes run from the end. An array, so that it is split over chips as the lanes are."""
     return jnp.arange(x.shape[-1] // LANES, dtype=jnp.int32) // (features // LANES)
 
 
 def _call(features, reverse, biases, *arrays):
-    """The forward kernel on [..., steps, O], four of them; the backward kernel on five, the last one the gradient of h.
+    """Runs the forward kernel on four arrays [..., steps, O], or the backward kernel on five, the last of which is the
+    gradient of h.
 
-    Returns h; or the gradients of the four and [row blocks, 2, 8, O], to be summed to that of the biases.
+    Returns h, or the gradients of the four arrays and [row blocks, 2, 8, O], whose sum is the gradient of the biases.
     """
     backward = len(arrays) == 5
     shape, dtype = arrays[0].shape, arrays[0].dtype
     steps, width = shape[-2:]
     arrays = [x.reshape(-1, steps, width) for x in arrays]
     rows, whole = arrays[0].shape[0], -(-steps // TILE) * TILE
-    if whole > steps:  # a candidate of zero leaves a state of zero as it is
+    if whole > steps:  # zero padding is harmless: a candidate of zero keeps a state of zero
         arrays = [jnp.pad(x, ((0, 0), (0, whole - steps), (0, 0))) for x in arrays]
     results = 4 if backward else 1
     moved, elements = len(arrays) + results, rows * whole * width
@@ -124,7 +127,7 @@ def _call(features, reverse, biases, *arrays):
         ),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         interpret=not activations.on_tpu(),
-        # of the two loops over rows, one for each direction, a step runs one: on average every loop has half as many rounds
+        # there is a loop over rows for each direction, and a step runs one of the two: each counts half its rounds
         name=f"sru_{'backward' if backward else 'forward'}_{math.prod(grid)}x{-(-block_rows // 2)}_steps",
     )(reverse, biases, *arrays)
     return *[x[:, :steps].reshape(shape) for x in found[:results]], *found[results:]
@@ -141,7 +144,7 @@ def _backward_kernel(rows, reverse, biases, *refs):
 
 
 def _every_row(function, rows, reverse, biases, refs):
-    """The function on each of a block's rows (the last block may have fewer), in the direction of its lanes."""
+    """Runs the function on every row of a block (the last block may have fewer), in the direction of its lanes."""
     block_rows, _, lanes = refs[0].shape
     here = jnp.minimum(block_rows, rows - pl.program_id(0) * block_rows)
     backwards = reverse[pl.program_id(1) * (lanes // LANES)] == 1
