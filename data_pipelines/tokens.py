@@ -12,10 +12,9 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypedDict
 
 import numpy as np
@@ -198,45 +197,6 @@ def _features(geometry: Geometry) -> dict[str, tfds.features.FeaturesDict]:
         "melody_tokens": tfds.features.FeaturesDict(columns),
         "melody_latents": tfds.features.FeaturesDict({"semantic": semantic, "latents": latents}),
     }
-
-
-def write_tokens(
-    data_dir: str,
-    name: str,
-    splits: Mapping[str, Callable[[], Iterable[TokenExample]]],
-    lineage: Mapping[str, str],
-    geometry: Geometry,
-    source: str = "",
-    size: int = 4096,
-) -> Path:
-    """Writes the tokenised data set `name` with all its splits, in this process.
-
-    Args:
-        splits: for each split a function that gives its examples; called twice.
-        lineage: {part's name: part's id} of everything that made them.
-        geometry: of those parts.
-        source: id of the audio data set.
-        size: clips of a file.
-
-    Returns:
-        its version folder.
-
-    Raises:
-        UserError: `name` exists already, or there is no example at all.
-    """
-    directory = read.tokens_directory(data_dir, name)
-    if (directory / "metadata.json").exists():
-        raise UserError(f"{directory}: a tokenised data set of this name exists; delete it first")
-    counts = {split: sum(1 for _ in examples()) for split, examples in splits.items()}
-    writing = Writing(directory, geometry, counts, size, [])
-    if not writing.chunks:
-        raise UserError(f"tokenised data set {name}: there are no clips")
-    writing.begin()
-    given = {split: iter(examples()) for split, examples in splits.items()}
-    for chunk in writing.chunks:
-        writing.write(chunk, itertools.islice(given[chunk.split], chunk.stop - chunk.start))
-    writing.finish(lineage, source)
-    return directory
 
 
 @dataclasses.dataclass(frozen=True)

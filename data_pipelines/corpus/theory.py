@@ -7,7 +7,6 @@ import numpy as np
 # The usual spelling of each tonic; a key with a minor third prefers sharps where a major one has five flats or more.
 NAMES = ("C", "D-flat", "D", "E-flat", "E", "F", "F-sharp", "G", "A-flat", "A", "B-flat", "B")
 _MINOR_NAMES = ("C", "C-sharp", "D", "E-flat", "E", "F", "F-sharp", "G", "G-sharp", "A", "B-flat", "B")
-MODES = ("major", "minor", "dorian", "mixolydian")
 
 SCALES = {
     "major": (0, 2, 4, 5, 7, 9, 11),
@@ -27,7 +26,7 @@ _PROFILES = {
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A tonic (pitch class 0-11, C = 0) and one of MODES."""
+    """A tonic (pitch class 0-11, C = 0) and a mode of SCALES."""
 
     tonic: int
     mode: str

@@ -11,7 +11,6 @@ from melody_jax.evaluate import spectra
 from melody_jax.evaluate.spectra import FLUX_RATE, FRAME_RATE
 from melody_jax.shapes import Float, Int
 
-TONICS = ("C", "D-flat", "D", "E-flat", "E", "F", "F-sharp", "G", "A-flat", "A", "B-flat", "B")
 LETTERS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 ACCIDENTALS = {"": 0, "sharp": 1, "flat": -1}
 THIRDS = {"minor": "minor", "dorian": "minor", "aeolian": "minor", "phrygian": "minor"}  # all others are major

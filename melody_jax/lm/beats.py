@@ -8,7 +8,6 @@ from melody_jax.shapes import Array, Float, Int
 
 HARMONICS = 4
 """Of the beat (down to a quarter of it) and of the bar."""
-WIDTH = 2 * (1 + 2 * HARMONICS)
 
 
 def phases(

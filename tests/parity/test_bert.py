@@ -12,6 +12,7 @@ from transformers import BertModel
 from melody_jax.mulan import minilm
 from melody_jax.mulan.text_tower import TextTower
 from melody_jax.mulan.tokenizer import TextTokenizer
+from tests.mulan.minilm_tower import TOWER
 from tests.parity.reference import FORWARD, Pair, check_gradients, relative
 
 SETTINGS = {
@@ -68,11 +69,11 @@ def test_all_minilm(tmp_path):
     folder = minilm.directory()
     theirs = BertModel.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
     settings = json.loads((folder / "config.json").read_text())
-    assert settings["hidden_size"] == minilm.TOWER.width
+    assert settings["hidden_size"] == TOWER.width
     sentences = ["a slow waltz for solo violin in D minor", "drums", "an upbeat march, played by a brass band; 120 bpm"]
     ids = TextTokenizer().encode(sentences, 24)
-    params = jax.tree.map(jnp.asarray, minilm.load(minilm.reference(), minilm.TOWER))
-    tower = TextTower(minilm.TOWER)
+    params = jax.tree.map(jnp.asarray, minilm.load(minilm.reference(), TOWER))
+    tower = TextTower(TOWER)
     states = tower.apply({"params": params}, jnp.asarray(ids), method="states")
     pooled = tower.apply({"params": params}, jnp.asarray(ids))
     mask = torch.tensor(ids != 0)

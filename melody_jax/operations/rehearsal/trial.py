@@ -40,7 +40,6 @@ class Trial:
       steps: that both runs took.
       difference: the largest relative one between the losses of the two runs.
       checkpoint_seconds: what the loop waited for one checkpoint of the small model, the mean.
-      checkpoint_bytes: of it.
       step_seconds: here.
       restart_seconds: from the second start to its first step.
     """
@@ -49,7 +48,6 @@ class Trial:
     steps: int
     difference: float
     checkpoint_seconds: float
-    checkpoint_bytes: int
     step_seconds: float
     restart_seconds: float
 
@@ -79,14 +77,12 @@ def rehearse(train: Sequence[str], model_dir: Path, every: int, start: StartPod,
     broken, whole = (_curve(model_dir / name) for name in (BROKEN, WHOLE))
     record = goodput.read(model_dir / WHOLE)[-1]
     seconds, count = record["seconds"], len(_complete(model_dir / WHOLE / "checkpoints"))
-    sizes = storage.files_below(model_dir / WHOLE / "checkpoints" / str(steps))
     restart = goodput.read(model_dir / BROKEN)[-1]["seconds"]
     return Trial(
         resumed,
         steps,
         difference(broken, whole),
         seconds["checkpointing"] / max(1, count),
-        sum(sizes.values()),
         seconds["steps"] / max(1, record["taken"] - 1),
         restart["startup"] + restart["compilation"],
     )
