@@ -1,169 +1,42 @@
-"""Which of our parameters is which tensor of Hugging Face's models: one class per model, tables and nothing else.
+"""Which of our parameters is which tensor of Hugging Face's models: one class per model, tables and nothing else."""
 
-A rule pairs some of our parameters with the tensors that hold the same numbers, and knows both directions; transposing
-is all that ever happens to a number, so a round trip changes no bit.
-"""
-
-import abc
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from melody_jax import config as config_lib
 from melody_jax.autoencoder.config import AutoencoderConfig, HiFiGANConfig
 from melody_jax.autoencoder.decoder_hifigan import HiFiGANDecoder
-from melody_jax.bundle.part import Part, flatten
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
+from melody_jax.interop.rules import (
+    CONV,
+    ONE_CHANNEL,
+    POINTWISE,
+    TRANSPOSED,
+    Counterpart,
+    Layout,
+    NoCounterpartError,
+    Rule,
+    linear,
+    norm,
+    one,
+    require,
+    stacked,
+)
 from melody_jax.lm.config import LMConfig
 from melody_jax.lm.network import SemanticLM
 from melody_jax.mulan import minilm
 from melody_jax.mulan.config import MuLanConfig, MusicTowerConfig, TextTowerConfig
 from melody_jax.mulan.music_tower import MusicTower
 from melody_jax.mulan.text_tower import TextTower
-from melody_jax.nn.measured import MEASURED, joined
 from melody_jax.semantic.config import SemanticConfig
 from melody_jax.semantic.network import SemanticEncoder
-
-Arrays = list[np.ndarray]
-Config = Any  # a frozen config dataclass
-
-
-class NoCounterpartError(UserError):
-    """Our model has a feature that theirs lacks."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """A tensor of theirs as a parameter of ours, and back."""
-
-    to_ours: Callable[[np.ndarray], np.ndarray]
-    to_theirs: Callable[[np.ndarray], np.ndarray]
-
-
-SAME = Layout(lambda x: x, lambda x: x)
-DENSE = Layout(lambda x: x.T, lambda x: x.T)  # [out, in]
-CONV = Layout(lambda x: x.transpose(2, 1, 0), lambda x: x.transpose(2, 1, 0))  # [out, in, taps]
-TRANSPOSED = Layout(lambda x: x.transpose(2, 0, 1), lambda x: x.transpose(1, 2, 0))  # [in, out, taps]
-ONE_CHANNEL = Layout(lambda x: x[:, 0].T, lambda x: x.T[:, None])  # [out, 1, taps]: depthwise, or of one input
-POINTWISE = Layout(lambda x: x[..., 0].T, lambda x: x.T[..., None])  # [out, in, 1]
-LAYOUT_OF = {"kernel": DENSE}  # by the last name of our parameter; SAME otherwise
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """Parameters of ours ("/" between the names) and the tensors of theirs that hold the same numbers.
-
-    Attributes:
-      ours: our parameters.
-      theirs: their tensors.
-      to_ours: the parameters, from the tensors.
-      to_theirs: the inverse.
-      group: rules of a named group may be absent, all together.
-    """
-
-    ours: tuple[str, ...]
-    theirs: tuple[str, ...]
-    to_ours: Callable[[Arrays], Arrays]
-    to_theirs: Callable[[Arrays], Arrays]
-    group: str = ""
-
-
-def one(ours: str, theirs: str, layout: Layout | None = None, group: str = "") -> Rule:
-    """One parameter, one tensor."""
-    layout = layout or LAYOUT_OF.get(ours.rpartition("/")[2], SAME)
-    return Rule((ours,), (theirs,), lambda x: [layout.to_ours(x[0])], lambda x: [layout.to_theirs(x[0])], group)
-
-
-def stacked(ours: str, theirs: str, layers: int, layout: Layout | None = None) -> Rule:
-    """One parameter with a leading layer axis, a tensor for every layer ("{}" in its name)."""
-    layout = layout or LAYOUT_OF.get(ours.rpartition("/")[2], SAME)
-    return Rule(
-        (ours,),
-        tuple(theirs.format(layer) for layer in range(layers)),
-        lambda x: [np.stack([layout.to_ours(tensor) for tensor in x])],
-        lambda x: [layout.to_theirs(layer) for layer in x[0]],
-    )
-
-
-def _linear(ours: str, theirs: str, layout: Layout | None = None, group: str = "") -> list[Rule]:
-    return [
-        one(f"{ours}/kernel", f"{theirs}.weight", layout, group),
-        one(f"{ours}/bias", f"{theirs}.bias", group=group),
-    ]
-
-
-def _norm(ours: str, theirs: str) -> list[Rule]:
-    return [one(f"{ours}/scale", f"{theirs}.weight"), one(f"{ours}/bias", f"{theirs}.bias")]
-
-
-class Counterpart(abc.ABC):
-    """A model of Hugging Face's library and what it is here.
-
-    Attributes:
-      name: of `melody import hf --model`, and of the part that an import makes.
-      model_types: what config.json may say; the first is written.
-      stage: whose part holds such a model.
-      place: the sub-tree of that part's parameters; "" for all of them.
-      prefixes: in front of the tensors' names where the file was written by a model with a head.
-      heads: how names begin that never have the prefix.
-      unused: patterns of tensors that their model has and that change nothing in ours; kept for the way back.
-      config: our config dataclass.
-    """
-
-    name: ClassVar[str]
-    model_types: ClassVar[tuple[str, ...]]
-    stage: ClassVar[str]
-    place: ClassVar[str] = ""
-    prefixes: ClassVar[tuple[str, ...]] = ()
-    heads: ClassVar[tuple[str, ...]] = ()
-    unused: ClassVar[tuple[str, ...]] = ()
-    config: ClassVar[type]
-
-    @abc.abstractmethod
-    def read(self, json: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of our config that a config.json decides, as for `config.from_dict`.
-
-        Raises:
-          UserError: it describes something that our model is not.
-        """
-
-    @abc.abstractmethod
-    def write(self, config: Config) -> dict[str, Any]:
-        """The inverse of `read`.
-
-        Raises:
-          NoCounterpartError: our model is something that theirs is not.
-        """
-
-    @abc.abstractmethod
-    def of_stage(self, part: Part) -> Config:
-        """Our config, from the part of a stage.
-
-        Raises:
-          NoCounterpartError: there is no such model in it.
-        """
-
-    @abc.abstractmethod
-    def rules(self, config: Config) -> list[Rule]:
-        """The table."""
-
-    @abc.abstractmethod
-    def module(self, config: Config) -> tuple[nn.Module, tuple[Any, ...], str]:
-        """Our module, inputs to initialise it with, and the method that knows all of its parameters."""
-
-    def shapes(self, config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-        """Name -> shape of all our parameters."""
-        module, inputs, method = self.module(config)
-        variables = jax.eval_shape(lambda key: module.init(key, *inputs, method=method), jax.random.PRNGKey(0))
-        made = nn.unbox(variables)
-        return flatten(joined(made["params"], made.get(MEASURED, {})))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,12 +59,12 @@ class Llama(Counterpart):
         rope = json.get("rope_parameters") or {}
         kind = rope.get("rope_type") or (json.get("rope_scaling") or {}).get("rope_type") or "default"
         heads, width = json["num_attention_heads"], json["hidden_size"]
-        _require(self.name, "rope_type", kind, "default")
-        _require(self.name, "num_key_value_heads", json.get("num_key_value_heads") or heads, heads)
-        _require(self.name, "head_dim", json.get("head_dim") or width // heads, width // heads)
-        _require(self.name, "hidden_act", json.get("hidden_act", "silu"), "silu")
+        require(self.name, "rope_type", kind, "default")
+        require(self.name, "num_key_value_heads", json.get("num_key_value_heads") or heads, heads)
+        require(self.name, "head_dim", json.get("head_dim") or width // heads, width // heads)
+        require(self.name, "hidden_act", json.get("hidden_act", "silu"), "silu")
         for name in ("attention_bias", "mlp_bias"):
-            _require(self.name, name, json.get(name, False), False)
+            require(self.name, name, json.get(name, False), False)
         fields = {
             "layers": json["num_hidden_layers"],
             "width": width,
@@ -265,9 +138,9 @@ class Bert(Counterpart):
     config = TextTowerConfig
 
     def read(self, json):
-        _require(self.name, "hidden_act", json.get("hidden_act", "gelu"), "gelu")
-        _require(self.name, "position_embedding_type", json.get("position_embedding_type", "absolute"), "absolute")
-        _require(self.name, "pad_token_id", json.get("pad_token_id", 0), 0)
+        require(self.name, "hidden_act", json.get("hidden_act", "gelu"), "gelu")
+        require(self.name, "position_embedding_type", json.get("position_embedding_type", "absolute"), "absolute")
+        require(self.name, "pad_token_id", json.get("pad_token_id", 0), 0)
         return {
             "vocabulary": json["vocab_size"],
             "positions": json["max_position_embeddings"],
@@ -329,8 +202,8 @@ class AST(Counterpart):
     config = ASTShape
 
     def read(self, json):
-        _require(self.name, "hidden_act", json.get("hidden_act", "gelu"), "gelu")
-        _require(self.name, "qkv_bias", json.get("qkv_bias", True), True)
+        require(self.name, "hidden_act", json.get("hidden_act", "gelu"), "gelu")
+        require(self.name, "qkv_bias", json.get("qkv_bias", True), True)
         fields = {
             "mels": json.get("num_mel_bins", 128),
             "patch_frequency": json.get("patch_size", 16),
@@ -396,8 +269,8 @@ class AST(Counterpart):
             one("cls_token", "embeddings.cls_token", vector),
             one("distillation_token", "embeddings.distillation_token", vector),
             positions,
-            *_linear("patch_embedding", "embeddings.patch_embeddings.projection", patch),
-            *_norm("norm", "layernorm"),
+            *linear("patch_embedding", "embeddings.patch_embeddings.projection", patch),
+            *norm("norm", "layernorm"),
         ]
         for ours, theirs in layers.items():
             weight = "scale" if ours.endswith("norm") else "kernel"
@@ -436,8 +309,8 @@ class Wav2Vec2Conformer(Counterpart):
 
     def read(self, json):
         channels = set(json["conv_dim"])
-        _require(self.name, "conv_dim", len(channels), 1, "widths")
-        _require(self.name, "add_adapter", json.get("add_adapter", False), False)
+        require(self.name, "conv_dim", len(channels), 1, "widths")
+        require(self.name, "add_adapter", json.get("add_adapter", False), False)
         act = {"hidden_act": json.get("hidden_act", "gelu"), "stem": json.get("feat_extract_activation", "gelu")}
         for value in act.values():
             if value not in self.activations:
@@ -526,20 +399,20 @@ class Wav2Vec2Conformer(Counterpart):
         for i in range(len(config.wave.kernels)):
             convolution = f"feature_extractor.conv_layers.{i}"
             layout = ONE_CHANNEL if i == 0 else CONV
-            rules += _linear(f"stem/conv_{i}", f"{convolution}.conv", layout)[: 1 + config.wave.use_bias]
+            rules += linear(f"stem/conv_{i}", f"{convolution}.conv", layout)[: 1 + config.wave.use_bias]
             if i == 0 or config.wave.norm == "layer":
-                rules += _norm(f"stem/norm_{i}", f"{convolution}.layer_norm")
-        rules += _norm("stem_norm", "feature_projection.layer_norm")
-        rules += _linear("stem_projection", "feature_projection.projection")
-        rules += _norm("norm", "encoder.layer_norm")
+                rules += norm(f"stem/norm_{i}", f"{convolution}.layer_norm")
+        rules += norm("stem_norm", "feature_projection.layer_norm")
+        rules += linear("stem_projection", "feature_projection.projection")
+        rules += norm("norm", "encoder.layer_norm")
         quantizer, codebooks = config.quantizer, "quantizer/codebooks"
         shape = (quantizer.groups, quantizer.entries, -1)
         table = Layout(lambda x: x.reshape(shape), lambda x: x.reshape(1, shape[0] * shape[1], -1))
         rules += [
-            *_linear("quantizer/logits", "quantizer.weight_proj", group="quantizer"),
+            *linear("quantizer/logits", "quantizer.weight_proj", group="quantizer"),
             one(codebooks, "quantizer.codevectors", table, "quantizer"),
-            *_linear("context_projection", "project_hid", group="quantizer"),
-            *_linear("target_projection", "project_q", group="quantizer"),
+            *linear("context_projection", "project_hid", group="quantizer"),
+            *linear("target_projection", "project_q", group="quantizer"),
         ]
         for ours, theirs, layout in self._block(config):
             rules.append(
@@ -609,8 +482,8 @@ class HiFiGAN(Counterpart):
 
     def read(self, json):
         dilations = {tuple(row) for row in json["resblock_dilation_sizes"]}
-        _require(self.name, "resblock_dilation_sizes", len(dilations), 1, "kinds of rows")
-        _require(self.name, "normalize_before", json.get("normalize_before", True), False)
+        require(self.name, "resblock_dilation_sizes", len(dilations), 1, "kinds of rows")
+        require(self.name, "normalize_before", json.get("normalize_before", True), False)
         self._check_lengths(json["upsample_rates"], json["upsample_kernel_sizes"], UserError)
         fields = {
             "channels": json["upsample_initial_channel"],
@@ -657,15 +530,15 @@ class HiFiGAN(Counterpart):
 
     def rules(self, config):
         shape = config.hifigan
-        rules = [*_linear("pre", "conv_pre", CONV), *_linear("post", "conv_post", CONV)]
+        rules = [*linear("pre", "conv_pre", CONV), *linear("post", "conv_post", CONV)]
         for i in range(len(shape.strides)):
-            rules += _linear(f"upsample_{i}", f"upsampler.{i}", TRANSPOSED)
+            rules += linear(f"upsample_{i}", f"upsampler.{i}", TRANSPOSED)
             for j in range(len(shape.kernels)):
                 block = f"resblocks.{i * len(shape.kernels) + j}"
                 for k in range(len(shape.dilations)):
                     ours = f"fusion_{i}/branch_{j}"
-                    rules += _linear(f"{ours}/dilated_{k}", f"{block}.convs1.{k}", CONV)
-                    rules += _linear(f"{ours}/dense_{k}", f"{block}.convs2.{k}", CONV)
+                    rules += linear(f"{ours}/dilated_{k}", f"{block}.convs1.{k}", CONV)
+                    rules += linear(f"{ours}/dense_{k}", f"{block}.convs2.{k}", CONV)
         return rules
 
     def module(self, config):
@@ -676,17 +549,3 @@ class HiFiGAN(Counterpart):
 COUNTERPARTS: Mapping[str, Counterpart] = {
     counterpart.name: counterpart for counterpart in (Llama(), Bert(), AST(), Wav2Vec2Conformer(), HiFiGAN())
 }
-
-
-def _require(model: str, name: str, value: Any, wanted: Any, unit: str = "") -> None:
-    if value != wanted:
-        raise UserError(f"{model}: {name} is {value!r} {unit}".rstrip() + f"; only {wanted!r} is supported")
-
-
-def abstract(rules: Sequence[Rule], shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, tuple[int, ...]]:
-    """Tensor -> shape that the rules expect, from the shapes of our parameters. Allocates nothing."""
-    expected = {}
-    for rule in rules:
-        zeros = [np.broadcast_to(np.float32(0), shapes[name].shape) for name in rule.ours]
-        expected |= {name: tensor.shape for name, tensor in zip(rule.theirs, rule.to_theirs(zeros), strict=True)}
-    return expected

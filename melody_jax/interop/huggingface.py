@@ -24,7 +24,8 @@ from melody_jax.errors import UserError
 from melody_jax.files import UNFINISHED, publish
 from melody_jax.geometry import Geometry
 from melody_jax.graph import ORDER
-from melody_jax.interop.counterparts import COUNTERPARTS, Counterpart, NoCounterpartError, Rule, abstract
+from melody_jax.interop.counterparts import COUNTERPARTS
+from melody_jax.interop.rules import Counterpart, NoCounterpartError, Rule, abstract
 from melody_jax.train.start import UNUSED, listed
 
 RECORD = "huggingface"
