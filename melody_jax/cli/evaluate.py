@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 from melody_jax.cli import arguments
-from melody_jax.errors import UserError
 
 EPILOG = "Exit code 1: a figure is missed."
 
@@ -25,8 +24,6 @@ def run(args: argparse.Namespace) -> int:
         from melody_jax.operations import evaluation
     from melody_jax.evaluate.figures import table, write_report
 
-    if args.clips < evaluation.FEWEST or args.prompts < 0 or args.links < 0:
-        raise UserError(f"--clips must be at least {evaluation.FEWEST}, --links and --prompts at least 0")
     given = arguments.fields_of(args, evaluation.Evaluation)
     found = evaluation.evaluate(evaluation.Evaluation(**given, token_dir=args.model_dir or args.out))
     print(*(entry.markdown() for entry in found.tables), table(found.figures), sep="\n\n")

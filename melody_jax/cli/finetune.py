@@ -3,9 +3,8 @@
 import argparse
 from typing import Any
 
-from melody_jax.cli import arguments
+from melody_jax.cli import arguments, train
 from melody_jax.graph import READ_TOKENS
-from melody_jax.operations.configuration import binding_of
 from melody_jax.operations.finetuning import Finetuning, finetune
 from melody_jax.parallel import hosts
 
@@ -24,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     hosts.join()
-    bindings = [binding_of(item) for item in args.set]
-    bindings += [f"TOTAL_STEPS = {args.total_steps}"] if args.total_steps else []
     stages = tuple(name.strip() for name in args.stages.split(",") if name.strip())
     given: dict[str, Any] = arguments.fields_of(args, Finetuning) | {"stages": stages}
-    bundle = finetune(Finetuning(**given, gin_files=args.gin_file, bindings=bindings))
+    bundle = finetune(Finetuning(**given, gin_files=args.gin_file, bindings=train.bindings_of(args)))
     print(f'finetuned: {bundle.directory}; melody generate "..." --bundle {bundle.directory}')

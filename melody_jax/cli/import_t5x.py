@@ -18,12 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from melody_jax.cli import train
     from melody_jax.interop import t5x_layout
-    from melody_jax.operations import configuration, training
+    from melody_jax.operations.training import Request
     from melody_jax.train.end import PART
 
-    bindings = [configuration.binding_of(item) for item in args.set]
-    request = training.Request(args.model, args.size, "", args.model_dir, gin_files=args.gin_file, bindings=bindings)
+    bound = {"gin_files": args.gin_file, "bindings": train.bindings_of(args)}
+    request = Request(args.model, args.size, "", args.model_dir, **bound)
     stage: Any = request.compose_one().stage
     out = Path(args.out) / PART
     part = t5x_layout.import_checkpoint(args.path, dataclasses.replace(stage, parents_dir=args.model_dir), out)

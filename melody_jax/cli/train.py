@@ -59,14 +59,23 @@ def request_of(args: argparse.Namespace) -> training.Request:
     Raises:
       UserError: an empty --profile.
     """
-    given = {name: value for name, value in vars(args).items() if value is not None}
-    if "profile" in given and not traced_steps(args.profile):
+    profile = getattr(args, "profile", None)
+    if profile is not None and not traced_steps(profile):
         raise UserError("--profile is empty; expected FIRST:LAST, as 10:15")
+    fields = arguments.fields_of(args, training.Request)
+    return training.Request(**fields, gin_files=args.gin_file, bindings=bindings_of(args))
+
+
+def bindings_of(args: argparse.Namespace) -> list[str]:
+    """What gin reads of --set, of --gin.NAME and of the arguments in `BOUND`, the last ones winning.
+
+    Raises:
+      UserError: a --set without a value.
+    """
+    given = {name: value for name, value in vars(args).items() if value is not None}
     bindings = [binding_of(item) for item in args.set]
     bindings += [word.removeprefix("--gin.") for word in args.unknown]
-    bindings += [f"{parameter} = {given[name]!r}" for name, parameter in BOUND.items() if name in given]
-    fields = arguments.fields_of(args, training.Request)
-    return training.Request(**fields, gin_files=args.gin_file, bindings=bindings)
+    return bindings + [f"{parameter} = {given[name]!r}" for name, parameter in BOUND.items() if name in given]
 
 
 def request_in(words: Sequence[str], hardware: str) -> training.Request:

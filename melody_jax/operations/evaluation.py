@@ -48,6 +48,10 @@ class Evaluation:
     prompts: int = 60
     seed: int = 0
 
+    def __post_init__(self):
+        if self.clips < FEWEST or self.prompts < 0 or self.links < 0:
+            raise UserError(f"--clips must be at least {FEWEST}, --links and --prompts at least 0")
+
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
