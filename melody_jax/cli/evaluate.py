@@ -9,23 +9,22 @@ EPILOG = "Exit code 1: a figure is missed."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    with arguments.installed("melody evaluate"):
+        from melody_jax.operations.evaluation import Evaluation
+
     parser.add_argument("--bundle", required=True, metavar="DIR", help="what `melody export` wrote")
     arguments.add(parser, "data_dir", data="name of the audio data set; its test split counts")
     arguments.add(parser, out="report.md, report.json and, if need be, tokens")
     parser.add_argument("--model_dir", metavar="DIR", help="where the bundle was trained, to use its tokens again")
-    parser.add_argument("--clips", type=int, default=200, help="held-out clips (default 200)")
-    parser.add_argument("--links", type=int, default=32, help="of these, clips taken through every link (default 32)")
-    parser.add_argument("--prompts", type=int, default=60, help="held-out captions to make music for (default 60)")
-    parser.add_argument("--seed", type=int, default=0, help="of the music (default 0)")
+    arguments.add_fields(parser, Evaluation, ("clips", "links", "prompts", "seed"))
 
 
 def run(args: argparse.Namespace) -> int:
-    with arguments.installed("melody evaluate"):
-        from melody_jax.operations import evaluation
     from melody_jax.evaluate.figures import table, write_report
+    from melody_jax.operations.evaluation import Evaluation, evaluate
 
-    given = arguments.fields_of(args, evaluation.Evaluation)
-    found = evaluation.evaluate(evaluation.Evaluation(**given, token_dir=args.model_dir or args.out))
+    given = arguments.fields_of(args, Evaluation)
+    found = evaluate(Evaluation(**given, token_dir=args.model_dir or args.out))
     print(*(entry.markdown() for entry in found.tables), table(found.figures), sep="\n\n")
     write_report(Path(args.out), found.figures, found.facts, found.tables)
     missed = [f"{figure.stage}: {figure.name}" for figure in found.figures if not figure.reached]

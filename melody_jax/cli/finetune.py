@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stages", default=STAGES, help=f"what learns (default {STAGES})")
     rank = "train adapters of this rank, not all weights"
     parser.add_argument("--lora", dest="rank", action=arguments.Positive, default=0, metavar="RANK", help=rank)
-    parser.add_argument("--alpha", type=float, default=16.0, help="adapters count alpha / rank (default 16)")
+    arguments.add_fields(parser, Finetuning, ("alpha",))
     arguments.add(parser, "set", "gin_file", "hardware", total_steps="of each stage, instead of the configuration's")
 
 

@@ -37,7 +37,7 @@ class Finetuning:
       out: gets tokens, runs and the new bundle.
       stages: which of lm and dpd learn.
       rank: of the adapters; 0 trains all weights.
-      alpha: of the adapters (`AdapterConfig`).
+      alpha: adapters count alpha / rank (`AdapterConfig`).
       hardware, gin_files, bindings: as of `training.Request`.
     """
 
