@@ -154,7 +154,7 @@ def held_out(
         UserError: as `Batches`.
     """
     _check_shards(batch_size, shards)
-    examples = sum(_source(part).num_input_examples(split) for part in _parts(task)[0])
+    examples = sum(_source(one).num_input_examples(split) for one in _tasks_of(task)[0])
     count = max(1, examples // batch_size)
     rows = batch_size // shards
     dataset = _examples(task, lengths, split, Stream(0, rows), 0, shard, shards, False)
@@ -225,17 +225,17 @@ def _check_alike(directories: Sequence[Path]) -> None:
                 raise UserError(f"{directory} and {directories[0]} have another {what} and cannot be mixed")
 
 
-def _parts(task: seqio.Task | seqio.Mixture) -> tuple[list[seqio.Task], tuple[int, ...]]:
+def _tasks_of(task: seqio.Task | seqio.Mixture) -> tuple[list[seqio.Task], tuple[int, ...]]:
     """The Tasks of a mixture, and weights in the ratio of their rates; of a Task itself."""
     if isinstance(task, seqio.Task):
         return [task], (1,)
-    return task.tasks, mixture.whole_numbers([task.get_rate(part) for part in task.tasks])
+    return task.tasks, mixture.whole_numbers([task.get_rate(one) for one in task.tasks])
 
 
 def _identity_of(task: seqio.Task | seqio.Mixture) -> str:
     """The id of the data set; of a mixture a hash of its data sets' ids and weights."""
-    parts, weights = _parts(task)
-    ids = [read.metadata(_source(part).directory)["id"] for part in parts]
+    members, weights = _tasks_of(task)
+    ids = [read.metadata(_source(one).directory)["id"] for one in members]
     return ids[0] if len(ids) == 1 else hashlib.sha256(json.dumps([ids, weights]).encode()).hexdigest()
 
 
@@ -254,11 +254,11 @@ def _examples(task, lengths, split, stream, seed, shard, shards, shuffle) -> tf.
     """Converted examples of one host, without an end."""
     with contextlib.suppress(RuntimeError):  # raised where TensorFlow has already started
         tf.config.set_visible_devices([], "GPU")  # or it would take the accelerator's memory from JAX
-    parts, weights = _parts(task)
+    members, weights = _tasks_of(task)
     datasets, info = [], seqio.ShardInfo(shard, shards)
-    for number, part in enumerate(parts):
+    for number, one in enumerate(members):
         own = dataclasses.replace(stream, weights=weights, number=number)
-        dataset = part.replace(source=_source(part).streaming(own)).get_dataset(
+        dataset = one.replace(source=_source(one).streaming(own)).get_dataset(
             sequence_length=lengths,
             split=split,
             shuffle=shuffle,

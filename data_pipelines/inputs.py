@@ -71,12 +71,12 @@ def changes(directory: pathlib.Path, entries: Sequence[Mapping[str, Any]]) -> st
             f"{name} ({_difference(old[name], new[name])})" for name in new if _difference(old.get(name), new[name])
         ],
     }
-    parts = []
+    said = []
     for what, names in groups.items():
         shown = ", ".join(ascii(name)[1:-1] for name in names[:_NAMED])
         if names:
-            parts.append(f"{len(names)} {what}: {shown}{', ...' if len(names) > _NAMED else ''}")
-    return "; ".join(parts) or "its files stand in another order"
+            said.append(f"{len(names)} {what}: {shown}{', ...' if len(names) > _NAMED else ''}")
+    return "; ".join(said) or "its files stand in another order"
 
 
 def _difference(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:

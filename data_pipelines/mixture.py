@@ -25,8 +25,8 @@ def parse(data: str) -> dict[str, Fraction]:
     if ":" not in data and "," not in data:
         return {data: Fraction(1)}
     rates: dict[str, Fraction] = {}
-    for part in data.split(","):
-        name, _, rate = part.strip().rpartition(":")
+    for item in data.split(","):
+        name, _, rate = item.strip().rpartition(":")
         try:
             value = Fraction(rate)
         except (ValueError, ZeroDivisionError):
@@ -44,10 +44,10 @@ def whole_numbers(rates: Sequence[float | Fraction]) -> tuple[int, ...]:
         UserError: a rate is less than that.
     """
     total = sum((Fraction(rate) for rate in rates), Fraction(0))
-    parts = [round(Fraction(rate) / total * _FINEST) for rate in rates]
-    if not all(parts):
+    shares = [round(Fraction(rate) / total * _FINEST) for rate in rates]
+    if not all(shares):
         raise UserError(f"a rate of {float(min(rates) / total):g} is less than a millionth of the mixture")
-    return tuple(part // math.gcd(*parts) for part in parts)
+    return tuple(share // math.gcd(*shares) for share in shares)
 
 
 def deal(positions: np.ndarray, weights: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

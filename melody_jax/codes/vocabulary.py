@@ -132,13 +132,13 @@ class Vocabulary:
         ids = self.mulan_ids(mulan)
         if keep is not None:
             ids = jnp.where(keep[:, None], ids, self.unknown)
-        parts = [jnp.full((ids.shape[0], 1), self.bos, ids.dtype), ids]
+        columns = [jnp.full((ids.shape[0], 1), self.bos, ids.dtype), ids]
         if self.controls:
             codes = jnp.zeros((ids.shape[0], len(self.controls)), ids.dtype) if controls is None else controls
             if keep is not None:
                 codes = jnp.where(keep[:, None], codes, 0)
-            parts.append(self.control_ids(codes).astype(ids.dtype))
-        return jnp.concatenate(parts, axis=1)
+            columns.append(self.control_ids(codes).astype(ids.dtype))
+        return jnp.concatenate(columns, axis=1)
 
     def without_condition(self, condition: Int[Array, "B prefix"]) -> Int[Array, "B prefix"]:
         """The condition with everything in it dropped."""

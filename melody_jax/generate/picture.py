@@ -73,9 +73,9 @@ def log_spectrogram(audio: Float[np.ndarray, " T"], sample_rate: int) -> Float[n
             frames = np.stack([padded[start : start + size] for start in starts[block : block + 64]]) * window
             spectrum = np.abs(np.fft.rfft(frames, fft)) / window.sum()
             low = np.floor(at).astype(int)
-            part = at - low
+            share = at - low
             high = np.minimum(low + 1, fft // 2)
-            power[block : block + 64, chosen] = (1 - part) * spectrum[:, low] + part * spectrum[:, high]
+            power[block : block + 64, chosen] = (1 - share) * spectrum[:, low] + share * spectrum[:, high]
     level = 20 * np.log10(power + 1e-9)
     return np.maximum(level - max(level.max(), -120.0), -_DEPTH)
 

@@ -107,11 +107,11 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         """Tokens [1, W] of that many new moments; as many of them as the next chunks need are remembered."""
         composer, levels = self._composer, self._composer.levels
         sequence, most = composer.sequence()
-        tokens, done, part = self._tokens, 0, 0
+        tokens, done, index = self._tokens, 0, 0
         while done < moments:
             earlier = min(tokens.shape[1] // levels, most)
             length = sequence - earlier
-            keys = fold_in(fold_in(jnp.asarray(self._key), 2 * self._index), part)
+            keys = fold_in(fold_in(jnp.asarray(self._key), 2 * self._index), index)
             context = tokens[:, tokens.shape[1] - earlier * levels :]
             condition = composer.later(self._condition, self._drawn - earlier)
             drawn = composer.loaded.write_tokens(
@@ -119,7 +119,7 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
             )
             kept = min(length, moments - done)
             tokens = np.concatenate([tokens, np.asarray(drawn)[:, : kept * levels]], axis=1)
-            done, part, self._drawn = done + kept, part + 1, self._drawn + kept
+            done, index, self._drawn = done + kept, index + 1, self._drawn + kept
         window, overlap = composer.window(self.settings)
         self._tokens = tokens[:, -max(most, window, overlap) * levels :]
         return tokens[:, tokens.shape[1] - moments * levels :]

@@ -75,8 +75,8 @@ linear_recurrence.defvjp(_forward, _backward)
 def _delay(x: Array, reverse: bool) -> Array:
     """x_{t-1} with a zero at the start; x_{t+1} with a zero at the end if `reverse`."""
     zero = jnp.zeros_like(x[..., :1, :])
-    parts = (x[..., 1:, :], zero) if reverse else (zero, x[..., :-1, :])
-    return jnp.concatenate(parts, axis=-2)
+    pieces = (x[..., 1:, :], zero) if reverse else (zero, x[..., :-1, :])
+    return jnp.concatenate(pieces, axis=-2)
 
 
 class SRULayer(nn.Module):

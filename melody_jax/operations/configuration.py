@@ -254,7 +254,7 @@ def binding_of(argument: str) -> str:
     Raises:
       UserError: there is no "=".
     """
-    name, equals, value = (part.strip() for part in argument.partition("="))
+    name, equals, value = (word.strip() for word in argument.partition("="))
     if not equals or not name or not value:
         raise UserError(f"--set {argument!r}: expected binding=value")
     if not value.startswith(("@", "%")):

@@ -116,9 +116,9 @@ class CodesStage(Stage):
         added = {"kmeans": rows.shape[0], "rvq": joint.shape[0]}
         valid = {name: memory.filled(memories[name], added[name], state.step) for name in memories}
         books = {name: kmeans.KMeansState(state.params[name], **state.opt_state[name]) for name in memories}
-        stage = jnp.sign(state.step - self.config.seed_step) + 1
+        phase = jnp.sign(state.step - self.config.seed_step) + 1
         books, measured = jax.lax.switch(
-            stage, [self._wait, self._seed, self._learn], books, memories, valid, learn_key
+            phase, [self._wait, self._seed, self._learn], books, memories, valid, learn_key
         )
         opt_state = {name: {"counts": book.counts, "sums": book.sums} for name, book in books.items()}
         opt_state |= {"frames": memories["kmeans"], "clips": memories["rvq"]}

@@ -235,13 +235,13 @@ class System:
         if frames <= piece:
             return decode(latents)
         margin = piece // 4
-        parts = []
+        pieces = []
         for begin in range(0, frames, piece - 2 * margin):
             end = min(begin + piece - 2 * margin, frames)
             at = min(max(begin - margin, 0), frames - piece)
             decoded = decode(latents[:, at : at + piece])
-            parts.append(decoded[:, (begin - at) * each : (end - at) * each])
-        return jnp.concatenate(parts, axis=1)
+            pieces.append(decoded[:, (begin - at) * each : (end - at) * each])
+        return jnp.concatenate(pieces, axis=1)
 
     def reconstruct(self, autoencoder: Weights, audio: Array) -> Array:
         """Music [B, T] through the autoencoder and back, scaling and clipping of the latents included."""

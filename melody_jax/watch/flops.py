@@ -67,8 +67,8 @@ def _equation(equation: Any) -> int:
 def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
     """The programs that an equation calls."""
     for value in params.values():
-        for part in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(part, ClosedJaxpr):
-                yield part.jaxpr
-            elif isinstance(part, Jaxpr):
-                yield part
+        for each in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(each, ClosedJaxpr):
+                yield each.jaxpr
+            elif isinstance(each, Jaxpr):
+                yield each

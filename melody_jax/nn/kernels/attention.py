@@ -58,12 +58,12 @@ def fits(width: int, dim: int, keys: int, dtype: Any) -> bool:
     not too many keys."""
     if jnp.dtype(dtype).itemsize != 2:
         return False
-    part = activations.share(width, "heads")
+    own = activations.share(width, "heads")
     return (
         keys * max(2, LANES // dim) <= 2 * LONGEST
-        and part % LANES == 0
+        and own % LANES == 0
         and (LANES % dim == 0 or dim % LANES == 0)
-        and part % dim == 0
+        and own % dim == 0
     )
 
 
@@ -257,18 +257,18 @@ def _backward_kernel(spec: Spec, count: int, query: Any, key: Any, value: Any, g
         _sum(sums[1], d_value, row, dv, lambda x: x)
 
 
-def _sum(total: Any, out: Any, row: int, part: Array, finish: Any) -> None:
+def _sum(total: Any, out: Any, row: int, term: Array, finish: Any) -> None:
     """Adds what a block of queries contributes to the gradient of the keys; `total` is None if there is only one
     block."""
     if total is None:
-        out[row] = finish(part).astype(out.dtype)
+        out[row] = finish(term).astype(out.dtype)
         return
 
     @pl.when(pl.program_id(2) == 0)
     def _():
-        total[row] = jnp.zeros_like(part)
+        total[row] = jnp.zeros_like(term)
 
-    total[row] += part
+    total[row] += term
 
     @pl.when(pl.program_id(2) == pl.num_programs(2) - 1)
     def _():

@@ -187,9 +187,9 @@ def table(report: dict[str, Any]) -> str:
     if "peak_bytes" in report:
         collectives = report["collectives"].items()
         rows += [(kind, f"{count} x, {size / 1e6:,.1f} MB per chip") for kind, (count, size) in collectives]
-        parts = ["computation", "communication", "blocking", *(["network"] if report["network_seconds"] else [])]
+        kinds = ["computation", "communication", "blocking", *(["network"] if report["network_seconds"] else [])]
         said = {"blocking": "of it with nothing beside it", "network": "between slices"}
-        rows += [(said.get(name, name), f"{report[f'{name}_seconds'] * 1e3:.2f} ms") for name in parts]
+        rows += [(said.get(name, name), f"{report[f'{name}_seconds'] * 1e3:.2f} ms") for name in kinds]
         rows.append(("estimated step", f"{report['seconds'] * 1e3:.2f} ms"))
         without = f", {report['mfu_without_overlap']:.1%} if no communication overlaps" if report["mfu"] else ""
         rows.append(("estimated MFU", f"{report['mfu']:.1%}{without}" if report["mfu"] else "unknown"))

@@ -27,8 +27,8 @@ class Measured:
 
 def page(what: "Rehearsal", predicted: Forecast, shown: Trial, measured: Measured, whole: Mapping[str, Whole]) -> str:
     """All of it."""
-    parts = [_heading(what), _pod(what, shown), _slices(what, predicted, shown, measured)]
-    return "\n\n".join([*parts, *([_publication(what, whole)] if whole else [])]) + "\n"
+    sections = [_heading(what), _pod(what, shown), _slices(what, predicted, shown, measured)]
+    return "\n\n".join([*sections, *([_publication(what, whole)] if whole else [])]) + "\n"
 
 
 def _heading(what: "Rehearsal") -> str:
@@ -88,17 +88,17 @@ def _slices(what: "Rehearsal", predicted: Forecast, shown: Trial, measured: Meas
 def _publication(what: "Rehearsal", whole: Mapping[str, Whole]) -> str:
     rows = [
         (
-            name if part.steps else "tokens of all music",
-            f"{part.steps:,}" if part.steps else "",
-            f"{part.batch:,}" if part.steps else "",
-            f"{part.passes:.2f}",
-            f"{part.flops / 1e18:,.0f}",
-            f"{part.mfu:.1%}",
-            f"{part.chip_hours:,.0f}",
+            name if stage.steps else "tokens of all music",
+            f"{stage.steps:,}" if stage.steps else "",
+            f"{stage.batch:,}" if stage.steps else "",
+            f"{stage.passes:.2f}",
+            f"{stage.flops / 1e18:,.0f}",
+            f"{stage.mfu:.1%}",
+            f"{stage.chip_hours:,.0f}",
         )
-        for name, part in whole.items()
+        for name, stage in whole.items()
     ]
-    rows.append(("together", "", "", "", "", "", f"{sum(part.chip_hours for part in whole.values()):,.0f}"))
+    rows.append(("together", "", "", "", "", "", f"{sum(stage.chip_hours for stage in whole.values()):,.0f}"))
     names = (
         "stage",
         "steps",
