@@ -1,6 +1,6 @@
-"""What FFmpeg's libraries (PyAV) read of a sound file, packet by packet to its end: what is there is counted, and only then
-compared with what the file says of itself (`containers`). libsndfile reads NMS ADPCM, which FFmpeg does not know.
-No TensorFlow here: worker processes import it.
+"""Sound files read by FFmpeg's libraries (PyAV), packet by packet to the end. The samples are counted, and only then
+compared with the length that the file states (`containers`). libsndfile reads NMS ADPCM, which FFmpeg does not know. No
+TensorFlow here: worker processes import it.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ _FORMATS = (
     "wav,w64,flac,ogg,mp3,mov,mp4,m4a,aac,ac3,eac3,asf,aiff,caf,au,ape,wv,tta,dsf,matroska,webm,voc,iff,amr,epaf,avr,ircam,"
     "nistsphere"
 )
-# Whose header counts the samples; of the others FFmpeg states a guess from the bit rate, or what the file's size says.
+# Formats whose header counts the samples; for others FFmpeg estimates the length from the bit rate or the file's size.
 _COUNTING = {"flac", "aiff", "au", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "asf", "ape", "wv", "tta", "dsf", "rf64"}
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 # At once in memory: 6 s of CD sound. Frames hold a thousand samples, too few for numpy and soxr to be fast.
@@ -67,7 +67,8 @@ def opened(path: str) -> BinaryIO:
 
 
 def decoded(file: BinaryIO, notes: list[Note], end: float | None) -> Iterator[tuple[np.ndarray, int]]:
-    """(float32 [n, channels], rate) of a file to its end, or to `end` seconds, and then the comparison with its header."""
+    """(float32 [n, channels], rate) of a file to its end, or to `end` seconds; at the end of the file it is compared
+    with its header."""
     stated = containers.stated(file)
     packets: _FFmpeg | _Sndfile = _Sndfile(file) if _is_nms(file) else _FFmpeg(file, stated, notes)
     time = 0.0
@@ -89,7 +90,7 @@ def decoded(file: BinaryIO, notes: list[Note], end: float | None) -> Iterator[tu
 
 
 def _compare(stated: containers.Stated, time: float, packets: "_FFmpeg | _Sndfile", notes: list[Note]) -> None:
-    """Raises UnusableError where `time` seconds are less than was credibly promised; notes what else is odd."""
+    """Raises UnusableError where `time` seconds are less than a credible header states; notes what else is odd."""
     promised = max(stated.seconds or 0.0, packets.promised)
     if packets.bytes_per_second and promised * packets.bytes_per_second >= containers.UNKNOWN_SIZE:
         notes.append(Note("its header does not know its length", time))
@@ -127,7 +128,7 @@ class _FFmpeg:
     """A file read by FFmpeg.
 
     Attributes:
-        promised: seconds that the header counts, known after the first frame; 0 where it counts none.
+        promised: seconds by the header's count of samples, known after the first frame; 0 without such a count.
         cut: why the file is certainly cut, known after the last frame.
     """
 
@@ -157,7 +158,7 @@ class _FFmpeg:
                 raise UnusableError("cannot be read: no sound in it")
             if stream.codec_context is None:
                 raise UnusableError("cannot be read: its codec is unknown")
-            stream.codec_context.thread_count = 1  # there is a process for every core
+            stream.codec_context.thread_count = 1  # every core has a process already
             self._look_at(container, stream)
             yield from self._packets(container, stream)
 
@@ -175,8 +176,8 @@ class _FFmpeg:
 
     def _packets(self, container: Any, stream: Any) -> Iterator[tuple[np.ndarray, int]]:
         bad: list[float] = []  # places of packets that cannot be decoded
-        last: list[float] = []  # of those at the end
-        gaps: list[tuple[float, float]] = []  # between the times that frames state, where they do
+        last: list[float] = []  # the same for packets at the end
+        gaps: list[tuple[float, float]] = []  # between the times that frames state, if they state any
         end = 0.0
         packets, packet, final = container.demux(stream), None, None
         while True:
@@ -220,7 +221,7 @@ class _FFmpeg:
 
 
 class _Sndfile:
-    """A WAV of NMS ADPCM, read by libsndfile without a seek, which it cannot do in it."""
+    """A WAV of NMS ADPCM, read by libsndfile without seeking, which it cannot do in this format."""
 
     promised, bytes_per_second, cut, tolerance = 0.0, 0.0, "", _TOLERANCE_SECONDS
 

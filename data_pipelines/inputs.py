@@ -1,8 +1,9 @@
-"""What a data set was made from, file by file: kept beside it, compared before it is called finished, and reused.
+"""The list of files that a data set was made from: kept beside it, compared with what is there now, and used to reuse
+clips.
 
 `inputs.jsonl` in the folder of a data set has a line for every file that was found: name, size, time of change and a hash of
-its captions. If the same request finds something else, the data set is made anew: what a file that did not change gave is taken
-out of the old data set, all else is decoded.
+its captions. If the same request finds other files, the data set is made again: clips of unchanged files are taken from
+the old data set, all other files are decoded.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ def entries_of(listed: Iterable[Listed]) -> list[dict[str, Any]]:
 
 
 def hash_of(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The identity of a list of inputs; of the names, not of where they lie."""
+    """The identity of a list of inputs. Names count, folders do not."""
     return _hash(json.dumps([{k: v for k, v in entry.items() if k != "path"} for entry in entries]))
 
 
@@ -93,7 +94,7 @@ def _difference(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
 
 
 def reuse(directory: pathlib.Path, chunks: Iterable[staging.Chunk]) -> int:
-    """Stages again, from the data set in `directory`, the chunks that it was made from. Returns how many."""
+    """Restores chunks to the stage from the finished data set in `directory`. Returns how many."""
     rows = {row["chunk"]: row for row in _rows(directory) if "chunk" in row}
     wanted = {
         chunk.path.name: chunk for chunk in chunks if chunk.path.name in rows and not staging.is_whole(chunk.path)
@@ -112,7 +113,7 @@ def reuse(directory: pathlib.Path, chunks: Iterable[staging.Chunk]) -> int:
 
 
 def tune_of(name: str) -> str:
-    """What a clip's `tune` is called that comes from the file `name`, which may be no UTF-8."""
+    """The `tune` of clips from the file `name`, which may not be valid UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,8 +1,8 @@
-"""Mixtures: data sets whose examples are given out by rates. No TensorFlow here.
+"""Mixtures: several data sets that give examples at fixed rates. No TensorFlow here.
 
-Which data set the example at a position comes from, and the how manieth of that data set it is, follow from the position
-alone: after n examples each data set has given n times its rate, to within one for every data set in the mixture.
-Drawing lots (seqio's own mixtures) would need the whole past to go on after a restart.
+The position alone decides which data set gives the example, and which of its examples it is. After n examples each data
+set has given n times its rate, to within one for every data set in the mixture. Random choices, as in seqio's own
+mixtures, would have to be replayed after a restart.
 """
 
 import math
@@ -53,7 +53,7 @@ def whole_numbers(rates: Sequence[float | Fraction]) -> tuple[int, ...]:
 def deal(positions: np.ndarray, weights: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """For each position the data set that gives its example, and the number of the example in that data set.
 
-    One data set after another takes its share of what those before it left: of n left positions floor(n w / W).
+    One data set after another takes its share of the remaining positions: floor(n w / W) of n.
     """
     which, index = np.zeros_like(positions), np.zeros_like(positions)
     left, rest, open_ = positions, sum(weights), np.ones(positions.shape, bool)

@@ -1,4 +1,4 @@
-"""Runs trained parts over an audio data set once and keeps what they say: tokens and latents of every clip."""
+"""Runs trained parts over an audio data set once and stores the results: tokens and latents of every clip."""
 
 import contextlib
 import itertools
@@ -18,7 +18,7 @@ from melody_jax.samples import from_int16
 from melody_jax.storage import Path
 
 Encode = Callable[[np.ndarray, Sequence[Sequence[str]]], Mapping[str, Any]]
-# Batches of a file: the work that a kill can cost.
+# Batches in a file: the most work that a killed process loses.
 _FEWEST_BATCHES, _MOST_BATCHES = 4, 256
 
 
@@ -37,7 +37,7 @@ def precompute(
     """Makes the tokenised data set `name` from the audio data set in `audio`.
 
     Chunks of clips are dealt out to the hosts in turn. Each writes its own files of the result (on a disk that all hosts
-    share); what is written is not done again, and the first host only adds the metadata.
+    share); files that exist are not made again, and the first host only adds the metadata.
 
     Args:
         encode: float32 [B, T] and the captions of the B clips to {"mulan" int [B, Q], "text" B times int [captions, Q] (C of
@@ -50,15 +50,15 @@ def precompute(
         barrier: waits for all hosts.
 
     Returns:
-        the version folder of the tokenised data set. An existing one of the same parts and audio is kept, any other is made
-        anew, and a line says why. While another process writes it, this one waits.
+        the version folder of the tokenised data set. An existing one of the same parts and audio is kept; any other is
+        replaced, and a line says why. While another process writes it, this one waits.
 
     Raises:
         UserError: the clips do not fit the geometry, or the audio data set changed meanwhile.
     """
     with replacing.sole_writer(read.tokens_directory(data_dir, name)) if shard == 0 else contextlib.nullcontext():
         barrier()  # the others begin when the first host has the lock, for all of them
-        directory = read.tokens_directory(data_dir, name)  # who had the lock may have made it
+        directory = read.tokens_directory(data_dir, name)  # the process that had the lock may have made it
         facts = read.metadata(audio)
         stored = (facts["sample_rate"], facts["seconds"])
         if stored != (geometry.sample_rate, geometry.clip_seconds):
@@ -66,7 +66,7 @@ def precompute(
         reason = _out_of_date(directory, facts["id"], lineage, geometry)
         if reason is None:
             return directory
-        barrier()  # all have seen what there was
+        barrier()  # until all hosts have seen what was there
         if reason and shard == 0:
             print(f"{directory}: {reason}; made anew")
             storage.remove_folder(directory)
@@ -87,7 +87,8 @@ def precompute(
 def _writing(
     directory: Path, audio: Path, lineage: Mapping[str, str], geometry: Geometry, batch_size: int
 ) -> tokens.Writing:
-    """The files to make: of whole batches, about 64 of them, so that many hosts share the work, but none too large."""
+    """The files to make: about 64, each of whole batches, so that many hosts can share the work and no file is too
+    large."""
     counts = read.counts(audio)
     batches = min(max(sum(counts.values()) // (64 * batch_size), _FEWEST_BATCHES), _MOST_BATCHES)
     made_of = [dict(sorted(lineage.items())), read.metadata(audio)["id"], config.to_dict(geometry), batch_size]
@@ -95,7 +96,7 @@ def _writing(
 
 
 def _out_of_date(directory: Path, source: str, lineage: Mapping[str, str], geometry: Geometry) -> str | None:
-    """Why the tokens in `directory` must be made anew; "" where there are none, None where they need not."""
+    """Why the tokens in `directory` must be made again; "" if there are none, None if they are up to date."""
     if not (directory / "metadata.json").is_file():
         return ""
     facts = read.metadata(directory)

@@ -1,7 +1,7 @@
 """From stored examples to what a stage trains on.
 
-Each is a pure map from example to example: what is random in it comes from the example's own `seed` (see
-`record_source`), so that the same example always gives the same result.
+Each is a pure map from example to example. Its randomness comes from the example's own `seed` (see `record_source`), so
+that the same example always gives the same result.
 
 Lengths come from seqio's `sequence_length` ({feature: length}).
 """
@@ -15,7 +15,7 @@ from data_pipelines.text_vocabulary import TextVocabulary
 from melody_jax.errors import UserError
 
 Example = Mapping[str, tf.Tensor]
-# One number for every kind of choice: two choices of one example must not be the same draw.
+# A number for each kind of choice: two choices for one example must be independent draws.
 _CROP, _CAPTION = 1, 2
 
 
@@ -41,8 +41,8 @@ def crop_aligned(
 ) -> tf.data.Dataset:
     """`semantic` [N R] and the `latents` [L, D] below it, cut to sequence_length["semantic"] tokens at a random moment.
 
-    Frame i of the result belongs to moment i // frames_per_token of the result: the cut lies between two moments, each of
-    which has R = `levels` tokens.
+    Frame i of the result belongs to moment i // frames_per_token of the result: the cut is between two moments, each of
+    R = `levels` tokens.
 
     Raises:
         UserError: the stored sequences are shorter, or the two lengths asked for do not belong together.

@@ -1,4 +1,4 @@
-"""Finished data sets on disk: where they are, what they say of themselves, and their clips one by one."""
+"""Finished data sets on disk: their folders, their metadata, and their clips one by one."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def tokens_directory(data_dir: str, name: str) -> Path:
 
 
 def latents_directory(directory: Path) -> Path:
-    """Where the latents are of the tokenised data set in `directory`, with the semantic tokens above them."""
+    """The folder of latents of the tokenised data set in `directory`, which holds the semantic tokens too."""
     return storage.path(directory) / LATENTS
 
 

@@ -2,9 +2,9 @@
 
 The order of the steps, fixed here and in `batches`, and why:
 
-1. positions 0, 1, 2, ... of an endless stream; this host's rows of each global batch. Nothing but numbers yet, so that
-   the state of the whole pipeline is one number, and starting in the middle costs nothing. In a mixture the position says
-   which data set gives the example, and that it is its p-th (`mixture.deal`); otherwise p is the position;
+1. positions 0, 1, 2, ... of an endless stream; this host's rows of each global batch. These are only numbers,
+   so that the state of the whole pipeline is one number, and starting in the middle costs nothing. In a mixture the
+   position decides which data set gives its p-th example (`mixture.deal`); otherwise p is the position;
 2. shuffle: example p is of epoch p // n, and its place in that epoch goes through a seeded permutation of all n clips.
    A perfect shuffle of the whole split, without a buffer that would have to be filled, kept and saved;
 3. repeat: by the epoch in 2, which gives each epoch its own order (`Dataset.repeat` would replay the first);
@@ -40,7 +40,7 @@ class Stream:
         start: examples that all hosts together have already given out.
         block: consecutive examples a host takes before the next host's turn: its rows of a global batch.
         weights: of the data sets of a mixture; see `mixture.deal`.
-        number: which of them is read here. Its examples alone are given; they keep their positions in the mixture.
+        number: the data set that is read here. Only its examples are given, at their positions in the mixture.
     """
 
     start: int = 0
@@ -106,7 +106,7 @@ class RecordSource(seqio.DataSource):
         shard_info: seqio.ShardInfo | None = None,
         **unused: Any,
     ) -> tf.data.Dataset:
-        """Examples {field: tensor, "seed": int64 [2]}; without a seed it is 0: nothing here is left to chance.
+        """Examples {field: tensor, "seed": int64 [2]}; without a seed it is 0, so that nothing is random.
 
         Raises:
             UserError: no such data set, split or field, or damaged files.
@@ -164,6 +164,6 @@ def _order(count: int, shuffle: bool, seed: int) -> Callable[[np.ndarray], np.nd
         if not shuffle:
             return places
         taken = [permutation(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()]
-        return np.concatenate(taken)  # they rise, so that epochs follow one another
+        return np.concatenate(taken)  # positions rise, so that epochs follow one another
 
     return order

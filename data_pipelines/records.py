@@ -1,12 +1,12 @@
 """Random access to the records of TFRecord files, which is what makes an exact and instant resume possible.
 
-A TFRecord is: length (uint64), its checksum (4 bytes), the data, its checksum (4 bytes). An index says where each record of
-a split ends: one uint64 for each, in a file that is mapped into memory, so that opening touches no record. Where there is
-none it is made by one pass over the lengths, and kept beside the records if that folder can be written.
+A TFRecord is: length (uint64), its checksum (4 bytes), the data, its checksum (4 bytes). An index holds the end of each
+record of a split, one uint64 each, in a file that is mapped into memory, so that opening reads no record. A missing
+index is made by one pass over the lengths, and kept beside the records if that folder can be written.
 
-Storage at the other end of a network answers late, but answers many questions at once: `Records.read` has IN_FLIGHT reads
-under way and gives their records in the order asked for. Of files in a bucket (gs://) each read is a request for a range of
-bytes; their index is read into memory, 8 bytes a record.
+Storage at the other end of a network answers late, but answers many requests at once: `Records.read` keeps IN_FLIGHT
+reads under way and gives their records in the order asked for. In a bucket (gs://) each read is a request for a range
+of bytes, and the index is read into memory, 8 bytes a record.
 """
 
 import bisect
@@ -30,7 +30,7 @@ from melody_jax.storage import Path
 
 IN_FLIGHT = 128  # reads under way at a time: 2,560 a second where each takes 50 ms
 _HEAD, _TAIL = 12, 4
-AROUND = _HEAD + _TAIL  # bytes of a record beside its data
+AROUND = _HEAD + _TAIL  # bytes of a record in addition to its data
 _END = np.dtype("<u8")
 _POOL = concurrent.futures.ThreadPoolExecutor(IN_FLIGHT, "records")
 
@@ -79,7 +79,8 @@ class Records:
         return self._files[file].read(start, int(self._ends[number]) - _TAIL - start)
 
     def _mapped(self, index: Path) -> np.ndarray | None:
-        """The index in a file, if it is of these files: as long as they say, and ending where each of them ends."""
+        """The index in a file, if it belongs to these records: it must have their number, and end where each file
+        ends."""
         try:
             if isinstance(index, pathlib.Path):
                 with open(index, "rb") as file:
@@ -108,7 +109,8 @@ _NONE = np.empty(0, _END)
 
 
 class _Local:
-    """A file that stays open if it may: opening asks a mounted bucket once more, and an open file outlives its removal."""
+    """A file that stays open if possible: opening costs a request to a mounted bucket, and an open file can be read
+    after its removal."""
 
     def __init__(self, path: str, stay_open: bool):
         self.path, self._descriptor = path, -1
@@ -148,7 +150,7 @@ def _open(path: str, stay_open: bool) -> _Local | _Remote:
 
 
 def _most_open_files() -> int:
-    """How many files this process may have open, once it has asked for as many as it is allowed."""
+    """How many files this process may have open, after raising its limit as far as allowed."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with contextlib.suppress(OSError, ValueError):  # without a limit some systems allow less than they say
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

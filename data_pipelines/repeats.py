@@ -1,4 +1,4 @@
-"""The same sound twice: found by what the clips hold, whatever the files are called."""
+"""Repeated sounds, found by the content of clips, whatever the names of their files."""
 
 import dataclasses
 import hashlib
@@ -16,8 +16,8 @@ class Repeats:
     Attributes:
         groups: for each chunk that is used, by its path, the name of a file of its group. Files that share a clip are one
             group, and a group belongs to one split.
-        rejections: a line for each file that is left out because all its sound stands in another, and for each that is used
-            and shares some.
+        rejections: a line for each file that is left out because another file has all of its sound, and for each file
+          that is used but shares some.
     """
 
     groups: dict[pathlib.Path, str]

@@ -1,4 +1,4 @@
-"""One writer at a time for a data set, and an old one that stands until its successor is finished. No TensorFlow here."""
+"""One writer at a time for a data set, whose old version stays until the new one is finished. No TensorFlow here."""
 
 import contextlib
 import pathlib

@@ -1,4 +1,4 @@
-"""What a data set is to be made of: everything that decides its content, and nothing that does not."""
+"""What a data set is made of: everything that decides its content, and nothing else."""
 
 import dataclasses
 import os
@@ -70,8 +70,8 @@ def request(hours: float | None = None, **given: Any) -> Request:
 
     Args:
         hours: of music that the corpus renders, instead of clips.
-        given: fields of `Request`; None for those that are not given. Paths count from the working directory. What is
-            no corpus has `min_seconds` of 0.95 of a clip if it is not given; the corpus's clips are whole.
+        given: fields of `Request`; None for those that are not given. Paths count from the working directory. If
+          `min_seconds` is not given, it is 0.95 of a clip; the corpus's clips are whole.
 
     Raises:
         UserError: fields that do not go together, or less than one clip.

@@ -1,6 +1,6 @@
 """What the text of an ABC tune says beside its notes: fields, key, rhythm, and how long the pickup is.
 
-The notes themselves are read by symusic; its result knows neither rhythm and mode nor where the first bar line stands.
+The notes themselves are read by symusic; its result has no rhythm, no mode, and no place of the first bar line.
 """
 
 import re
@@ -68,7 +68,7 @@ def field(tune: str, letter: str) -> str:
 
 
 def parse_key(text: str) -> Key | None:
-    """The key of a K: field, or None where it states none, or a mode that is not in theory.MODES."""
+    """The key of a K: field, or None where it states none, or a mode that is not in theory.SCALES."""
     match = re.match(r"([A-G])(#|b)?\s*([A-Za-z]*)", text.strip())
     if not match or text.strip().startswith(("Hp", "HP")):
         return None

@@ -215,7 +215,7 @@ def _transposition(rng, voices: list[_Voice]) -> int:
 
 
 def _octaves(voice: _Voice, shift: int) -> int:
-    """The whole octaves by which a line moves to lie in its player's compass, as few as will do."""
+    """The whole octaves by which a line moves to fit its player's compass, as few as possible."""
     low, high = _compass(voice)
     pitches = voice.notes[:, 2] + shift
     options = sorted(range(-36, 37, 12), key=abs)

@@ -93,7 +93,7 @@ def _read(job):
 
 
 def _silence() -> None:
-    """symusic and verovio print to the process's standard streams; a reader process has nothing else to say."""
+    """symusic and verovio print to the process's standard streams, which a reader process does not need."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
