@@ -269,7 +269,7 @@ class Melody:
         chosen, g = self._settings(options), self.bundle.geometry
         try:
             share = float(strength)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             share = math.nan
         if not 0 <= share <= 1:
             raise UserError(f"strength must be a number from 0 to 1, got {strength!r:.40}")
