@@ -11,6 +11,7 @@ import shutil
 import pytest
 
 from data_pipelines import sources
+from launch import job
 from melody_jax.bundle import Bundle, export
 from melody_jax.bundle.part import seal
 from melody_jax.errors import UserError
@@ -160,7 +161,15 @@ BUNDLES = {
 }  # fmt: skip
 
 
+LAUNCH = {
+    "a job": ((configuration.configs_directory() / "launch" / "v5e-256.yaml").read_bytes(), USED),
+    "nothing": (b"", "a mapping of keys is expected"),
+    "a day of no calendar": (b"name: 2026-99-99", "is no YAML"),
+    "brackets without end": (b"[" * 5_000, "is no YAML"),
+    "Latin-1": ("name: fünf".encode("latin-1"), "cannot be read"),
+}  # fmt: skip
 FILES = {
+    "launch": ("x.yaml", job.read, LAUNCH),
     "manifest": ("x.jsonl", sources.manifest, MANIFESTS),
     "packed manifest": ("x.jsonl.gz", sources.manifest, PACKED),
     "table": ("x.csv", lambda path: sources.musiccaps(path, os.path.dirname(path)), TABLES),

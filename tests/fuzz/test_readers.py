@@ -15,10 +15,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import yaml
 
 from data_pipelines import decode, sources
 from data_pipelines.build import make_file_clips
 from data_pipelines.clip import Clip
+from launch import job
 from melody_jax import graph
 from melody_jax.bundle import Bundle, load_part
 from melody_jax.bundle.part import seal
@@ -208,7 +210,6 @@ def test_musiccaps_tables(music):
         [
             ("ytid", "start_s", "end_s", "audioset_positive_labels", "aspect_list", "caption"),
             ("0123456789a", 30, 40, "/m/0140xf", "['low', 'slow']", 'a "slow" waltz, low'),
-            ("0123456789b", 0, 10, "/m/0140xf", "[]", "nobody has it"),
             ("0123456789a", 0, 10, "/m/0140xf", "['high']", "another"),
         ]
     )
@@ -371,3 +372,17 @@ def test_bindings(tmp_path):
         configuration.compose(files, (), [configuration.binding_of(f"{name}={rng.choice(JUNK)}")])
 
     assert_reads_or_refuses(read, "bindings")
+
+
+def test_launch_files(tmp_path):
+    path = configuration.configs_directory() / "launch" / "v5e-256.yaml"
+    valid = yaml.safe_load(path.read_text())
+
+    def read(rng):
+        if rng.random() < 0.4:
+            (tmp_path / "job.yaml").write_bytes(of_bytes(rng, path.read_bytes()))
+        else:
+            (tmp_path / "job.yaml").write_text(yaml.safe_dump(of_json(rng, valid)))
+        job.read(tmp_path / "job.yaml")
+
+    assert_reads_or_refuses(read, "launch files")
