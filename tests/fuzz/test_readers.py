@@ -317,19 +317,16 @@ def test_pieces(tmp_path):
     assert_reads_or_refuses(read, "pieces")
 
 
-REQUESTS = {
-    "generate": {
-        "prompt": "a slow waltz",
-        "negative": "drums",
-        "seed": 7,
-        "controls": {"bpm": 96, "key": "D minor", "metre": "3/4", "instruments": ["violin"], "drums": False, "downbeat": 0.5},
-        "settings": {**vars(Settings(seconds=1.0)), "lm_guidance": 2.0},
-        "keep_all": False,
-    },
-    "continue": {"take": "x", "prompt": "a waltz", "settings": {"seconds": 1.0}},
-    "inpaint": {"take": "x", "spans": [[0.1, 0.3]], "seed": 1},
-    "vary": {"take": "x", "strength": 0.5},
-}  # fmt: skip
+REQUESTS = [
+    ("generate", {"prompt": "a waltz", "seed": 7, "settings": vars(Settings(seconds=1.0))}),
+    ("generate", {"prompt": "a waltz", "negative": "drums", "settings": {"lm_guidance": 2.0}, "keep_all": False}),
+    ("generate", {"prompt": "a waltz", "controls": {"bpm": 96, "key": "D minor", "instruments": ["violin"], "downbeat": 0.5}}),
+    ("generate", {"like": "TAKE"}),
+    ("continue", {"take": "TAKE", "prompt": "a waltz", "settings": {"seconds": 1.0}}),
+    ("inpaint", {"take": "TAKE", "spans": [[0.1, 0.3]], "seed": 1}),
+    ("vary", {"take": "TAKE", "strength": 0.5}),
+]  # fmt: skip
+"""Verbs and bodies; the third asks for controls, which this bundle does not know."""
 
 
 def test_requests(client, monkeypatch):  # noqa: F811
@@ -343,9 +340,8 @@ def test_requests(client, monkeypatch):  # noqa: F811
     take = client.post("/v1/takes", content=sound(tone_of(0)[: RATE // 2])).json()["id"]
 
     def read(rng):
-        verb = rng.choice(list(REQUESTS))
-        valid = REQUESTS[verb] | ({"take": take} if "take" in REQUESTS[verb] else {})
-        body = of_json_text(rng, valid)
+        verb, valid = rng.choice(REQUESTS)
+        body = of_json_text(rng, valid).replace(b"TAKE", take.encode())
         answer = client.post(f"/v1/{verb}", content=body, headers={"content-type": "application/json"})
         assert_answered(answer, 503)
 
