@@ -69,6 +69,7 @@ PROMPTS = {
     "Latin-1": ("waltz\nfête".encode("latin-1"), "line 2 is not UTF-8"),
     "UTF-16": ("waltz".encode("utf-16"), "line 1 is not UTF-8"),
     "zeros": (bytes(99), "holds no prompt"),
+    "a book in one line": (b"word " * 400_000, "the prompt has 1999999 characters, at most 10000"),
     "no width": ("\u200b\n\u200d\ufeff\n".encode(), "holds no prompt"),
     "nothing": (b"", "holds no prompt"),
 }  # fmt: skip
