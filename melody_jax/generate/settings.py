@@ -180,7 +180,7 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
         try:
             return float(value)
         except OverflowError:  # a whole number beyond all floating point numbers
-            return math.inf if math.trunc(value) > 0 else -math.inf
+            return -math.inf if isinstance(value, int) and value < 0 else math.inf
     if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
     choices = typing.get_args(kind)
