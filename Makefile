@@ -1,6 +1,7 @@
 # make demo    install what sampling needs, make music for a few sentences
 # make install install what training, own music and evaluation need
 # make test    install everything, lint, type-check, test
+# make fuzz    read thousands of broken files with every reader
 # make serve   the web page and REST service with the shipped bundle, on http://127.0.0.1:8000
 # make train   train the whole tiny system from scratch and measure it
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -16,7 +17,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=171
 # Test processes beside one another; each wants 2 GiB.
 WORKERS ?= 2
 
-.PHONY: demo serve install test test-slow test-parity train lint clean
+.PHONY: demo serve install test test-slow fuzz test-parity train lint clean
 
 demo: $(VENV)/.base
 	$(BIN)/melody generate --prompts bundles/demo.txt --bundle bundles/tiny --seconds 10 --seed 1 --out music --overwrite
@@ -42,6 +43,11 @@ test: $(VENV)/.dev lint
 
 test-slow: $(VENV)/.dev
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow
+
+# Readers of users' files under INPUTS broken ones each; prints what became of them.
+INPUTS ?= 10000
+fuzz: $(VENV)/.dev
+	JAX_PLATFORMS=cpu MELODY_FUZZ_INPUTS=$(INPUTS) $(BIN)/python -m pytest -m slow -s -n 0 tests/fuzz
 
 # The models against PyTorch's and Hugging Face's.
 test-parity: $(VENV)/.parity

@@ -4,6 +4,8 @@ TensorFlow here: worker processes import it.
 """
 
 import dataclasses
+import errno
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -33,6 +35,8 @@ _RATES = (4_000, 768_000)
 _INTEGER_PEAK = 8.0
 # Two streams joined may have a broken frame between them, and a tag; more is a hole in the music.
 _MOST_BAD_PACKETS = 3
+# OSError: of Python's own file.
+_UNREADABLE = (av.error.FFmpegError, OSError)
 
 
 class UnusableError(Exception):
@@ -47,6 +51,16 @@ class Note:
     start: float
 
 
+class _File(io.BufferedReader):
+    """A file in which a broken header's seek to nowhere is an error in FFmpeg's way: PyAV prints exceptions from here."""
+
+    def seek(self, target: int, whence: int = os.SEEK_SET, /) -> int:
+        try:
+            return super().seek(target, whence)
+        except (OSError, ValueError):
+            return -errno.EINVAL
+
+
 def opened(path: str) -> BinaryIO:
     """A sound file, open.
 
@@ -56,7 +70,7 @@ def opened(path: str) -> BinaryIO:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe could block for ever
             raise UnusableError("cannot be read: not a regular file")
-        file = open(path, "rb")  # noqa: SIM115  # the caller closes it
+        file = _File(io.FileIO(path))  # the caller closes it
     except (OSError, ValueError) as error:  # ValueError: a NUL in a manifest's path
         raise UnusableError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not file.read(1):
@@ -148,7 +162,7 @@ class _FFmpeg:
     def frames(self) -> Iterator[tuple[np.ndarray, int]]:
         try:
             container = av.open(self._file, metadata_errors="replace", options=self._options)
-        except (av.error.FFmpegError, ValueError) as error:
+        except (*_UNREADABLE, ValueError) as error:
             if self._cut_page:
                 raise UnusableError(f"truncated: {self._cut_page}") from None
             raise UnusableError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
@@ -184,7 +198,7 @@ class _FFmpeg:
             final = packet if packet is not None and packet.size else final
             try:
                 packet = next(packets, None)
-            except av.error.FFmpegError as error:
+            except _UNREADABLE as error:
                 raise UnusableError(f"damaged after {self._time:.2f} s: {error.strerror}") from None
             if packet is None:
                 break
@@ -259,4 +273,5 @@ def _samples(frame: Any) -> np.ndarray:
         return (data.astype(np.float32) - 128) / 128
     if data.dtype.kind == "i":
         return data.astype(np.float32) / np.float32(2 ** (8 * data.dtype.itemsize - 1))
-    return data.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite or NaN then, and refused as that
+        return data.astype(np.float32)

@@ -257,13 +257,13 @@ def read(path: str | Path) -> Job:
         data = yaml.safe_load(Path(path).read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a day of no calendar, brackets without end
         raise UserError(f"{path} is no YAML: {error}") from None
     try:
         if isinstance(data, dict) and isinstance(data.get("command"), str):
             data["command"] = shlex.split(data["command"])
         return _build(Job, data, "")
-    except (UserError, ValueError) as error:  # shlex: no closing quotation
+    except (UserError, ValueError, OverflowError) as error:  # shlex: no closing quotation
         raise UserError(f"{path}: {error}") from None
 
 

@@ -5,6 +5,7 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,9 +62,6 @@ BUCKETS = {
 }
 """Command -> its arguments that may be paths in buckets, gs://BUCKET/...; in all others an address is refused."""
 
-NO_BACKEND = "nable to initialize backend"
-"""In what JAX raises where JAX_PLATFORMS names devices that are not here."""
-
 MODULES = {"continue": "continue_"}  # the others are called like their command
 
 
@@ -95,8 +93,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {stopped}", file=sys.stderr, flush=True)
         importlib.import_module("melody_jax.parallel.hosts").leave()
         return stopped.exit_code
-    except RuntimeError as error:
-        if NO_BACKEND not in str(error):
+    except (RuntimeError, AssertionError) as error:
+        if not _lacks_devices(error):
             raise
         asked = os.environ.get("JAX_PLATFORMS", "")
         print(f"error: JAX_PLATFORMS={asked}: this machine or installation has no such device", file=sys.stderr)
@@ -112,6 +110,14 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one, while threads and processes end, says nothing more
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _lacks_devices(error: Exception) -> bool:
+    """Whether JAX_PLATFORMS names devices that are not here. For CUDA, JAX fails at an assertion without a word."""
+    if "nable to initialize backend" in str(error):
+        return True
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return isinstance(error, AssertionError) and (place.name, place.filename[-13:]) == ("backends", "xla_bridge.py")
 
 
 def _dispatch(argv: Sequence[str]) -> int:

@@ -133,4 +133,9 @@ def _show(place: Any, piece: Any) -> None:
 
 
 def _seeds(text: str) -> list[int]:
-    return [int(word) for word in text.split(",")]
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"seeds are whole numbers with commas between them, not {text!r:.40}"
+        ) from None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from melody_jax.codes import instruments as names
-from melody_jax.codes.controls import FASTEST, METRES, MOST_INSTRUMENTS, SLOWEST, Controls, merge
+from melody_jax.codes.controls import FARTHEST, FASTEST, METRES, MOST_INSTRUMENTS, SLOWEST, Controls, merge
 from melody_jax.errors import UserError
 
 # Only ASCII's letters have two cases: what matches is then found in the tables below.
@@ -200,7 +200,7 @@ def _lenient_tempo(value: Any) -> float | None:
 
 
 def _lenient_seconds(value: Any) -> float | None:
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and -FARTHEST <= value <= FARTHEST
     return float(value) if usable else None
 
 
@@ -253,7 +253,7 @@ def _parse_downbeat(seconds: float | int | str) -> float:
         downbeat = float(seconds)
     except (ValueError, OverflowError):
         downbeat = math.nan
-    if not math.isfinite(downbeat):
+    if not -FARTHEST <= downbeat <= FARTHEST:
         raise UserError(f"downbeat {seconds!r}: it is a number of seconds from the start to the first beat of a bar")
     return downbeat
 

@@ -23,6 +23,8 @@ SLOTS: tuple[str, ...] = (
 )  # fmt: skip
 SLOWEST, FASTEST = 40.0, 208.0
 """Tempi that can be asked for, beats per minute."""
+FARTHEST = 1e6
+"""Seconds from the start, before it or behind it, within which a downbeat must lie."""
 BEATS: dict[str, int] = {
     "2/4": 2, "3/4": 3, "4/4": 4, "6/8": 2, "9/8": 3, "12/8": 4, "3/8": 1, "2/2": 2, "3/2": 3, "4/2": 4, "6/4": 2,
     "5/4": 5, "7/8": 7, "5/8": 5, "other": 0,
@@ -80,7 +82,7 @@ class Controls:
             raise ValueError(f"a metre {self.metre}")
         if len(set(self.instruments)) < len(self.instruments) or not set(self.instruments) <= set(NAMES):
             raise ValueError(f"instruments {self.instruments}")
-        if self.downbeat is not None and not math.isfinite(self.downbeat):
+        if self.downbeat is not None and not -FARTHEST <= self.downbeat <= FARTHEST:
             raise ValueError(f"a downbeat after {self.downbeat} seconds")
 
     def __bool__(self) -> bool:

@@ -71,7 +71,7 @@ class DPDConfig:
     def __post_init__(self):
         if self.segment % 2 or self.segment < 2:
             raise UserError(f"dpd: segment {self.segment} is not even: segments overlap by half")
-        if self.width % (2 * self.heads):
+        if self.heads < 1 or self.width % (2 * self.heads):
             raise UserError(f"dpd: width {self.width} is not a multiple of 2 x {self.heads} heads (rotary pairs)")
         for name, value, known in (
             ("recurrence", self.recurrence, ("associative", "sequential", "fused")),

@@ -95,7 +95,7 @@ def check_spans(spans: Any, samples: int, sample_rate: int) -> list[tuple[int, i
     seconds = samples / sample_rate
     try:
         pairs = sorted((float(begin), float(end)) for begin, end in spans)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"spans are pairs of seconds, as in [(2, 4), (7.5, 8)], got {spans!r:.60}") from None
     if not pairs:
         raise UserError("there is no span to repaint")

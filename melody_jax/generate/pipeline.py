@@ -237,7 +237,7 @@ class Melody:
         chosen = self._settings(options)
         try:
             share = float(strength)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             share = math.nan
         if not 0 <= share <= 1:
             raise UserError(f"strength must be a number from 0 to 1, got {strength!r:.40}")

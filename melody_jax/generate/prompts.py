@@ -8,12 +8,16 @@ from typing import Any
 
 from melody_jax.errors import UserError
 
+LONGEST = 10_000
+"""Characters of a prompt. A text tower reads a few hundred words; all of a prompt is searched for controls."""
+
 
 def check_prompts(prompts: Sequence[Any]) -> list[str]:
     """The prompts, each a text in which something can be read.
 
     Raises:
-      UserError: there is none, or one is no text or holds nothing but spaces and signs without width.
+      UserError: there is none, or one is no text, longer than `LONGEST`, or holds nothing but spaces and signs without
+        width.
     """
     if not prompts:
         raise UserError("there is no prompt")
@@ -21,6 +25,8 @@ def check_prompts(prompts: Sequence[Any]) -> list[str]:
         place = "the prompt" if len(prompts) == 1 else f"prompt {index} of {len(prompts)}"
         if not isinstance(prompt, str):
             raise UserError(f"{place} is not a text: {prompt!r:.60}")
+        if len(prompt) > LONGEST:
+            raise UserError(f"{place} has {len(prompt)} characters, at most {LONGEST} can be used: {prompt!r:.40}")
         if any(unicodedata.category(sign) == "Cs" for sign in prompt):
             raise UserError(f"{place} holds bytes that are no text in UTF-8: {prompt!r:.60}")
         if is_empty(prompt):

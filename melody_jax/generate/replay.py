@@ -9,8 +9,9 @@ from typing import Any
 from melody_jax import storage
 from melody_jax.codes.control_words import parse
 from melody_jax.codes.controls import Controls
+from melody_jax.config import fits
 from melody_jax.errors import UserError
-from melody_jax.generate.settings import Settings, with_settings
+from melody_jax.generate.settings import Settings, seeds_of, with_settings
 
 ARGUMENTS = {
     "generate": {"prompt": str},
@@ -19,6 +20,15 @@ ARGUMENTS = {
     "vary": {"prompt": str, "strength": (int, float)},
 }
 """Calls of `Melody` -> what they take beside music, seed and settings."""
+_CONTROLS: dict[str, Any] = {
+    "tempo": float,
+    "key": str,
+    "metre": str,
+    "instruments": list,
+    "drums": bool,
+    "downbeat": float,
+    "others": bool,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +81,7 @@ def read_call(info: Mapping[str, Any], ids: Mapping[str, str] | None = None) -> 
       UserError: it is none, or comes from another bundle.
     """
     call = info.get("call", info) if isinstance(info, Mapping) else None
-    if not isinstance(call, Mapping) or call.get("name") not in ARGUMENTS:
+    if not isinstance(call, Mapping) or call.get("name") not in [*ARGUMENTS]:  # which need not be hashable
         raise UserError(f"this does not say how a piece was made; calls are {', '.join(ARGUMENTS)}")
     name = call["name"]
     if not isinstance(call.get("settings"), Mapping) or not isinstance(call.get("candidate"), int):
@@ -93,7 +103,7 @@ def read_call(info: Mapping[str, Any], ids: Mapping[str, str] | None = None) -> 
         arguments,
         call.get("negative"),
         controls_in(call),
-        call.get("seed", 0),
+        seeds_of(call.get("seed", 0), 1)[0],
         call["candidate"],
         settings,
         call.get("source"),
@@ -110,15 +120,11 @@ def controls_in(call: Mapping[str, Any]) -> Controls | None:
     said = call.get("controls")
     if said is None:
         return None
-    names = {
-        "tempo": "bpm",
-        "key": "key",
-        "metre": "metre",
-        "instruments": "instruments",
-        "drums": "drums",
-        "downbeat": "downbeat",
-    }
-    if not isinstance(said, Mapping) or not set(said) <= {*names, "others"}:
+    if not isinstance(said, Mapping) or not set(said) <= set(_CONTROLS):
         raise UserError(f"these controls are none: {said!r:.60}")
-    controls = parse(**{names[name]: value for name, value in said.items() if name in names})
-    return dataclasses.replace(controls, only=not said.get("others", False))
+    for name, value in said.items():
+        words = isinstance(value, list) and all(isinstance(word, str) for word in value)
+        if not (words if name == "instruments" else fits(_CONTROLS[name], value)):
+            raise UserError(f"these controls have a {name} that is none: {value!r:.60}")
+    given = {"bpm" if name == "tempo" else name: value for name, value in said.items() if name != "others"}
+    return dataclasses.replace(parse(**given), only=not said.get("others", False))

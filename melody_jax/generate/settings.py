@@ -87,9 +87,8 @@ class Settings:
             raise UserError(f"seconds must be more than 0 and at most {LONGEST_SECONDS:g}, got {self.seconds:g}")
         for name, lowest, highest in _RANGES:
             value = getattr(self, name)
-            if not (math.isfinite(value) and lowest <= value <= highest):
-                limits = f"at least {lowest:g}" if highest == math.inf else f"from {lowest:g} to {highest:g}"
-                raise UserError(f"{name} must be {limits}, got {value:g}")
+            if not lowest <= value <= highest:
+                raise UserError(f"{name} must be from {lowest:g} to {highest:g}, got {value!r:.40}")
         if self.top_p == 0:
             raise UserError("top_p must be more than 0")
         if self.loudness is not None and not -60 <= self.loudness <= -5:
@@ -103,15 +102,17 @@ class Settings:
         return Sampling(self.temperature, self.top_k, self.top_p, self.lm_guidance)
 
 
+# Of what has no bound of its own: the models' numbers have room for it, and for what they make of it.
+_MOST = 1e6
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("steps", 1, 1000),
-    ("guidance", 0, math.inf),
-    ("lm_guidance", 0, math.inf),
-    ("temperature", 0, math.inf),
-    ("top_k", 0, math.inf),
+    ("guidance", 0, _MOST),
+    ("lm_guidance", 0, _MOST),
+    ("temperature", 0, _MOST),
+    ("top_k", 0, _MOST),
     ("top_p", 0, 1),
-    ("mulan_levels", 0, math.inf),
-    ("clip_latents", 0, math.inf),
+    ("mulan_levels", 0, _MOST),
+    ("clip_latents", 0, _MOST),
     ("noise", 0, 1),
     ("window_seconds", 0, LONGEST_SECONDS),
     ("candidates", 1, 1000),
@@ -176,7 +177,10 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
             return None
         kind = float
     if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # a whole number beyond all floating point numbers
+            return -math.inf if isinstance(value, int) and value < 0 else math.inf
     if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
     choices = typing.get_args(kind)

@@ -58,7 +58,7 @@ class LMConfig:
     param_dtype: str = "float32"
 
     def __post_init__(self):
-        if self.width % (2 * self.heads):
+        if self.heads < 1 or self.width % (2 * self.heads):
             raise UserError(f"lm: width {self.width} is not an even multiple of {self.heads} heads")
         if self.window < 0 or self.window == 1:
             raise UserError(f"lm: a window of {self.window} tokens; it is 0 or at least 2")

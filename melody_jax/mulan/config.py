@@ -46,7 +46,7 @@ class MusicTowerConfig:
     unroll: int = 1
 
     def __post_init__(self):
-        if self.width % self.heads:
+        if self.heads < 1 or self.width % self.heads:
             raise UserError(f"music tower: {self.heads} heads do not divide the width {self.width}")
         if self.patch_frequency > self.mels:
             raise UserError(
@@ -88,7 +88,7 @@ class TextTowerConfig:
     pooling: str = "cls"
 
     def __post_init__(self):
-        if self.width % self.heads:
+        if self.heads < 1 or self.width % self.heads:
             raise UserError(f"text tower: {self.heads} heads do not divide the width {self.width}")
         if self.pooling not in ("cls", "mean"):
             raise UserError(f'text tower: pooling "{self.pooling}" is neither "cls" nor "mean"')

@@ -184,6 +184,9 @@ def compose(
     arguments = explained(lambda: gin.get_bindings(loop.train))
     if set(arguments) != {"stage", "run"}:
         raise UserError("the configuration binds no loop.train.stage or no loop.train.run")
+    for name, kind in (("stage", Stage), ("run", Run)):
+        if not isinstance(arguments[name], kind):
+            raise UserError(f"loop.train.{name} is bound to {arguments[name]!r:.60}, which is no {kind.__name__}")
     ignored = frozenset(binding for binding in bindings if not _is_read(binding))
     if ignored and not partial:
         refuse_ignored(ignored)
@@ -278,6 +281,6 @@ def explained(action: Callable[[], Any], what: str = "configuration") -> Any:
         return action()
     except UserError as error:
         raise UserError(str(error).partition("\n")[0]) from error  # gin has added where it was
-    except (ValueError, SyntaxError, TypeError, RuntimeError, ImportError, AttributeError, OSError) as error:
+    except Exception as error:  # a constructor may raise anything for a value that a user bound
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(f"{what}: {' '.join(lines[:3])}") from error

@@ -73,7 +73,10 @@ def evaluate(asked: Evaluation) -> Measured:
     audio = read.audio_directory(asked.data_dir, asked.data)
     held_out = list(read.read_clips(audio, "test", asked.clips))
     if len(held_out) < FEWEST:
-        raise UserError(f"{audio}: {len(held_out)} clips in the test split are too few to measure on")
+        raise UserError(
+            f"{audio}: {len(held_out)} clips in the test split are too few to measure on, it takes {FEWEST}; build it again "
+            "with a larger --test"
+        )
     melody = Melody(bundle)
     models = melody.loaded
     folder = ensure(bundle.parts, asked.token_dir, asked.data, asked.data_dir, tokenizer=bundle.tokenizer)

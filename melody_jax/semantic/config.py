@@ -132,7 +132,7 @@ class QuantizerConfig:
     temperature_decay: float = 0.999995
 
     def __post_init__(self):
-        if self.width % self.groups:
+        if self.groups < 1 or self.width % self.groups:
             raise UserError(f"quantizer: {self.groups} groups do not divide the width {self.width}")
 
 
@@ -232,7 +232,7 @@ class SemanticConfig:
             raise UserError(
                 f"semantic: feature_layer {self.feature_layer} is not one of {self.conformer.layers} layers"
             )
-        if self.width % self.conformer.heads:
+        if self.conformer.heads < 1 or self.width % self.conformer.heads:
             raise UserError(f"semantic: {self.conformer.heads} heads do not divide the width {self.width}")
 
     @property

@@ -256,3 +256,18 @@ def test_options_of_a_dataclass(capsys):
 
 def test_a_sentence_may_hold_an_address():
     refuse_addresses(["a song like https://a.b/c", "a=b", "16x16:4", "lm.LMConfig.size=3", "C:/music"])
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm"])
+def test_devices_that_are_not_here_are_one_line(platform):
+    """As JAX itself says it, for CUDA by an assertion without a word."""
+    code = "import sys, jax; from melody_jax.cli import main, report; report.run = lambda args: jax.devices(); "
+    ended = subprocess.run(
+        [sys.executable, "-c", code + "sys.exit(main.main(['report', 'x']))"],
+        env=os.environ | {"JAX_PLATFORMS": platform, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (BAD_ARGUMENTS, 1)
+    assert f"JAX_PLATFORMS={platform}: " in ended.stderr

@@ -269,6 +269,8 @@ SIDECARS = [
     ({"bpm": 96, "downbeat": 0.31}, Controls(96.0, downbeat=0.31)),
     ({"downbeat": "soon"}, Controls()),
     ({"downbeat": float("nan")}, Controls()),
+    ({"downbeat": 1.7e308}, Controls()),
+    ({"downbeat": 10**400}, Controls()),
     ({"key": "A minor", "mode": "minor"}, Controls(key=(9, "minor"))),
     ({"key": "F# Major", "genre": "Waltz", "tags": ["drums", "oboe"]}, Controls(None, (6, "major"), "3/4", True, ("oboe",), False)),
     ({"instruments": ["Piano", "Drums"], "time_signature": "11/8"}, Controls(None, None, "other", True, ("piano",), False)),

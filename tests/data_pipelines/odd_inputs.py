@@ -96,6 +96,11 @@ def with_value(audio: np.ndarray, value: float) -> np.ndarray:
     return audio
 
 
+def far_caf(data: bytes) -> bytes:
+    """A CAF whose chunk behind the description ends 7e18 bytes later, where no file can be read."""
+    return data[:56] + b"\x65" + data[57:]
+
+
 def json_sidecar(**tags: Any) -> dict[str, bytes]:
     return {".json": json.dumps(tags).encode()}
 
@@ -221,6 +226,8 @@ KINDS: dict[str, Kind] = {
     "nan.wav": Kind(lambda audio: sound(with_value(audio, np.nan), "WAV", "FLOAT"), 0, "NaN"),
     "infinite.wav": Kind(lambda audio: sound(with_value(audio, np.inf), "WAV", "FLOAT"), 0, "infinite"),
     "integers.wav": Kind(lambda audio: sound(audio * 32_767, "WAV", "FLOAT"), 0, "integers stored as floats"),
+    "beyond.wav": Kind(lambda audio: sound(with_value(audio, 1e300), "WAV", "DOUBLE"), 0, "NaN or infinite"),
+    "far.caf": Kind(lambda audio: far_caf(sound(audio, "CAF")), 0, "cannot be read"),
     "clipped.wav": Kind(lambda audio: sound(audio * 9, "WAV", "FLOAT"), 0, "beyond full scale"),
     "slow.wav": Kind(lambda audio: sound(audio[:200], rate=1), 0, "sampling rate of 1 Hz"),
     # Captions.
@@ -233,6 +240,7 @@ KINDS: dict[str, Kind] = {
     "broken_json.wav": Kind(_WAV, 0, "caption file is unreadable", {".json": b"{broken"}),
     "deep_json.wav": Kind(_WAV, 0, "caption file is unreadable", {".json": b"[" * 200_000}),
     "digits.wav": Kind(_WAV, sidecars={".json": b'{"caption": "a tone", "bpm": ' + b"1" * 4_000 + b"}"}),
+    "never.wav": Kind(_WAV, sidecars=json_sidecar(caption="a tone", bpm=96, downbeat=10**400)),
     "half.wav": Kind(_WAV, 0, "no Unicode text", json_sidecar(caption=f"great tune {_HALF}")),
     "half_licence.wav": Kind(_WAV, 0, "no Unicode text", json_sidecar(caption="a tone", licence=_HALF)),
     "book.wav": Kind(_WAV, 0, r"book\.txt has 12\.0 MB", {".txt": b"word " * 2_400_000}),

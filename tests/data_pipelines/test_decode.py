@@ -3,6 +3,7 @@ import pytest
 import soundfile
 
 from data_pipelines import decode
+from tests.data_pipelines.odd_inputs import far_caf, sound, tone_of
 from tests.data_pipelines.tones import pitch_of, tone
 
 FORM = decode.ClipFormat()
@@ -135,3 +136,11 @@ def test_silence():
     click = np.zeros(240_000, np.float32)
     click[1_000:2_000] = 0.1
     assert not decode.is_silent(click, FORM)
+
+
+def test_a_seek_to_nowhere_is_not_printed(tmp_path, capfd):
+    """PyAV prints the traceback of what a Python file raises."""
+    (tmp_path / "a.caf").write_bytes(far_caf(sound(tone_of(0), "CAF")))
+    with pytest.raises(decode.UnusableError, match="cannot be read"):
+        list(decode.clips_of(str(tmp_path / "a.caf"), FORM))
+    assert capfd.readouterr().err == ""

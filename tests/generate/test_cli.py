@@ -81,7 +81,7 @@ def test_prompt_file_and_folder(bundle_dir, tmp_path, loaded_once):
         (["a", "--out", "x.mp3", "--format", "wav"], "--format says wav"),
         (["a", "--out", "x.flac", "--bits", "32"], "16, 24 bits"),
         (["a", "--rate", "8000"], "Hz"),
-        (["a", "--seed", "1.5"], "seed"),
+        (["a", "--seed", "1.5"], "seeds are whole numbers with commas"),
         (["a", "--seed", "1,2"], "2 seeds for 1"),
         (["a", "--second", "5"], "unknown arguments"),
         (["a", "--window_seconds", "inf"], "window_seconds"),

@@ -177,6 +177,8 @@ def test_special_tokens_in_a_prompt_are_text(melody):
         (lambda m, x: m.continue_(x, " "), "empty"),
         (lambda m, x: m.vary(x, 1.5), "strength"),
         (lambda m, x: m.vary(x, "much"), "strength"),
+        (lambda m, x: m.vary(x, 10**400), "strength"),
+        (lambda m, x: m.inpaint(x, [(0, 10**400)]), "spans are pairs"),
         (lambda m, x: m.inpaint(x, []), "no span"),
         (lambda m, x: m.inpaint(x, [(0.5, 0.2)]), "not inside"),
         (lambda m, x: m.inpaint(x, [(0.5, 9.0)]), "not inside"),

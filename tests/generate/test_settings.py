@@ -76,6 +76,8 @@ def test_prompts_that_are_no_text():
     for prompt in (3, None, b"waltz"):
         with pytest.raises(UserError, match="is not a text"):
             check_prompts([prompt])
+    with pytest.raises(UserError, match="prompt 2 of 2 has 12000000 characters, at most 10000 can be used"):
+        check_prompts(["a waltz", "a waltz " * 1_500_000])
     with pytest.raises(UserError, match="no text in UTF-8"):
         check_prompts(["great tune \ud83c"])
 
