@@ -47,6 +47,5 @@ def _again(args: argparse.Namespace) -> None:
     if not making.files.wanted:
         print("the piece is there")
         return
-    pieces.keep_programs()
     with plain_warnings():
         making.make_again(info, sound)

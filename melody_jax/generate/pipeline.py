@@ -29,6 +29,7 @@ from melody_jax.generate.stream import Stream
 from melody_jax.geometry import Geometry
 from melody_jax.mulan.config import PretrainedText
 from melody_jax.shapes import Float, Int
+from melody_jax.storage import Path
 from melody_jax.system import Loaded
 
 Audio = Float[np.ndarray, " _"]  # lengths come and go
@@ -47,6 +48,7 @@ class Melody:
 
     Args:
       devices: on these ones.
+      programs: a folder in which compiled programs are kept for later processes (`system.programs.Programs`).
 
     Attributes:
       bundle: what it was loaded from.
@@ -54,12 +56,12 @@ class Melody:
       defaults: settings where the caller chooses none; the bundle may carry its own.
     """
 
-    def __init__(self, bundle: Bundle, devices: Sequence[Any] | None = None):
+    def __init__(self, bundle: Bundle, devices: Sequence[Any] | None = None, programs: Path | None = None):
         self.bundle = bundle
         self.defaults = with_settings(Settings(), bundle.sampling)
         text = bundle.references.get("mulan/text")
         text = None if text is None else from_dict(PretrainedText, text)
-        self.loaded = Loaded(bundle.parts, bundle.tokenizer, devices, text)
+        self.loaded = Loaded(bundle.parts, bundle.tokenizer, devices, text, programs)
         self._composer = Composer(self.loaded)
 
     @classmethod
@@ -68,18 +70,19 @@ class Melody:
         directory: str | os.PathLike,
         devices: Sequence[Any] | None = None,
         adapters: Mapping[str, float] | None = None,
+        programs: Path | None = None,
     ) -> "Melody":
         """Loads a bundle.
 
         Args:
           directory: its folder.
-          devices: see the class.
+          devices, programs: see the class.
           adapters: folder -> weight, of adapters that `melody finetune --lora` trained on this bundle.
 
         Raises:
           UserError: it is missing, damaged, edited, its parts do not belong together, or an adapter is of other parts.
         """
-        return cls(Bundle.load(directory, adapters), devices)
+        return cls(Bundle.load(directory, adapters), devices, programs)
 
     @property
     def sample_rate(self) -> int:

@@ -4,11 +4,10 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from melody_jax.errors import UserError
-from melody_jax.generate.compose import Composer, Row, fold_in, key_of
+from melody_jax.generate.compose import Composer, Row
 from melody_jax.generate.loudness import faded, limiter_gain, limiter_reach, lufs
 from melody_jax.generate.prompts import check_prompts
 from melody_jax.generate.settings import Settings, with_settings
@@ -45,7 +44,7 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         self.settings, self.prompt, self._negative, self._seed = settings, prompt, negative, seed
         self.seconds = 0.0
         self._controls = controls  # the codes of a sentence's controls
-        self._key = np.asarray(key_of(seed, 0))[None]
+        self._key = composer.loaded.row_keys([seed], [0])
         self._index = 0
         self._tokens = np.zeros((1, 0), np.int32)
         self._asked: list[int] = []
@@ -91,7 +90,7 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         known = self._latents.shape[1] // g.frames_per_token
         fresh = size - known
         drawn = self._draw(fresh)
-        keys = fold_in(jnp.asarray(self._key), 2 * self._index + 1)
+        keys = composer.loaded.fold_in(self._key, 2 * self._index + 1)
         frames = g.frames_per_token
         latents = np.pad(self._latents, ((0, 0), (0, fresh * frames), (0, 0)))
         tokens = np.concatenate([self._window_tokens(known), drawn], axis=1)
@@ -107,13 +106,14 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         """Tokens [1, W] of that many new moments; as many of them as the next chunks need are remembered."""
         composer, levels = self._composer, self._composer.levels
         sequence, most = composer.sequence()
+        fold_in = composer.loaded.fold_in
         tokens, done, part = self._tokens, 0, 0
         while done < moments:
             earlier = min(tokens.shape[1] // levels, most)
             length = sequence - earlier
-            keys = fold_in(fold_in(jnp.asarray(self._key), 2 * self._index), part)
+            keys = fold_in(fold_in(self._key, 2 * self._index), part)
             context = tokens[:, tokens.shape[1] - earlier * levels :]
-            condition = composer.later(self._condition, self._drawn - earlier)
+            condition = composer.loaded.later(self._condition, self._drawn - earlier)
             drawn = composer.loaded.write_tokens(
                 condition, context, keys, length * levels, self.settings.sampling, self._away
             )
