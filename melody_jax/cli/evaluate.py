@@ -1,6 +1,7 @@
 """`melody evaluate`: every model of a bundle on held-out music, each figure beside its baseline."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from melody_jax.cli import arguments
@@ -15,6 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clips", type=int, default=200, help="held-out clips (default 200)")
     parser.add_argument("--links", type=int, default=32, help="of these, clips taken through every link (default 32)")
     parser.add_argument("--prompts", type=int, default=60, help="held-out captions to make music for (default 60)")
+    judge = "also measure distances by that model's embeddings: a TorchScript file or a transformers folder"
+    parser.add_argument("--judge", action="append", default=[], metavar="NAME=PATH", help=judge)
     parser.add_argument("--seed", type=int, default=0, help="of the music (default 0)")
 
 
@@ -26,7 +29,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.clips < evaluation.FEWEST or args.prompts < 0 or args.links < 0:
         raise UserError(f"--clips must be at least {evaluation.FEWEST}, --links and --prompts at least 0")
-    given = arguments.fields_of(args, evaluation.Evaluation)
+    if args.judge and not args.prompts:
+        raise UserError("--judge hears the music of --prompts, of which there is none")
+    given = arguments.fields_of(args, evaluation.Evaluation) | {"judges": _judges_of(args.judge)}
     found = evaluation.evaluate(evaluation.Evaluation(**given, token_dir=args.model_dir or args.out))
     print(*(entry.markdown() for entry in found.tables), table(found.figures), sep="\n\n")
     write_report(Path(args.out), found.figures, found.facts, found.tables)
@@ -34,3 +39,14 @@ def run(args: argparse.Namespace) -> int:
     if missed:
         print(f"missed: {'; '.join(missed)}")
     return 1 if missed else 0
+
+
+def _judges_of(items: Sequence[str]) -> dict[str, str]:
+    """--judge: name -> path."""
+    judges = {}
+    for item in items:
+        name, separator, path = item.partition("=")
+        if not (name and separator and path):
+            raise UserError(f"--judge {item}: give a name and a path, as clap=models/clap")
+        judges[name] = path
+    return judges
