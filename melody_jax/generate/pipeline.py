@@ -334,7 +334,7 @@ class Melody:
         """Endless music, an iterator of arrays [T] that follow each other without a seam; see `Stream`.
 
         Args:
-          prompt: a sentence; `Stream.change` takes another one while the music plays.
+          prompt: a sentence; `Stream.change` takes another one, other controls and settings, while the music plays.
           negative, seed, controls, settings: as of `generate`; seconds and candidates do not count.
           **changes: other fields of `Settings`.
 
@@ -345,7 +345,11 @@ class Melody:
         (seed,) = seeds_of(seed, 1)
         self._warn_of_cuts(check_prompts([prompt]))
         (away,) = self._negatives(negative, 1, chosen)
-        return Stream(self._composer, chosen, prompt, away, seed, lambda text: self._asked(text, controls, seed)[0])
+
+        def codes(sentence: str, fixed: Controls | None) -> np.ndarray | None:
+            return self._asked(sentence, fixed, seed)[0]
+
+        return Stream(self._composer, chosen, prompt, away, seed, controls, codes)
 
     def replay(self, call: Mapping[str, Any], audio: np.ndarray | None = None, **options: Unpack[Options]) -> Result:
         """Makes a piece again, from `Result.call` or the JSON that is written beside a piece.

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from melody_jax.codes.controls import Controls
 from melody_jax.errors import UserError
 from melody_jax.generate.compose import Composer, Row
 from melody_jax.generate.loudness import faded, limiter_gain, limiter_reach, lufs
@@ -38,20 +39,21 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         prompt: str,
         negative: str | None,
         seed: int,
-        controls: Callable[[str], np.ndarray | None],
+        controls: Controls | None,
+        codes: Callable[[str, Controls | None], np.ndarray | None],
     ):
         self._composer, self._geometry = composer, composer.geometry
         self.settings, self.prompt, self._negative, self._seed = settings, prompt, negative, seed
         self.seconds = 0.0
-        self._controls = controls  # the codes of a sentence's controls
+        self._fixed, self._codes = controls, codes
         self._key = composer.loaded.row_keys([seed], [0])
         self._index = 0
         self._tokens = np.zeros((1, 0), np.int32)
-        self._asked: list[int] = []
+        self._asked: list[int] = []  # codes of the controls
         self._drawn = 0  # moments that have tokens under these controls
         self._latents = np.zeros((1, 0, self._geometry.latent_channels), np.float32)
         self._joint, self._past = np.zeros(0, np.float32), np.zeros(0, np.float32)
-        self._condition, self._away = self._conditions()
+        self._condition, self._away = self._conditions(codes(prompt, controls))
         self._finish = _Finish(settings.loudness, self._geometry.sample_rate)
 
     def __iter__(self) -> "Stream":
@@ -66,8 +68,18 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
             yield chunk
             left -= max(len(chunk), 1)
 
-    def change(self, prompt: str | None = None, *, negative: str | None = None, **changes: Any) -> None:
+    def change(
+        self,
+        prompt: str | None = None,
+        *,
+        negative: str | None = None,
+        controls: Controls | None = None,
+        **changes: Any,
+    ) -> None:
         """From the next chunk on, another prompt, another negative one, or other settings (but not window_seconds).
+
+        Args:
+          controls: all that is fixed from now on, `Controls()` for nothing; what was fixed stays if None.
 
         Raises:
           UserError: an empty prompt or a bad setting; the music then goes on as it was.
@@ -80,9 +92,11 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         check_prompts([text for text in (wanted, away) if text is not None])
         if away is not None and settings.lm_guidance == 1:
             raise UserError("a negative prompt needs lm_guidance above 1: guidance leads away from it")
-        self.settings, self.prompt, self._negative = settings, wanted, away
+        fixed = self._fixed if controls is None else controls
+        codes = self._codes(wanted, fixed)
+        self.settings, self.prompt, self._negative, self._fixed = settings, wanted, away, fixed
         self._finish.target = settings.loudness
-        self._condition, self._away = self._conditions()
+        self._condition, self._away = self._conditions(codes)
 
     def __next__(self) -> Float[np.ndarray, " T"]:
         composer, g = self._composer, self._geometry
@@ -151,9 +165,8 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         self._joint = audio[end : end + min(behind * g.token_samples, round(JOINT_SECONDS * g.sample_rate))]
         return audio[begin:end]
 
-    def _conditions(self) -> tuple[Array, Array | None]:
+    def _conditions(self, codes: np.ndarray | None) -> tuple[Array, Array | None]:
         composer, away = self._composer, None
-        codes = self._controls(self.prompt)
         asked = [] if codes is None else codes.tolist()
         if asked != self._asked:  # other controls begin with a bar of their own
             self._asked, self._drawn = asked, 0
