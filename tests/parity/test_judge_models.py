@@ -35,7 +35,7 @@ def script(tmp_path_factory):
 @pytest.fixture(scope="module")
 def clap(tmp_path_factory):
     torch.manual_seed(0)
-    audio = {"hidden_size": 64, "patch_embeds_hidden_size": 16, "depths": [1, 1], "num_attention_heads": [2, 2]}
+    audio = {"hidden_size": 32, "patch_embeds_hidden_size": 16, "depths": [1, 1], "num_attention_heads": [2, 2]}
     audio |= {"num_hidden_layers": 2, "projection_dim": 12, "enable_fusion": False}
     text = {
         "hidden_size": 16,
