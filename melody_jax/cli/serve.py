@@ -40,10 +40,12 @@ def run(args: argparse.Namespace) -> None:
     if token is None and args.host not in LOCAL:
         warnings.warn(f"everybody who reaches {args.host} may make music here: no token is set", stacklevel=1)
 
+    from melody_jax.generate import Melody
     from melody_jax.serve import run as running
 
     with plain_warnings(), running.listening(args.host, args.port) as place:
-        melody = pieces.loaded(bundle)
+        pieces.keep_programs()
+        melody = Melody.load(bundle)  # without arrows of its own on disk: a server drops programs when they are many
         if args.warm is not None:
             running.warm(melody, limits, args.warm)
         running.serve(melody, place, limits, token, args.cors, args.grace)
