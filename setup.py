@@ -69,6 +69,7 @@ setup(
         "play": ["sounddevice>=0.5"],
         "serve": SERVE,
         "parity": ["torch>=2.9", "transformers>=5.0", "sru>=2.6"],
+        "judges": ["torch>=2.9", "transformers>=5.0"],  # models that hear music, for melody evaluate --judge
         "sweep": ["optuna>=4.5"],
         # What T5X, AirIO and JEstimator import; they themselves are pinned in packages-no-deps-t5x.txt (docs/t5x.md).
         "t5x": [

@@ -12,6 +12,7 @@ LAYERS = [
     {"errors", "libtpu", "shapes", "graph", "samples", "__init__"},
     {"storage"},
     {"files", "lock"},
+    {"precompiled"},
     {"config", "geometry", "dsp"},
     {"parallel"},
     {"nn"},

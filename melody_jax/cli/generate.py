@@ -46,8 +46,5 @@ def _again(args: argparse.Namespace) -> None:
     if not making.files.wanted:
         print("the piece is there")
         return
-    from melody_jax.operations.cache import keep_programs
-
-    keep_programs()
     with plain_warnings():
         making.make_again(info, sound)

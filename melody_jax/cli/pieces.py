@@ -64,7 +64,7 @@ def making_of(args: argparse.Namespace, titles: Sequence[str]) -> Making:
       UserError: a bad argument.
     """
     files = Files(Output(**arguments.fields_of(args, Output)), titles)
-    return Making(arguments.bundle_of(args.bundle), arguments.adapters_of(args.adapter), files, _show)
+    return Making(arguments.bundle_of(args.bundle), arguments.adapters_of(args.adapter), files, _show, keep_programs)
 
 
 def make(
@@ -88,9 +88,6 @@ def make(
     if not making.files.wanted:
         print(f"all {len(sources)} pieces are there")
         return
-    from melody_jax.operations.cache import keep_programs
-
-    keep_programs()
     given |= {"negative": args.negative, "controls": asked, "batch_size": args.batch_size, "keep_all": args.keep_all}
     with plain_warnings():
         making.make(method, sources, music, seeds, **given, **chosen)
@@ -118,10 +115,15 @@ def edit(args: argparse.Namespace, method: str, **given: Any) -> None:
 def loaded(bundle: storage.Path, adapters: Sequence[str] = ()) -> Any:
     """A bundle as `Melody`, with adapters as `--adapter` gives them; its programs are kept for the next command."""
     from melody_jax.generate import Melody
-    from melody_jax.operations.cache import keep_programs
 
-    keep_programs()
-    return Melody.load(bundle, adapters=arguments.adapters_of(adapters))
+    return Melody.load(bundle, adapters=arguments.adapters_of(adapters), programs=keep_programs())
+
+
+def keep_programs() -> Any:
+    """Compiled programs are kept for the next command; returns where `Melody` keeps its own."""
+    from melody_jax.operations import cache
+
+    return cache.keep_programs()
 
 
 def _show(place: Any, piece: Any) -> None:

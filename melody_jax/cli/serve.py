@@ -27,10 +27,12 @@ def run(args: argparse.Namespace) -> None:
     limits = Limits(**arguments.fields_of(args, Limits, prefix="most_"))
     token, bundle = read_token(args.token_file, args.host), arguments.bundle_of(args.bundle)
     with arguments.installed("melody serve", "pip install 'melody_jax[serve]'"):
+        from melody_jax.generate import Melody
         from melody_jax.serve import run as running
 
     with plain_warnings(), running.listening(args.host, args.port) as place:
-        melody = pieces.loaded(bundle)
+        pieces.keep_programs()
+        melody = Melody.load(bundle)  # without arrows of its own on disk: a server drops programs when they are many
         if args.warm is not None:
             running.warm(melody, limits, args.warm)
         running.serve(melody, place, limits, token, args.cors, args.grace)

@@ -18,6 +18,7 @@ from melody_jax.evaluate import distances, links, measures, memorisation, rates,
 from melody_jax.evaluate.estimate import Estimate
 from melody_jax.evaluate.families import FamilyJudge
 from melody_jax.evaluate.figures import Figure
+from melody_jax.evaluate.judge_models import JudgeModel
 from melody_jax.evaluate.probe import MusicProbe
 from melody_jax.evaluate.tables import Cell, Table
 from melody_jax.evaluate.truth import Asked, Truth, choose_prompts
@@ -263,6 +264,7 @@ def text_to_music(
     probe: MusicProbe | None,
     prompts: int,
     seed: int = 0,
+    listeners: Sequence[JudgeModel] = (),
     progress: bool = True,
 ) -> tuple[Table, list[Figure]]:
     """Music for captions of held-out clips, measured beside these clips themselves.
@@ -277,6 +279,7 @@ def text_to_music(
       probe: of tokens, fitted on the same; None without truth.
       prompts: how many at most.
       seed: of the first piece; the others count on.
+      listeners: by whose embeddings distances are measured too.
       progress: whether a bar is shown.
     """
     known = judge is not None and all(clip.truth for clip in clips)
@@ -301,9 +304,15 @@ def text_to_music(
         cells |= _shared_runs(runs, links.by_level(train_tokens.semantic, levels, codes))
     embedded = batched(models.embed_music, made), batched(models.embed_music, real)
     spoken = np.asarray(models.embed_text(sentences))
-    found |= _distances(spoken, embedded[0], embedded[1])
     others = np.setdiff1d(np.arange(len(real)), rows)
-    beside |= _distances(spoken, embedded[1][rows], embedded[1][others])
+    found["MuLan cosine of text and music"] = distances.text_cosine(spoken, embedded[0])
+    beside["MuLan cosine of text and music"] = distances.text_cosine(spoken, embedded[1][rows])
+    heard_by = {"": embedded}
+    for one in listeners:
+        heard_by[f", heard by {one.name}"] = tuple(one.embed(audio, geometry.sample_rate) for audio in (made, real))
+    for by, (music, unseen) in heard_by.items():
+        found |= _distances(music, unseen, by)
+        beside |= _distances(unseen[rows], unseen[others], by)
     table = rates.table(found, beside, len(chosen), TARGETS if known else None)
     family = found.get("family")
     if not isinstance(family, Estimate) or asked is None:
@@ -324,12 +333,11 @@ def _shared_runs(clips: np.ndarray, train: np.ndarray) -> dict[str, Cell]:
     }
 
 
-def _distances(text: np.ndarray, music: np.ndarray, real: np.ndarray) -> dict[str, Cell]:
-    """By MuLan embeddings: the cosine of text and its music, and how far the music lies from real music."""
+def _distances(music: np.ndarray, real: np.ndarray, by: str) -> dict[str, Cell]:
+    """How far the music lies from real music; `by` says whose embeddings these are, where they are not MuLan's."""
     return {
-        "MuLan cosine of text and music": distances.text_cosine(text, music),
-        "Fréchet distance to unseen music": distances.frechet(music, real),
-        "kernel audio distance to unseen music": distances.kernel_distance(music, real),
+        f"Fréchet distance to unseen music{by}": distances.frechet(music, real),
+        f"kernel audio distance to unseen music{by}": distances.kernel_distance(music, real),
     }
 
 

@@ -110,7 +110,6 @@ class Composer:
         self.loaded = loaded
         self.geometry = loaded.geometry
         self.levels = loaded.geometry.semantic_levels
-        self.later = jax.jit(loaded.system.vocabulary.later)
 
     def batches(self, rows: Sequence[Row], settings: Settings, clock: Clock):
         """One `Batch` for every candidate, in their order."""
@@ -162,7 +161,7 @@ class Composer:
         settings: Settings,
         clock: Clock,
     ) -> Batch:
-        keys = jnp.stack([key_of(row.seed, candidate) for row, candidate in zip(rows, which, strict=True)])
+        keys, fold_in = self.loaded.row_keys([row.seed for row in rows], which), self.loaded.fold_in
         count, known = rows[0].moments, rows[0].known
         made = np.ones(count, bool) if known is None else known.made
         places, total = self.places(made, settings)
@@ -196,13 +195,15 @@ class Composer:
         self, tokens: Int[np.ndarray, "B W"], seeds: Sequence[int], moments: int, settings: Settings
     ) -> Float[np.ndarray, "B T"]:
         """Diffusion and decoder: the sound of given tokens, turned down where it is beyond full scale."""
-        keys = jnp.stack([key_of(seed, 0) for seed in seeds])
+        keys = self.loaded.row_keys(seeds, [0] * len(seeds))
         new = np.ones(moments, bool)
         places, total = self.places(new, settings)
         tokens = np.concatenate([tokens, np.tile(tokens[:, -self.levels :], (1, total - moments))], axis=1)
         frames = self.geometry.frames_per_token
         latents = np.zeros((len(tokens), total * frames, self.geometry.latent_channels), np.float32)
-        latents = self._latents(latents, _extended(new, total), tokens, places, fold_in(keys, 1), settings, 1.0)
+        latents = self._latents(
+            latents, _extended(new, total), tokens, places, self.loaded.fold_in(keys, 1), settings, 1.0
+        )
         audio = jax.device_get(self.loaded.decode(latents[:, : moments * frames]))
         return audio / np.maximum(np.abs(audio).max(axis=1, keepdims=True), 1.0)
 
@@ -241,9 +242,9 @@ class Composer:
         for index, stretch in enumerate(self.stretches(drawn)):
             at, seen = stretch.begin, stretch.begin - stretch.earlier
             fresh = self.loaded.write_tokens(
-                self.later(condition, seen),
+                self.loaded.later(condition, seen),
                 tokens[:, seen * levels : at * levels],
-                fold_in(keys, index),
+                self.loaded.fold_in(keys, index),
                 stretch.length * levels,
                 settings.sampling,
                 negative,
@@ -269,7 +270,7 @@ class Composer:
             there = slice(start * frames, (start + size) * frames)
             latents[:, there] = self.diffuse(
                 tokens[:, start * self.levels : (start + size) * self.levels],
-                fold_in(keys, index),
+                self.loaded.fold_in(keys, index),
                 latents[:, there],
                 ~left[start : start + size],
                 settings,
@@ -297,14 +298,3 @@ class Composer:
 def _extended(flags: Bool[np.ndarray, " N"], total: int) -> Bool[np.ndarray, " total"]:
     """What lies beyond the end is new, and cut off in the end."""
     return np.pad(flags, (0, total - len(flags)), constant_values=True)
-
-
-def fold_in(keys: UInt32[Array, "B 2"], use: int) -> UInt32[Array, "B 2"]:
-    """A key of each row for another use."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, use)
-
-
-def key_of(seed: int, candidate: int) -> UInt32[Array, "2"]:
-    """The key that all randomness of a candidate comes from."""
-    key = jax.random.PRNGKey(seed)
-    return jax.random.fold_in(key, 1 + candidate) if candidate else key

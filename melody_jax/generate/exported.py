@@ -26,7 +26,7 @@ from melody_jax.codes import controls
 from melody_jax.errors import UserError
 from melody_jax.files import UNFINISHED, whole_folder
 from melody_jax.generate import sample_exported
-from melody_jax.generate.compose import Composer, fold_in
+from melody_jax.generate.compose import Composer
 from melody_jax.generate.pipeline import Melody
 from melody_jax.generate.settings import Settings
 from melody_jax.mulan import minilm
@@ -88,15 +88,15 @@ class Arrows:
 
     def tokens(self, weights: Weights, condition: Array, keys: Array) -> Array:
         """Semantic tokens [B, N R], window after window; keys [B, 2] of the pieces."""
-        lm, keys, levels = self._kept(weights)["lm"], fold_in(keys, 0), self.geometry.semantic_levels
+        lm, keys, levels = self._kept(weights)["lm"], self.system.fold_in(keys, 0), self.geometry.semantic_levels
         tokens = jnp.zeros((condition.shape[0], 0), jnp.int32)
         for index, stretch in enumerate(self._stretches):
             seen = stretch.begin - stretch.earlier
             fresh = self.system.write_tokens(
                 lm,
-                self.system.vocabulary.later(condition, seen),
+                self.system.later(condition, seen),
                 tokens[:, seen * levels :],
-                fold_in(keys, index),
+                self.system.fold_in(keys, index),
                 length=stretch.length * levels,
                 sampling=self.settings.sampling,
             )
@@ -105,7 +105,7 @@ class Arrows:
 
     def latents(self, weights: Weights, tokens: Array, keys: Array) -> Array:
         """Latents [B, L, D] of tokens, window after window, each of which keeps what the one before made."""
-        dpd, keys, chosen, g = self._kept(weights)["dpd"], fold_in(keys, 1), self.settings, self.geometry
+        dpd, keys, chosen, g = self._kept(weights)["dpd"], self.system.fold_in(keys, 1), self.settings, self.geometry
         frames, levels = g.frames_per_token, g.semantic_levels
         latents = jnp.zeros((tokens.shape[0], self._total * frames, g.latent_channels), jnp.float32)
         left = np.ones(self._total, bool)
@@ -115,7 +115,7 @@ class Arrows:
             made = self.system.diffuse(
                 dpd,
                 tokens[:, start * levels : end * levels],
-                fold_in(keys, index),
+                self.system.fold_in(keys, index),
                 latents[:, there],
                 jnp.asarray(np.repeat(~left[start:end], frames)[None]),
                 steps=chosen.steps,

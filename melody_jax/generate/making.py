@@ -31,12 +31,14 @@ class Making:
       adapters: folder -> weight of adapters that are added.
       files: where each piece goes.
       show: gets every file of music that was written, and its piece.
+      keep: says where compiled programs are kept.
     """
 
     bundle: str | os.PathLike
     adapters: Mapping[str, float]
     files: Files
     show: Callable[[Any, "Result"], None]
+    keep: Callable[[], storage.Path | None]
 
     def make(self, method: str, sources: Sequence[str], music: bool, seeds: Sequence[int], **options: Any) -> None:
         """Calls a method of `Melody` for the pieces that are wanted.
@@ -69,7 +71,7 @@ class Making:
     def _melody(self) -> "Melody":
         from melody_jax.generate import Melody
 
-        return Melody.load(self.bundle, adapters=self.adapters)
+        return Melody.load(self.bundle, adapters=self.adapters, programs=self.keep())
 
     def _write(self, melody: "Melody", index: int, result: "Result", source: str | None) -> None:
         for place, piece in self.files.write(melody, index, result, source):

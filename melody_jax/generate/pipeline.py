@@ -28,6 +28,7 @@ from melody_jax.generate.settings import Settings, seeds_of, with_settings
 from melody_jax.generate.stream import Stream
 from melody_jax.mulan.config import PretrainedText
 from melody_jax.shapes import Float, Int
+from melody_jax.storage import Path
 from melody_jax.system import Loaded
 
 Music = np.ndarray | Result
@@ -45,6 +46,7 @@ class Melody:
 
     Args:
       devices: on these ones.
+      programs: a folder in which compiled programs are kept for later processes (`system.programs.Programs`).
 
     Attributes:
       bundle: what it was loaded from.
@@ -52,12 +54,12 @@ class Melody:
       defaults: settings where the caller chooses none; the bundle may carry its own.
     """
 
-    def __init__(self, bundle: Bundle, devices: Sequence[Any] | None = None):
+    def __init__(self, bundle: Bundle, devices: Sequence[Any] | None = None, programs: Path | None = None):
         self.bundle = bundle
         self.defaults = with_settings(Settings(), bundle.sampling)
         text = bundle.references.get("mulan/text")
         text = None if text is None else from_dict(PretrainedText, text)
-        self.loaded = Loaded(bundle.parts, bundle.tokenizer, devices, text)
+        self.loaded = Loaded(bundle.parts, bundle.tokenizer, devices, text, programs)
         self._composer = Composer(self.loaded)
 
     @classmethod
@@ -66,18 +68,19 @@ class Melody:
         directory: str | os.PathLike,
         devices: Sequence[Any] | None = None,
         adapters: Mapping[str, float] | None = None,
+        programs: Path | None = None,
     ) -> "Melody":
         """Loads a bundle.
 
         Args:
           directory: its folder.
-          devices: see the class.
+          devices, programs: see the class.
           adapters: folder -> weight, of adapters that `melody finetune --lora` trained on this bundle.
 
         Raises:
           UserError: it is missing, damaged, edited, its parts do not belong together, or an adapter is of other parts.
         """
-        return cls(Bundle.load(directory, adapters), devices)
+        return cls(Bundle.load(directory, adapters), devices, programs)
 
     @property
     def sample_rate(self) -> int:
@@ -294,7 +297,7 @@ class Melody:
         """Endless music, an iterator of arrays [T] that follow each other without a seam; see `Stream`.
 
         Args:
-          prompt: a sentence; `Stream.change` takes another one while the music plays.
+          prompt: a sentence; `Stream.change` takes another one, other controls and settings, while the music plays.
           negative, seed, controls, settings: as of `generate`; seconds and candidates do not count.
           **changes: other fields of `Settings`.
 
@@ -306,10 +309,10 @@ class Melody:
         self._warn_of_cuts(check_prompts([prompt]))
         (away,) = self._negatives(negative, 1, chosen)
 
-        def codes(sentence: str) -> Any:
-            return controls_for(self.loaded.system, sentence, controls, seed)[0]
+        def codes(sentence: str, fixed: Controls | None) -> np.ndarray | None:
+            return controls_for(self.loaded.system, sentence, fixed, seed)[0]
 
-        return Stream(self._composer, chosen, prompt, away, seed, codes)
+        return Stream(self._composer, chosen, prompt, away, seed, controls, codes)
 
     def replay(self, call: Mapping[str, Any], audio: np.ndarray | None = None, **options: Unpack[Options]) -> Result:
         """Makes a piece again, from `Result.call` or the JSON that is written beside a piece.

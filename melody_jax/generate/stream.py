@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
+from melody_jax.codes.controls import Controls
 from melody_jax.errors import UserError
-from melody_jax.generate.compose import Composer, Row, fold_in, key_of
+from melody_jax.generate.compose import Composer, Row
 from melody_jax.generate.loudness import faded, limiter_gain, limiter_reach, lufs
 from melody_jax.generate.prompts import check_prompts
 from melody_jax.generate.settings import Settings, with_settings
@@ -39,20 +39,21 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         prompt: str,
         negative: str | None,
         seed: int,
-        controls: Callable[[str], np.ndarray | None],
+        controls: Controls | None,
+        codes: Callable[[str, Controls | None], np.ndarray | None],
     ):
         self._composer, self._geometry = composer, composer.geometry
         self.settings, self.prompt, self._negative, self._seed = settings, prompt, negative, seed
         self.seconds = 0.0
-        self._controls = controls  # the codes of a sentence's controls
-        self._key = np.asarray(key_of(seed, 0))[None]
+        self._fixed, self._codes = controls, codes
+        self._key = composer.loaded.row_keys([seed], [0])
         self._index = 0
         self._tokens = np.zeros((1, 0), np.int32)
-        self._asked: list[int] = []
+        self._asked: list[int] = []  # codes of the controls
         self._drawn = 0  # moments that have tokens under these controls
         self._latents = np.zeros((1, 0, self._geometry.latent_channels), np.float32)
         self._joint, self._past = np.zeros(0, np.float32), np.zeros(0, np.float32)
-        self._condition, self._away = self._conditions()
+        self._condition, self._away = self._conditions(codes(prompt, controls))
         self._finish = _Finish(settings.loudness, self._geometry.sample_rate)
 
     def __iter__(self) -> "Stream":
@@ -67,8 +68,18 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
             yield chunk
             left -= max(len(chunk), 1)
 
-    def change(self, prompt: str | None = None, *, negative: str | None = None, **changes: Any) -> None:
+    def change(
+        self,
+        prompt: str | None = None,
+        *,
+        negative: str | None = None,
+        controls: Controls | None = None,
+        **changes: Any,
+    ) -> None:
         """From the next chunk on, another prompt, another negative one, or other settings (but not window_seconds).
+
+        Args:
+          controls: all that is fixed from now on, `Controls()` for nothing; what was fixed stays if None.
 
         Raises:
           UserError: an empty prompt or a bad setting; the music then goes on as it was.
@@ -81,9 +92,11 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         check_prompts([text for text in (wanted, away) if text is not None])
         if away is not None and settings.lm_guidance == 1:
             raise UserError("a negative prompt needs lm_guidance above 1: guidance leads away from it")
-        self.settings, self.prompt, self._negative = settings, wanted, away
+        fixed = self._fixed if controls is None else controls
+        codes = self._codes(wanted, fixed)
+        self.settings, self.prompt, self._negative, self._fixed = settings, wanted, away, fixed
         self._finish.target = settings.loudness
-        self._condition, self._away = self._conditions()
+        self._condition, self._away = self._conditions(codes)
 
     def __next__(self) -> Float[np.ndarray, " T"]:
         composer, g = self._composer, self._geometry
@@ -91,7 +104,7 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         known = self._latents.shape[1] // g.frames_per_token
         fresh = size - known
         drawn = self._draw(fresh)
-        keys = fold_in(jnp.asarray(self._key), 2 * self._index + 1)
+        keys = composer.loaded.fold_in(self._key, 2 * self._index + 1)
         frames = g.frames_per_token
         latents = np.pad(self._latents, ((0, 0), (0, fresh * frames), (0, 0)))
         tokens = np.concatenate([self._window_tokens(known), drawn], axis=1)
@@ -107,13 +120,14 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         """Tokens [1, W] of that many new moments; as many of them as the next chunks need are remembered."""
         composer, levels = self._composer, self._composer.levels
         sequence, most = composer.sequence()
+        fold_in = composer.loaded.fold_in
         tokens, done, index = self._tokens, 0, 0
         while done < moments:
             earlier = min(tokens.shape[1] // levels, most)
             length = sequence - earlier
-            keys = fold_in(fold_in(jnp.asarray(self._key), 2 * self._index), index)
+            keys = fold_in(fold_in(self._key, 2 * self._index), index)
             context = tokens[:, tokens.shape[1] - earlier * levels :]
-            condition = composer.later(self._condition, self._drawn - earlier)
+            condition = composer.loaded.later(self._condition, self._drawn - earlier)
             drawn = composer.loaded.write_tokens(
                 condition, context, keys, length * levels, self.settings.sampling, self._away
             )
@@ -151,9 +165,8 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         self._joint = audio[end : end + min(behind * g.token_samples, round(JOINT_SECONDS * g.sample_rate))]
         return audio[begin:end]
 
-    def _conditions(self) -> tuple[Array, Array | None]:
+    def _conditions(self, codes: np.ndarray | None) -> tuple[Array, Array | None]:
         composer, away = self._composer, None
-        codes = self._controls(self.prompt)
         asked = [] if codes is None else codes.tolist()
         if asked != self._asked:  # other controls begin with a bar of their own
             self._asked, self._drawn = asked, 0

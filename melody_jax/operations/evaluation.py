@@ -1,7 +1,7 @@
 """Evaluating a bundle: held-out clips and their tokens come from the data pipelines, judges are fitted, all is measured."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from data_pipelines import read, tokens
 from melody_jax.bundle.bundle import Bundle
 from melody_jax.errors import UserError
-from melody_jax.evaluate import links, protocol
+from melody_jax.evaluate import judge_models, links, protocol
 from melody_jax.evaluate.figures import Figure
 from melody_jax.evaluate.probe import MusicProbe
 from melody_jax.evaluate.protocol import Columns
@@ -37,6 +37,7 @@ class Evaluation:
       links: of these, clips taken through every link; 0 for no table of links.
       prompts: held-out captions to make music for; 0 for none.
       seed: of the music.
+      judges: name -> path of other models whose embeddings tell how far made music lies from real music.
     """
 
     bundle: str
@@ -47,10 +48,13 @@ class Evaluation:
     links: int = 32
     prompts: int = 60
     seed: int = 0
+    judges: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.clips < FEWEST or self.prompts < 0 or self.links < 0:
             raise UserError(f"--clips must be at least {FEWEST}, --links and --prompts at least 0")
+        if self.judges and not self.prompts:
+            raise UserError("--judge hears the music of --prompts, of which there is none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +70,9 @@ def evaluate(asked: Evaluation) -> Measured:
     """Measures every model of the bundle, each figure beside its baseline.
 
     Raises:
-      UserError: no bundle, no data set, or too few held-out clips.
+      UserError: no bundle, no data set, too few held-out clips, or a judge that cannot be loaded.
     """
+    listeners = judge_models.load_all(asked.judges)
     bundle = Bundle.load(asked.bundle)
     geometry = bundle.geometry
     audio = read.audio_directory(asked.data_dir, asked.data)
@@ -97,7 +102,7 @@ def evaluate(asked: Evaluation) -> Measured:
             tables, figures = [found], figures + more
     if asked.prompts:
         judge = judges and judges.family
-        everything = held_out, test, train, judge, probe, asked.prompts, asked.seed
+        everything = held_out, test, train, judge, probe, asked.prompts, asked.seed, listeners
         found, more = protocol.text_to_music(geometry, melody, models, *everything)
         tables, figures = [*tables, found], figures + more
     facts: dict[str, Any] = {"data": read.metadata(audio)["id"][:12], "held-out clips": len(held_out)}

@@ -36,7 +36,7 @@ class Live:
         self.ended = False
 
     def change(self, changes: dict[str, Any]) -> None:
-        """Changes the prompt or settings from the next chunk on, as `Stream.change` does; they are checked before."""
+        """Changes the prompt, controls or settings from the next chunk on, as `Stream.change` does; they are checked before."""
         self._changes.append(changes)
 
     def end(self) -> None:

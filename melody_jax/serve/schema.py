@@ -125,6 +125,9 @@ class Change(_Strict):
 
     prompt: str | None = None
     negative: str | None = None
+    controls: Asked | None = Field(
+        default=None, description="all that is fixed from now on, {} for nothing; what was fixed stays if not given"
+    )
     settings: Sampling = Sampling()
 
 
@@ -192,15 +195,18 @@ class Checker:
         }
 
     def change(self, request: Change, now: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of `Stream.change`; `now` are those of `Melody.stream`. Raises UserError."""
+        """Arguments of `Stream.change`; `now` are those of `Melody.stream`, and become those after it. Raises UserError."""
         changes = request.settings.changes()
         if "window_seconds" in changes:
             raise UserError("window_seconds cannot change while music plays")
         settings = self.settings(request.settings, now["settings"])
         negative = request.negative if request.negative is not None else now["negative"]
         self.check_words(request.prompt, negative, settings)
-        now |= {"settings": settings, "negative": negative}
-        return {"prompt": request.prompt, "negative": request.negative, **changes}
+        controls = None
+        if request.controls is not None:
+            controls = self._controls(request.controls, request.prompt or now["prompt"])[0] or Controls()
+        now |= {"settings": settings, "negative": negative, "prompt": request.prompt or now["prompt"]}
+        return {"prompt": request.prompt, "negative": request.negative, "controls": controls, **changes}
 
     def settings(self, sampling: Sampling, base: Settings | None = None) -> Settings:
         """Raises UserError: out of range, or beyond the limits."""

@@ -64,7 +64,7 @@ def router(service: Service, checker: Checker) -> fastapi.APIRouter:
 
     @routes.patch("/{id}")
     async def change(id: str, body: Change) -> JSONResponse:
-        """Other words or settings, from the next chunk on."""
+        """Other words, controls or settings, from the next chunk on."""
         live = found(id)
         live.change(checker.change(body, calls[id]))
         return JSONResponse({"id": id})

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -22,6 +21,8 @@ from melody_jax.parallel import rules
 from melody_jax.parallel.batch import batch_sharding
 from melody_jax.parallel.mesh import make_mesh
 from melody_jax.shapes import Array, Bool, Float, Int, UInt32
+from melody_jax.storage import Path
+from melody_jax.system.programs import Programs, signature
 from melody_jax.system.system import System
 
 
@@ -37,6 +38,8 @@ class Loaded:
       tokenizer: a tokenizer.json, where the text tower has one of its own.
       devices: that it runs on; None: all accelerators of this host, of CPUs one, which has all cores already.
       text: the frozen text tower's weights; None: those that MuLan's config names.
+      programs: a folder in which compiled arrows are kept for later processes, see `Programs`; None: each process compiles
+        its own.
 
     Raises:
       UserError: the parts were not trained together, or the package with the text tower's weights is missing or another.
@@ -48,13 +51,19 @@ class Loaded:
         tokenizer: str | os.PathLike | None = None,
         devices: Sequence[Any] | None = None,
         text: PretrainedText | None = None,
+        programs: Path | None = None,
     ):
         check_lineage(parts)
         self.geometry = next(iter(parts.values())).geometry
-        self.system = system = System({name: part.config for name, part in parts.items()}, self.geometry)
+        configs = {name: part.config for name, part in parts.items()}
+        self.system = system = System(configs, self.geometry)
         local = jax.local_devices() if devices is None else devices
         alone = devices is None and local[0].platform == "cpu"
         self._mesh = make_mesh("data=-1", local[:1] if alone else local)
+        made_of = sorted(configs.items()), self.geometry
+        self._programs = (
+            None if programs is None else Programs(programs, made_of, self._mesh.devices.flatten().tolist())
+        )
         self.tokenizer = TextTokenizer(tokenizer)
         self.weights: dict[str, Any] = {}
         for name in STAGES:
@@ -68,15 +77,27 @@ class Loaded:
         self._embed_text, self._embed_music = self._compiled(system.embed_text), self._compiled(system.embed_music)
         self._mulan_codes, self._text_codes = self._compiled(system.mulan_codes), self._compiled(system.text_codes)
         self._represent, self._reconstruct = self._compiled(system.represent), self._compiled(system.reconstruct)
-        self._condition = self._compiled(system.condition)
+        self._row_keys, self._fold_in = self._compiled(system.row_keys), self._compiled(system.fold_in)
+        self._condition, self._later = self._compiled(system.condition), self._compiled(system.later)
         self._write, self._diffuse = self._compiled(system.write_tokens), self._compiled(system.diffuse)
         self._decode, self._magnitudes = self._compiled(system.decode), self._compiled(system.decode_magnitudes)
         self._phases = self._compiled(system.find_phases)
 
     def _compiled(self, arrow: Callable[..., Any]) -> Callable[..., Any]:
-        """The arrow under `jax.jit`, for arrays of `_whole` and `_rows`."""
+        """The arrow under `jax.jit`, for arrays of `_whole` and `_rows`, its executables kept where some are."""
         fixed = [p.name for p in inspect.signature(arrow).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        return jax.jit(rules.on_mesh(arrow, self._mesh), static_argnames=fixed)
+        program, programs = jax.jit(rules.on_mesh(arrow, self._mesh), static_argnames=fixed), self._programs
+        if programs is None:
+            return program
+        there: dict[Any, Any] = {}
+
+        def run(*arguments: Any, **how: Any) -> Any:
+            key = signature(arguments), *sorted(how.items())
+            if key not in there:
+                there[key] = programs.executable(arrow.__name__, program, arguments, how)
+            return there[key](*arguments)
+
+        return run
 
     def filled(self, rows: int) -> int:
         """The least number of rows from `rows` on that gives every chip the same number."""
@@ -137,6 +158,18 @@ class Loaded:
         """Through the autoencoder and back, scaling and clipping of the latents included."""
         return self._reconstruct(self.weights["autoencoder"], self._rows(audio))
 
+    def row_keys(self, seeds: Sequence[int], candidates: Sequence[int]) -> UInt32[Array, "B 2"]:
+        """The key of each row that all its randomness comes from."""
+        return self._row_keys(self._rows(np.asarray(seeds, np.uint32)), self._rows(np.asarray(candidates, np.int32)))
+
+    def fold_in(self, keys: UInt32[Array | np.ndarray, "B 2"], use: int) -> UInt32[Array, "B 2"]:
+        """The keys of rows for another use."""
+        return self._fold_in(self._rows(keys), self._whole(np.int32(use)))
+
+    def later(self, condition: Int[Array, "B P"], moments: int) -> Int[Array, "B P"]:
+        """The condition of sequences that begin so many moments later."""
+        return self._later(condition, self._whole(np.int32(moments)))
+
     def condition(
         self, codes: Int[Array, "B Q"], levels: int, controls: Int[np.ndarray, "B controls"] | None = None
     ) -> Int[Array, "B prefix"]:
@@ -173,7 +206,7 @@ class Loaded:
           known: clean latents at delta = 0 where `mask` is True; with a strength below 1 what diffusion starts from, too.
           **how: steps, schedule, scale, clip, strength; see `System.diffuse`.
         """
-        inputs = self._rows(tokens), self._rows(keys), self._rows(known), jnp.asarray(mask)
+        inputs = self._rows(tokens), self._rows(keys), self._rows(known), self._whole(mask)
         return self._diffuse(self.weights["dpd"], *inputs, **how)
 
     def decode(

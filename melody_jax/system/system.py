@@ -140,6 +140,18 @@ class System:
         semantic = semantic.reshape(audio.shape[0], -1)
         return {"mulan": mulan, "semantic": semantic, "latents": latents}  # pyright: ignore[reportReturnType]
 
+    # Randomness.
+
+    def row_keys(self, seeds: Array, candidates: Array) -> Array:
+        """The keys [B, 2] that all randomness of candidates [B] of pieces comes from; seeds [B], uint32."""
+        keys = jax.vmap(jax.random.PRNGKey)(seeds)
+        first = (candidates == 0)[:, None]
+        return jnp.where(first, keys, jax.vmap(jax.random.fold_in)(keys, 1 + candidates))
+
+    def fold_in(self, keys: Array, use: Array | int) -> Array:
+        """Keys [B, 2] for another use, a whole number."""
+        return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, use)
+
     # Codes to codes to latents.
 
     def condition(self, codes: Array, controls: Array | None = None, *, levels: int = 0) -> Array:
@@ -149,6 +161,10 @@ class System:
         place = jnp.arange(condition.shape[1])[None, :]
         unread = (place > (levels or codes.shape[1])) & (place <= codes.shape[1])
         return jnp.where(unread, self.vocabulary.unknown, condition)
+
+    def later(self, condition: Array, moments: Array | int) -> Array:
+        """The condition [B, P] of a sequence that begins so many moments later."""
+        return self.vocabulary.later(condition, moments)
 
     def write_tokens(
         self,

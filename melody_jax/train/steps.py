@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from melody_jax import precompiled
 from melody_jax.errors import UserError
 from melody_jax.parallel.batch import batch_sharding, place_batch
 from melody_jax.parallel.rules import on_mesh
-from melody_jax.train import precompiled
 from melody_jax.train.end import check_finite
 from melody_jax.train.stage import HostBatch, Stage
 from melody_jax.train.state import TrainState
@@ -119,7 +119,7 @@ class Steps:
     def _executable(self, program: Any, placed: dict[str, jax.Array]) -> Any:
         lowered = precompiled.lower(program, self.state, placed)
         devices = self._mesh.devices.ravel().tolist()
-        key = precompiled.key_of(lowered, devices)
+        key = precompiled.key_of(lowered.as_text(), devices)
         return precompiled.load(self._precompiled_dir, key, devices) or lowered.compile()
 
     def _place(self, batch: HostBatch) -> dict[str, jax.Array]:

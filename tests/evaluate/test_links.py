@@ -9,6 +9,7 @@ import pytest
 from melody_jax.evaluate import links, probe, protocol, rates, spectra
 from melody_jax.evaluate.estimate import Estimate
 from melody_jax.evaluate.figures import Figure, write_report
+from melody_jax.evaluate.judge_models import JudgeModel
 from melody_jax.evaluate.tables import Table
 from melody_jax.evaluate.truth import Asked, Truth
 from melody_jax.geometry import Geometry
@@ -155,6 +156,22 @@ def test_own_music_without_truth_gets_what_needs_none(music):
     )
     assert not figures and "family" not in table.rows and "key" not in table.rows
     assert table.rows["MuLan cosine of text and music"]["made"] and table.rows["beat strength"]["made"]
+
+
+def test_other_listeners_measure_distances_too(music):
+    train, held_out, _, judges = music
+    listener = JudgeModel("spectra", 2 * RATE, lambda audio: spectra.bands(audio, 2 * RATE))
+
+    def measured(played):
+        arguments = GEOMETRY, _Melody(held_out, played), _Models(), held_out, _tokens(held_out), _tokens(train)
+        table, _ = protocol.text_to_music(*arguments, judges.family, None, 6, listeners=[listener], progress=False)
+        return table.rows["kernel audio distance to unseen music, heard by spectra"], table
+
+    faithful, table = measured(lambda audio: audio)
+    drone, _ = measured(_drone)
+    assert drone["made"] > 10 * abs(faithful["made"]) and drone["real renders"] == faithful["real renders"]
+    assert "Fréchet distance to unseen music, heard by spectra" in table.rows
+    assert "Fréchet distance to unseen music" in table.rows
 
 
 def test_what_is_not_asked_does_not_count():

@@ -1,5 +1,6 @@
 """A bundle with random weights and toy widths: the real export of real parts."""
 
+import dataclasses
 import string
 
 import jax
@@ -11,7 +12,7 @@ from flax import linen as nn
 
 from melody_jax.autoencoder.config import AutoencoderConfig, EnvelopeEncoderConfig, MagnitudeConfig
 from melody_jax.autoencoder.network import Autoencoder
-from melody_jax.bundle import export, save_part
+from melody_jax.bundle import Bundle, export, save_part
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.dpd.config import DPDConfig
 from melody_jax.dpd.network import DPD
@@ -46,6 +47,7 @@ MULAN = MuLanConfig(
     joint=8,
 )  # fmt: skip
 LM = LMConfig(layers=2, width=16, heads=2, hidden=32)
+BEATS = dataclasses.replace(LM, controls=True, beats=True)
 DIFFUSION = DPDConfig(
     width=16, blocks=2, segment=8, heads=2, coarse_layers=1, feed_forward=32, recurrent_width=16, recurrent_layers=1,
     angle_width=8,
@@ -150,3 +152,11 @@ def bundle_dir(model_dir, tmp_path_factory):
 @pytest.fixture(scope="session")
 def melody(bundle_dir):
     return Melody.load(bundle_dir)
+
+
+def with_beats(bundle_dir):
+    """The same with another language model, of random weights too, which knows controls and reads beats."""
+    bundle, vocabulary = Bundle.load(bundle_dir), Vocabulary.of(GEOMETRY, True)
+    weights = random_weights(SemanticLM(BEATS, vocabulary), jnp.zeros((1, vocabulary.prefix + 1), jnp.int32))
+    changed = dataclasses.replace(bundle.parts["lm"], params=weights, config=dataclasses.asdict(BEATS))
+    return Melody(dataclasses.replace(bundle, parts=dict(bundle.parts) | {"lm": changed}))

@@ -1,33 +1,21 @@
 """Which beat the language model is told of where it begins anew: in windows of long music, in streams, in given music."""
 
-import dataclasses
 import json
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melody_jax.bundle import Bundle
 from melody_jax.codes.controls import Controls
-from melody_jax.codes.vocabulary import Vocabulary
-from melody_jax.generate import Melody
+from melody_jax.errors import UserError
 from melody_jax.generate.making import told_beside
-from melody_jax.lm.network import SemanticLM
-from tests.generate.conftest import GEOMETRY, LM, random_weights
-
-BEATS = dataclasses.replace(LM, controls=True, beats=True)
+from tests.generate.conftest import with_beats
 
 
 @pytest.fixture
 def told(bundle_dir, monkeypatch):
     """(a system whose language model reads beats and writes nothing but code 0, [beat of the first moment it writes])."""
-    bundle = Bundle.load(bundle_dir)
-    vocabulary = Vocabulary.of(GEOMETRY, True)
-    weights = random_weights(SemanticLM(BEATS, vocabulary), jnp.zeros((1, vocabulary.prefix + 1), jnp.int32))
-    old = bundle.parts["lm"]
-    changed = dataclasses.replace(old, params=weights, config=dataclasses.asdict(BEATS))
-    melody = Melody(dataclasses.replace(bundle, parts=dict(bundle.parts) | {"lm": changed}))
-    beats = []
+    melody, beats = with_beats(bundle_dir), []
 
     def write(condition, earlier, keys, length, sampling, negative=None):
         del keys, sampling, negative
@@ -74,6 +62,28 @@ def test_a_stream_keeps_the_beat_until_it_is_asked_for_another(told):
     stream.change("a tone at 75 bpm")
     next(stream), next(stream)
     assert np.mod(beats[before:], 1).round(2).tolist() == [0.0, 0.25]
+
+
+def test_a_stream_takes_other_controls(told):
+    """They stay until others are given; with none at all the sentence alone counts."""
+    melody, beats = told
+    stream = melody.stream("a drone", seed=1, controls=Controls(150.0))
+    next(stream), next(stream)
+    stream.change("an ambient drone")
+    next(stream)
+    assert np.mod(beats, 1).round(2).tolist() == [0.0, 0.0, 0.5]
+    with pytest.raises(UserError, match="empty"):
+        stream.change(" ", controls=Controls(75.0))
+    stream.change(temperature=0.9)
+    next(stream)
+    before = len(beats)
+    assert beats[-1] is not None
+    stream.change(controls=Controls(75.0))
+    next(stream), next(stream)
+    assert np.mod(beats[before:], 1).round(2).tolist() == [0.0, 0.25]
+    stream.change(controls=Controls())
+    next(stream)
+    assert beats[-1] is None
 
 
 def test_of_given_music_the_beat_is_known_where_the_downbeat_is_told(told):

@@ -1,16 +1,19 @@
 """Sampling: lengths, repeatability, independence of the batch, settings."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from melody_jax import storage
 from melody_jax.cli.arguments import REPOSITORY_BUNDLE
 from melody_jax.errors import UserError
 from melody_jax.generate import Melody
 from melody_jax.generate.settings import with_settings
+from melody_jax.system import System
 from tests.generate.conftest import GEOMETRY
 
 PROMPT = "a slow waltz"
@@ -61,6 +64,28 @@ def test_prompt_does_not_depend_on_the_batch(melody):
         np.testing.assert_array_equal(alone.mulan, batched.mulan)
         np.testing.assert_array_equal(alone.tokens, batched.tokens)
         assert apart(alone, batched) < 1e-2
+
+
+def test_a_later_process_traces_nothing(melody, bundle_dir, tmp_path, monkeypatch):
+    """With kept programs it is the same music, and the second time no arrow of the system is traced."""
+    folder, how = storage.path(tmp_path), {"seconds": 0.9, "seed": 3, "candidates": 2}
+    usual = melody.generate(PROMPT, **how)
+    first = Melody.load(bundle_dir, programs=folder).generate(PROMPT, **how)
+    with monkeypatch.context() as changed:
+        for arrow in ("embed_text", "row_keys", "condition", "write_tokens", "diffuse", "decode", "embed_music"):
+            changed.setattr(System, arrow, _untraceable(arrow))
+        later = Melody.load(bundle_dir, programs=folder).generate(PROMPT, **how)
+    for made in (first, later):
+        np.testing.assert_array_equal(made.tokens, usual.tokens)
+        np.testing.assert_array_equal(made.audio, usual.audio)
+
+
+def _untraceable(name):
+    @functools.wraps(getattr(System, name))
+    def traced(*_, **__):
+        raise AssertionError(f"{name} is traced again")
+
+    return traced
 
 
 def test_chips_share_the_rows(melody, bundle_dir):

@@ -18,7 +18,7 @@ def serving(melody):  # noqa: F811
     """`serving(limit=..., token=...)` gives a client of a new server; its service is `client.service`."""
     open_clients = []
 
-    def start(token=None, origins=(), **limits):
+    def start(token=None, origins=(), melody=melody, **limits):
         service = Service(melody, Limits(**limits))
         client = TestClient(create_app(service, token, origins, grace=20.0), raise_server_exceptions=False)
         client.service = service

@@ -4,11 +4,14 @@ import io
 import json
 import threading
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
 
+from melody_jax.codes.controls import SLOTS, decode
 from melody_jax.generate.sound_file import read_music
+from tests.generate.conftest import with_beats
 from tests.serve.conftest import SHORT, ended, made
 
 
@@ -134,3 +137,35 @@ def test_a_stream_is_what_the_library_plays(serving, melody):
     stream = melody.stream("a", seed=1, steps=2)
     audio = np.concatenate([next(stream) for _ in range(10)])[:4000]
     np.testing.assert_allclose(np.frombuffer(answer.content[44:], "<i2") / 32768, audio, atol=2**-15)
+
+
+def test_a_stream_takes_other_controls_while_it_plays(serving, bundle_dir, monkeypatch):
+    """The first chunk waits until the changes are in; what is refused changes nothing."""
+    melody = with_beats(bundle_dir)
+    client, plain = serving(melody=melody, stream_seconds=1.5), melody.loaded.write_tokens
+    vocabulary = melody.loaded.system.vocabulary
+    begun, go, tempi = threading.Event(), threading.Event(), []
+
+    def write(condition, *arguments):
+        first = np.asarray(vocabulary.control_ids(jnp.zeros(len(SLOTS), jnp.int32)))
+        tempi.append(decode(np.asarray(condition)[0, -len(SLOTS) :] - first).tempo)
+        begun.set()
+        assert go.wait(300)
+        return plain(condition, *arguments)
+
+    monkeypatch.setattr(melody.loaded, "write_tokens", write)
+    body = {"prompt": "a drone", "settings": {"steps": 2}, "controls": {"bpm": 150}}
+    heard = []
+    listener = threading.Thread(target=lambda: heard.append(client.post("/v1/streams", json=body)))
+    listener.start()
+    assert begun.wait(300)
+    (id,) = client.service.streams
+    answers = [
+        client.patch(f"/v1/streams/{id}", json=change)
+        for change in ({"controls": {"bpm": 75}}, {"controls": {"bpm": 7}}, {"prompt": "another drone"})
+    ]
+    go.set()
+    listener.join(300)
+    assert [answer.status_code for answer in answers] == [200, 422, 200] and "bpm" in answers[1].json()["detail"]
+    assert len(heard[0].content) == 44 + 2 * 1.5 * melody.sample_rate
+    assert tempi[0] == 150 and len(tempi) > 2 and set(tempi[1:]) == {75}

@@ -213,11 +213,16 @@ def test_a_stream_plays_changes_and_stops(browser, address, tmp_path):
     until(page, "parseInt(document.getElementById('live-time').textContent) >= 2", 600.0)
     picture(page, "stream", tmp_path)
 
+    controls = page.locator("#controls").is_visible()
+    if controls:
+        page.click("#controls summary")
+        page.fill("#bpm", "140")
     page.fill("#prompt", "drums come in")
     with page.expect_response(f"**/v1/streams/{id}") as changed:
         page.click("#live-change")
     assert changed.value.status == 200 and changed.value.request.method == "PATCH"
-    assert changed.value.request.post_data_json["prompt"] == "drums come in"
+    asked = changed.value.request.post_data_json
+    assert asked["prompt"] == "drums come in" and asked["controls"] == ({"bpm": 140} if controls else {})
     page.locator("#live-text", has_text="drums come in").wait_for()
     until(page, "parseInt(document.getElementById('live-time').textContent) >= 4", 600.0)
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import jax
 
-from melody_jax import graph, libtpu
+from melody_jax import graph, libtpu, precompiled
 from melody_jax.errors import UserError
 from melody_jax.operations import configuration
 from melody_jax.operations.ahead import kernels, plan, program, topology
 from melody_jax.parallel.mesh import make_mesh
-from melody_jax.train import precompiled
 from melody_jax.watch.chips import Chip
 
 HINT = "try another remat policy (--set lm.LMConfig.remat=full), more fsdp in --mesh, or a smaller --batch_size"
@@ -134,7 +133,7 @@ def _compiled(
     cycles = kernels.cycles(schedules) if schedules else {}
     cost = program.cost_of(compiled, cycles, chip.bandwidth / chip.clock, request.operations)
     if request.save:
-        precompiled.save(request.save, precompiled.key_of(lowered, devices), compiled)
+        precompiled.save(request.save, precompiled.key_of(lowered.as_text(), devices), compiled)
     fits = cost.peak_bytes <= chip.hbm_bytes
     wanted = f"does not fit: {cost.peak_bytes / 1e9:.1f} GB of {chip.hbm_bytes / 1e9:g} GB; {HINT}"
     return known | {

@@ -42,7 +42,7 @@ function composed() {
   for (const name of ["seconds", "candidates", "temperature", "guidance", "lm_guidance", "steps"]) {
     if (find(name).value !== "") settings[name] = Number(find(name).value);
   }
-  return { prompt: find("prompt").value, ...common(settings) };
+  return { prompt: find("prompt").value, ...common(settings), controls: about.controls ? controls() : {} };
 }
 
 function common(settings) {
@@ -112,7 +112,7 @@ async function listen() {
   if (!find("compose").reportValidity()) return;
   quiet();
   find("audio").pause();
-  const body = { ...composed(), controls: about.controls ? controls() : {} };
+  const body = composed();
   find("live-text").textContent = body.prompt;
   try {
     await stream.start(body);
@@ -124,9 +124,9 @@ async function listen() {
 async function changeStream() {
   if (!find("compose").reportValidity()) return;
   quiet();
-  const { prompt, negative, settings } = composed();
+  const { prompt, negative, controls, settings } = composed();
   try {
-    await stream.change({ prompt, negative, settings });
+    await stream.change({ prompt, negative, controls, settings });
     find("live-text").textContent = prompt;
   } catch (problem) {
     complain(problem);
@@ -189,7 +189,7 @@ function dress(theme) {
 
 find("compose").addEventListener("submit", (event) => {
   event.preventDefault();
-  make("generate", { ...composed(), keep_all: true, controls: about.controls ? controls() : {} });
+  make("generate", { ...composed(), keep_all: true });
 });
 find("edit").addEventListener("submit", (event) => event.preventDefault());
 find("repaint").onclick = () => {

@@ -37,6 +37,7 @@ export class Player {
     this.#drawWave();
     const canvas = this.find("notes");
     canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+    this.find("pitches").replaceChildren();
     this.worker.postMessage({ id, samples: this.samples, rate: this.rate });
     this.#tick();
   }

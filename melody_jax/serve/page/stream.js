@@ -65,7 +65,7 @@ export class Stream {
     }
   }
 
-  /** Other words or settings, from the next stretch on that is made. */
+  /** Other words, controls or settings, from the next stretch on that is made. */
   change(body) {
     return call("PATCH", `/v1/streams/${this.id}`, body);
   }

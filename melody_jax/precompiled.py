@@ -38,11 +38,11 @@ def lower(program: Any, *arguments: Any) -> Any:
         jax.config.update(_FRAMES, frames)
 
 
-def key_of(lowered: Any, devices: Sequence[Any]) -> Key:
+def key_of(program: str, devices: Sequence[Any]) -> Key:
     """What identifies an executable: program, chips, compiler, and the compiler's options.
 
     Args:
-      lowered: by `lower`.
+      program: its text, of what comes from `lower`, or all that the text follows from.
       devices: of the mesh.
     """
     versions = {"jax": jax.__version__}
@@ -51,7 +51,7 @@ def key_of(lowered: Any, devices: Sequence[Any]) -> Key:
             versions[package] = importlib.metadata.version(package)
     flags = os.environ.get(libtpu.VARIABLE, "").split()
     return {
-        "program": hashlib.sha256(lowered.as_text().encode()).hexdigest(),
+        "program": hashlib.sha256(program.encode()).hexdigest(),
         "chips": f"{len(devices)} x {devices[0].device_kind}",
         "compiler": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "effort": str([getattr(jax.config, name) for name in _EFFORT]),

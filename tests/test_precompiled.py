@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from melody_jax import precompiled
 from melody_jax.parallel.mesh import make_mesh
-from melody_jax.train import precompiled
 from melody_jax.train.arrays import ArrayBatches
 from melody_jax.train.start import initial_state
 from melody_jax.train.steps import Steps
@@ -40,7 +40,7 @@ def _saved(folder):
     steps, batches = _steps("")
     placed = steps._place(next(batches))
     lowered = precompiled.lower(steps._train_step(placed), steps.state, placed)
-    return precompiled.save(folder, precompiled.key_of(lowered, jax.devices()[:1]), lowered.compile())
+    return precompiled.save(folder, precompiled.key_of(lowered.as_text(), jax.devices()[:1]), lowered.compile())
 
 
 def _losses(steps, batches):
@@ -120,7 +120,7 @@ def _key_in(folder, text=KERNEL, line=""):
     spec = importlib.util.spec_from_file_location("kernel", folder / "kernel.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return precompiled.key_of(precompiled.lower(ForTPU(module.program)), jax.devices()[:1])
+    return precompiled.key_of(precompiled.lower(ForTPU(module.program)).as_text(), jax.devices()[:1])
 
 
 def test_a_kernel_s_key_does_not_tell_where_its_source_lies(tmp_path, monkeypatch):
@@ -138,7 +138,9 @@ def test_a_kernel_s_key_does_not_tell_where_its_source_lies(tmp_path, monkeypatc
 def test_a_miss_says_what_differs(tmp_path, caplog):
     steps, batches = _steps("")
     placed = steps._place(next(batches))
-    key = precompiled.key_of(precompiled.lower(steps._train_step(placed), steps.state, placed), jax.devices()[:1])
+    key = precompiled.key_of(
+        precompiled.lower(steps._train_step(placed), steps.state, placed).as_text(), jax.devices()[:1]
+    )
     assert precompiled.load(tmp_path, key, jax.devices()[:1]) is None
     assert "there is none at all" in caplog.text
     other = {**key, "compiler": "jax 0.1", "chips": "256 x TPU v5e"}
