@@ -216,12 +216,12 @@ class Composer:
         """(length of the diffusion's windows, how much of it overlaps), in moments."""
         geometry = self.geometry
         size = max(geometry.tokens_in(settings.window_seconds) or geometry.clip_tokens, 2)
-        return size, size // 2
+        return size, _kept(size, settings)
 
-    def sequence(self) -> tuple[int, int]:
+    def sequence(self, settings: Settings) -> tuple[int, int]:
         """(moments in a window of the language model, those of them that it continues)."""
         size = self.loaded.system.lm.config.window or self.geometry.clip_tokens
-        return size, size // 2
+        return size, _kept(size, settings)
 
     def _tokens(
         self,
@@ -233,7 +233,7 @@ class Composer:
         settings: Settings,
     ) -> Int[np.ndarray, "B W"]:
         """Tokens of the moments that are to be drawn, each stretch after what is before it."""
-        size, most = self.sequence()
+        size, most = self.sequence(settings)
         second = max(1, round(self.geometry.token_rate))
         levels, index = self.levels, 0
         for begin, end in runs(drawn):
@@ -314,3 +314,8 @@ def key_of(seed: int, candidate: int) -> UInt32[Array, "2"]:
     """The key that all randomness of a candidate comes from."""
     key = jax.random.PRNGKey(seed)
     return jax.random.fold_in(key, 1 + candidate) if candidate else key
+
+
+def _kept(size: int, settings: Settings) -> int:
+    """Moments of a window of `size` that stand already; at least one is new."""
+    return min(int(size * settings.overlap), size - 1)

@@ -60,7 +60,7 @@ class Arrows:
         whole = self.moments <= size
         self._window = self.moments if whole else size
         self._total = self.moments if whole else self._places[-1] + size
-        self._sequence, self._earlier = composer.sequence()
+        self._sequence, self._earlier = composer.sequence(settings)
 
     def inputs(self) -> dict[str, tuple[tuple[str, ...], list[jax.ShapeDtypeStruct]]]:
         """Name of an arrow -> the parts that it runs, and what it takes beside weights."""

@@ -68,13 +68,13 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
             left -= max(len(chunk), 1)
 
     def change(self, prompt: str | None = None, *, negative: str | None = None, **changes: Any) -> None:
-        """From the next chunk on, another prompt, another negative one, or other settings (but not window_seconds).
+        """From the next chunk on, another prompt, another negative one, or other settings (but not those of windows).
 
         Raises:
           UserError: an empty prompt or a bad setting; the music then goes on as it was.
         """
-        if "window_seconds" in changes:
-            raise UserError("window_seconds cannot change while music plays")
+        for name in {"window_seconds", "overlap"} & changes.keys():
+            raise UserError(f"{name} cannot change while music plays")
         settings = with_settings(self.settings, changes)
         wanted = self.prompt if prompt is None else prompt
         away = self._negative if negative is None else negative
@@ -106,7 +106,7 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
     def _draw(self, moments: int) -> np.ndarray:
         """Tokens [1, W] of that many new moments; as many of them as the next chunks need are remembered."""
         composer, levels = self._composer, self._composer.levels
-        sequence, most = composer.sequence()
+        sequence, most = composer.sequence(self.settings)
         tokens, done, part = self._tokens, 0, 0
         while done < moments:
             earlier = min(tokens.shape[1] // levels, most)
