@@ -7,6 +7,7 @@ the moment when it has its metadata; until then each file has a note beside it, 
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from data_pipelines import records
 from melody_jax import storage
@@ -32,6 +34,15 @@ class DataSet:
     name: str
     features: tfds.features.FeaturesDict
     folder: str = ""
+
+    def record(self, example: Mapping[str, Any]) -> bytes:
+        """The example as it is stored, its fields sorted: TFDS's own way gives other bytes in every process."""
+        encoded = self.features.encode_example({field: example[field] for field in self.features})
+        return self._serializer.get_tf_example(encoded).SerializeToString(deterministic=True)
+
+    @functools.cached_property
+    def _serializer(self) -> ExampleSerializer:
+        return ExampleSerializer(self.features.get_serialized_info())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +113,7 @@ class Writing:
                 files = [open_files.enter_context(tf.io.TFRecordWriter(str(place))) for place in places]
                 for example in examples:
                     for each, file in zip(self.sets, files, strict=True):
-                        record = each.features.serialize_example({field: example[field] for field in each.features})
+                        record = each.record(example)
                         file.write(record)
                         digest.update(record)
                         before = ends[each.name][-1] if ends[each.name] else 0
