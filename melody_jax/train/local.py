@@ -89,7 +89,7 @@ class LocalCheckpoints:
             data.copy_to_host_async()
         # copies, for the step that follows takes over the memory
         copied = {key: np.array(data).reshape(-1).view(np.uint8) for key, data in shards.items()}
-        facts = {"record": record, "position": _position_of(batches)}
+        facts = json.dumps({"record": record, "position": _position_of(batches)})  # now: the loop's record goes on
         self._writing = self._writer.submit(self._write, f"{int(state.step)}-{self._start}", copied, facts)
 
     def wait(self) -> None:
@@ -145,10 +145,10 @@ class LocalCheckpoints:
         self.wait()
         self._writer.shutdown()
 
-    def _write(self, name: str, shards: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+    def _write(self, name: str, shards: dict[str, np.ndarray], facts: str) -> None:
         with whole_folder(self._own / name, _FACTS) as scratch:
             save_file(shards, scratch / _SHARDS)
-            (scratch / _FACTS).write_text(json.dumps(facts))
+            (scratch / _FACTS).write_text(facts)
         oldest = sorted({int(path.name.partition("-")[0]) for path in self._own.glob("[0-9]*-*")})[-_KEPT:][0]
         # also what this disk has of other hosts' numbers, which were its own in an earlier start
         for (step, _), folders in _listed(self._folder).items():
