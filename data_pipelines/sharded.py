@@ -42,7 +42,8 @@ class DataSet:
 
     @functools.cached_property
     def _serializer(self) -> ExampleSerializer:
-        return ExampleSerializer(self.features.get_serialized_info())
+        specs: Any = self.features.get_serialized_info()
+        return ExampleSerializer(specs)
 
 
 @dataclasses.dataclass(frozen=True)
