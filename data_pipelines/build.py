@@ -1,6 +1,7 @@
-"""From a request to a finished data set on disk: list, stage with all cores, report what was refused, hand to TFDS."""
+"""From a request to a finished data set on disk: list, stage with all cores of all hosts, report what was refused, write."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -8,7 +9,7 @@ import importlib.util
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from data_pipelines import decode, inputs, read, repeats, replacing, sources, splits, staging
@@ -45,7 +46,8 @@ class Prepared:
         digest = hashlib.sha256()
         for split, chunks in self.chunks.items():
             for chunk in chunks:
-                for clip in chunk.clips(audio=False):
+                for clip in chunk.clips():
+                    del clip["at"]
                     digest.update(json.dumps([split, clip]).encode())
         return digest.hexdigest()
 
@@ -54,22 +56,6 @@ class Prepared:
         chunks = [chunk for chunks in self.chunks.values() for chunk in chunks]
         files = {chunk.work.item.name: chunk for chunk in chunks if isinstance(chunk.work.item, SoundFile)}
         inputs.write(directory, self.entries, files)
-
-
-def prepare(
-    request: Request, directory: pathlib.Path, processes: int | None = None, old: pathlib.Path | None = None
-) -> Prepared:
-    """Stages every clip of `request` under `directory`/staging and writes `directory`/rejected.jsonl.
-
-    Args:
-        directory: of the data set's config, above its version folder.
-        processes: None takes all cores that this process may use.
-        old: a finished data set of an equal request, whose clips are used where their files did not change.
-
-    Raises:
-        UserError: bad paths, a share of refused files above the quota, or nothing left at all.
-    """
-    return _prepare(request, directory, processes, old, listed(request))
 
 
 def listed(request: Request) -> list[sources.Listed]:
@@ -93,22 +79,44 @@ def listed(request: Request) -> list[sources.Listed]:
     return [SoundFile(request.font, "font", (), "corpus", size=stat.st_size, modified=stat.st_mtime_ns)]
 
 
-def _prepare(
+def prepare(
     request: Request,
     directory: pathlib.Path,
-    processes: int | None,
-    old: pathlib.Path | None,
-    found: list[sources.Listed],
+    processes: int | None = None,
+    old: pathlib.Path | None = None,
+    found: Sequence[sources.Listed] | None = None,
+    shard: int = 0,
+    shards: int = 1,
+    barrier: Callable[[], None] = lambda: None,
 ) -> Prepared:
+    """Stages every clip of `request` under `directory`/staging and writes `directory`/rejected.jsonl.
+
+    Args:
+        directory: of the data set's config, above its version folder.
+        processes: None takes all cores that this process may use.
+        old: a finished data set of an equal request, whose clips are used where their files did not change.
+        found: what `listed` found, where it has been called.
+        shard, shards: this host, and how many share the work and the disk.
+        barrier: waits for all hosts.
+
+    Raises:
+        UserError: bad paths, a share of refused files above the quota, or nothing left at all; on all hosts alike.
+    """
+    found = listed(request) if found is None else found
     processes = processes or len(os.sched_getaffinity(0))
     is_corpus = request.kind == "corpus"
     if is_corpus:
+        if shard:
+            barrier()  # the first host parses the scores
         work, rejected, make = _corpus_work(request, directory.parents[1] / "scores", processes)
+        if shard == 0:
+            barrier()
     else:
         work, rejected, make = _file_work(request, found)
     if old is not None and not is_corpus:
-        _reuse(old, work, make, directory / "staging")
-    chunks = staging.stage(work, make, directory / "staging", processes, " clips" if is_corpus else "B")
+        _reuse(old, work[shard::shards], make, directory / "staging")
+    unit = " clips" if is_corpus else "B"
+    chunks = staging.stage(work, make, directory / "staging", processes, unit, shard, shards, barrier)
     for chunk in chunks:
         rejected += chunk.rejections()
     if is_corpus:
@@ -119,19 +127,33 @@ def _prepare(
         assigned = splits.splits_of(set(same.groups.values()), request.validation, request.test)
         chosen = {path: assigned[group] for path, group in same.groups.items()}
     works = len(work) if is_corpus else len(found)
-    _write_rejected(rejected, directory / "rejected.jsonl")
+    if shard == 0:
+        _write_rejected(rejected, directory / "rejected.jsonl")
     _check_quota(rejected, works, request.quota, directory / "rejected.jsonl")
     by_split = {split: tuple(c for c in chunks if chosen.get(c.path) == split) for split in splits.SPLITS}
-    if not any(next(chunk.clips(audio=False), None) for chunk in chunks):
+    if not any(next(chunk.clips(), None) for chunk in chunks):
         raise UserError("not a single clip could be made; add music, or lower min_seconds")
     return Prepared(by_split, tuple(rejected), works, inputs.entries_of(found))
 
 
-def build(name: str, request: Request, data_dir: str, processes: int | None = None) -> pathlib.Path:
-    """Builds data set `name` and returns its folder.
+def build(
+    name: str,
+    request: Request,
+    data_dir: str,
+    processes: int | None = None,
+    shard: int = 0,
+    shards: int = 1,
+    barrier: Callable[[], None] = lambda: None,
+) -> pathlib.Path:
+    """Builds data set `name` and returns its folder. The bytes are the same for any number of hosts and processes.
 
-    A finished data set stays as it is if its inputs have not changed, and is made again otherwise. While another
-    process writes it, this one waits.
+    Hosts share the folders of the music and of the data set. Each decodes its share of the files, then writes its share of
+    the clips; what is staged or written is not done again. A finished data set stays as it is if its inputs have not
+    changed, and is made again otherwise. While another process writes it, this one waits.
+
+    Args:
+        shard, shards: this host and how many there are.
+        barrier: waits for all hosts.
 
     Raises:
         UserError: as `prepare`, or `name` is none for a data set, or exists and was made from another request.
@@ -142,7 +164,8 @@ def build(name: str, request: Request, data_dir: str, processes: int | None = No
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise ModuleNotFoundError("No module named 'tensorflow_datasets'")
     directory = pathlib.Path(read.audio_directory(data_dir, name))
-    with replacing.sole_writer(directory):
+    with replacing.sole_writer(directory) if shard == 0 else contextlib.nullcontext():
+        barrier()  # the others begin when the first host has the lock, for all of them
         found = listed(request)
         old = directory if (directory / "metadata.json").is_file() else None
         if old is not None:
@@ -150,19 +173,14 @@ def build(name: str, request: Request, data_dir: str, processes: int | None = No
             difference = inputs.changes(old, inputs.entries_of(found))
             if not difference:
                 return directory
-            print(f"{directory}: its music has changed and it is made anew: {difference}")
-        # before TFDS, whose wrapping would bury a UserError
-        prepared = _prepare(request, directory.parent, processes, old, found)
+            if shard == 0:
+                print(f"{directory}: its music has changed and it is made anew: {difference}")
+        prepared = prepare(request, directory.parent, processes, old, found, shard, shards, barrier)
         from data_pipelines import melody_audio
 
-        with replacing.set_aside(directory):
-            builder = melody_audio.MelodyAudio(
-                data_dir=data_dir,
-                config=melody_audio.MelodyAudioConfig(name=name, request=request, processes=processes),
-            )
-            builder.prepared = prepared
+        if shard == 0:
             print(f"writing {directory}")
-            builder.download_and_prepare()
+        melody_audio.write(prepared, request, directory, old is not None, shard, shards, barrier)
     return directory
 
 

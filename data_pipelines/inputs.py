@@ -49,7 +49,7 @@ def write(directory: pathlib.Path, entries: Sequence[Mapping[str, Any]], chunks:
             row: dict[str, Any] = dict(entry)
             chunk = chunks.get(entry["name"])
             if chunk is not None:
-                made = list(chunk.records(audio=False))
+                made = list(chunk.records())
                 row["chunk"] = chunk.path.name
                 row["clips"] = sum("reason" not in record for record in made)
                 row["rejected"] = [[record["reason"], record["start"]] for record in made if "reason" in record]

@@ -7,22 +7,32 @@
 Both make the same bytes under DATA_DIR/melody_audio/NAME/1.2.0, in TFRecord files.
 """
 
+import array
 import collections
-import contextlib
+import concurrent.futures
 import dataclasses
+import functools
+import hashlib
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+import tqdm
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-from data_pipelines import build, inputs, read, replacing, writing
+from data_pipelines import build, inputs, read, records, staging
 from data_pipelines.request import Request
+from data_pipelines.sharded import DataSet, Writing
 from melody_jax import config as config_lib
 from melody_jax.codes import controls
+from melody_jax.files import publish
 
+_DESCRIPTION = "Clips of music with captions; see the metadata for where they come from."
+# Files are many enough to be shared out, and none is too large; their number depends on the clips alone.
+_FILES, _FEWEST, _FILE_BYTES = 64, 16, 1 << 28
 _TEXT = tfds.features.Text()
 NO_TRUTH = {
     "instruments": [], "family": "", "families": [], "tempo": 0.0, "key": "", "mode": "", "rhythm": "", "texture": "",
@@ -47,7 +57,7 @@ class MelodyAudioConfig(tfds.core.BuilderConfig):
             self.request = config_lib.from_dict(Request, self.request)
 
 
-class MelodyAudio(writing.Builder):
+class MelodyAudio(FileReaderBuilder):
     """Clips of music with captions and, for the built-in corpus, the ground truth."""
 
     VERSION = tfds.core.Version(read.AUDIO_VERSION)
@@ -56,72 +66,125 @@ class MelodyAudio(writing.Builder):
         MelodyAudioConfig(name="corpus_3h", request=Request("corpus", clips=1080)),
     ]
     builder_config_cls = MelodyAudioConfig
-    prepared: "build.Prepared | None" = None
-    """What to write, where it is staged already."""
 
-    @property
-    def request(self) -> Request:
-        """What this data set is made of."""
+    def download_and_prepare(self, **kwargs: Any) -> None:
+        """What `build.build` does; nothing is downloaded."""
+        del kwargs
         config: Any = self.builder_config
-        return config.request
+        directory = build.build(config.name, config.request, self._data_dir_root, config.processes)
+        self.info.read_from_directory(directory)
 
-    def download_and_prepare(self, **kwargs) -> None:
-        """As TFDS's own; stages first what has not been staged yet, and clears the stage after a finished build."""
-        directory = pathlib.Path(self.data_path).parent
-        with contextlib.ExitStack() as stack:
-            if self.prepared is None and not self.is_prepared():  # `tfds build`
-                stack.enter_context(replacing.sole_writer(pathlib.Path(self.data_path)))
-                config: Any = self.builder_config
-                self.prepared = build.prepare(self.request, directory, config.processes)
-            super().download_and_prepare(**kwargs)
-            shutil.rmtree(directory / "staging", ignore_errors=True)
+    def _download_and_prepare(self, *_: Any, **__: Any) -> None:
+        raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
+        config: Any = self.builder_config
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Clips of music with captions; see the metadata for where they come from.",
-            features=features(self.request.form.samples),
+            description=_DESCRIPTION,
+            features=features(config.request.form.samples),
             metadata=tfds.core.MetadataDict(),
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        del dl_manager  # nothing is downloaded
-        prepared = self.prepared
-        assert prepared is not None
-        prepared.write_inputs(pathlib.Path(self.data_path))  # TFDS's temporary folder, which becomes the data set
-        clips, tunes, licences = collections.Counter(), collections.defaultdict(set), set()
-        for split, chunks in prepared.chunks.items():
-            for clip in (clip for chunk in chunks for clip in chunk.clips(audio=False)):
-                clips[split] += 1
-                tunes[split].add(clip["tune"])
-                licences.add(clip["licence"])
-        metadata: Any = self.info.metadata
-        metadata.update(
-            id=prepared.content_hash(),
-            inputs=inputs.hash_of(prepared.entries),
-            request=config_lib.to_dict(self.request),
-            sample_rate=self.request.sample_rate,
-            seconds=self.request.seconds,
-            seed=self.request.seed,
-            font=self.request.font or "TimGM6mb.sf2 (pretty_midi)" if self.request.kind == "corpus" else "",
-            clips={split: clips[split] for split in prepared.chunks},
-            tunes={split: len(tunes[split]) for split in prepared.chunks},
-            rejected=sum(item.start is None for item in prepared.rejected),
-            remarks=sum(item.start is not None for item in prepared.rejected),
-            licences=sorted(licences),
-        )
-        return {split: self._generate_examples(split, count) for split, count in clips.items()}
 
-    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        assert self.prepared is not None
-        clips = (clip for chunk in self.prepared.chunks[split] for clip in chunk.clips())
-        for example in writing.shown(clips, split, count):
-            del example["digest"]
-            truth = example["truth"] or NO_TRUTH
-            example["truth"] = {**truth, "notes": np.asarray(truth["notes"], np.float32).reshape(-1, 4)}
-            told = example.get("controls", [controls.UNKNOWN] * len(controls.SLOTS))
-            example["controls"] = np.asarray(told, np.int32)
-            yield example["id"], example
+def write(
+    prepared: build.Prepared,
+    request: Request,
+    directory: pathlib.Path,
+    replaces: bool,
+    shard: int = 0,
+    shards: int = 1,
+    barrier: Callable[[], None] = lambda: None,
+) -> None:
+    """Makes a data set of what is staged, and clears the stage.
+
+    Clips stand in the order of hashes of their ids, as TFDS's own writer has it, so that neighbours are of different music.
+    Every host computes all of it from the lists of what is staged, and writes its share of the files.
+
+    Args:
+        directory: the version folder.
+        replaces: it holds a finished data set, which stands until this one is finished.
+        shard, shards, barrier: as of `build.build`.
+    """
+    places = {split: _places(split, chunks) for split, chunks in prepared.chunks.items()}
+    counts = {split: len(place) for split, place in places.items() if len(place)}
+    size = min(max(sum(counts.values()) // _FILES, _FEWEST), max(_FILE_BYTES // (2 * request.form.samples), 1))
+    target = directory.with_name(f"unfinished-{directory.name}") if replaces else directory
+    sets = (DataSet("melody_audio", features(request.form.samples)),)
+    made_of = prepared.content_hash() if shard == 0 else ""
+    writing = Writing(target, read.AUDIO_VERSION, sets, counts, size, made_of)
+    if shard == 0:
+        writing.begin()
+    barrier()
+    own = writing.chunks[shard::shards]
+
+    def example(split: str, place: tuple[int, int]) -> dict[str, Any]:
+        number, at = place
+        return _example(prepared.chunks[split][number].clip(at))
+
+    with (
+        concurrent.futures.ThreadPoolExecutor(records.IN_FLIGHT) as pool,
+        tqdm.tqdm(total=sum(file.stop - file.start for file in own), unit=" clips", desc="writing clips") as progress,
+    ):
+        for file in own:
+            if not writing.has(file):
+                here = places[file.split][file.start : file.stop].tolist()
+                writing.write(file, pool.map(functools.partial(example, file.split), here))
+            progress.update(file.stop - file.start)
+    barrier()
+    if shard == 0:
+        prepared.write_inputs(target)
+        writing.finish(_facts(prepared, request, made_of), _DESCRIPTION)
+        if replaces:
+            publish(target, directory, "metadata.json")
+        shutil.rmtree(directory.parent / "staging", ignore_errors=True)
+    barrier()
+
+
+def _places(split: str, chunks: Sequence[staging.Chunk]) -> np.ndarray:
+    """int64 [clips, 2]: number of the chunk, and place in it, of every clip of a split in the stored order."""
+    keys, places = bytearray(), array.array("q")
+    for number, chunk in enumerate(chunks):
+        for clip in chunk.clips():
+            keys += hashlib.md5(f"{split}{clip['id']}".encode()).digest()
+            places.extend((number, clip["at"]))
+    order = np.argsort(np.frombuffer(keys, "S16"), kind="stable")
+    return np.frombuffer(places, np.int64).reshape(-1, 2)[order]
+
+
+def _example(clip: dict[str, Any]) -> dict[str, Any]:
+    """A staged clip as `features` has it."""
+    truth = clip["truth"] or NO_TRUTH
+    told = clip.get("controls", [controls.UNKNOWN] * len(controls.SLOTS))
+    return {
+        **clip,
+        "truth": {**truth, "notes": np.asarray(truth["notes"], np.float32).reshape(-1, 4)},
+        "controls": np.asarray(told, np.int32),
+    }
+
+
+def _facts(prepared: build.Prepared, request: Request, id_: str) -> dict[str, Any]:
+    """The metadata."""
+    clips, tunes, licences = collections.Counter(), collections.defaultdict(set), set()
+    for split, chunks in prepared.chunks.items():
+        for clip in (clip for chunk in chunks for clip in chunk.clips()):
+            clips[split] += 1
+            tunes[split].add(clip["tune"])
+            licences.add(clip["licence"])
+    return {
+        "id": id_,
+        "inputs": inputs.hash_of(prepared.entries),
+        "request": config_lib.to_dict(request),
+        "sample_rate": request.sample_rate,
+        "seconds": request.seconds,
+        "seed": request.seed,
+        "font": request.font or "TimGM6mb.sf2 (pretty_midi)" if request.kind == "corpus" else "",
+        "clips": {split: clips[split] for split in prepared.chunks},
+        "tunes": {split: len(tunes[split]) for split in prepared.chunks},
+        "rejected": sum(item.start is None for item in prepared.rejected),
+        "remarks": sum(item.start is not None for item in prepared.rejected),
+        "licences": sorted(licences),
+    }
 
 
 def features(samples: int) -> tfds.features.FeaturesDict:

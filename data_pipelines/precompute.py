@@ -10,6 +10,7 @@ import tqdm
 
 from data_pipelines import read, replacing, tokens
 from data_pipelines.records import Records
+from data_pipelines.sharded import Chunk, Writing
 from melody_jax import config, storage
 from melody_jax.codes import controls
 from melody_jax.errors import UserError
@@ -79,20 +80,18 @@ def precompute(
         if shard == 0:
             if read.metadata(audio)["id"] != facts["id"]:
                 raise UserError(f"{audio} was made anew while it was tokenised; run the same command again")
-            writing.finish(lineage, facts["id"])
+            tokens.finish(writing, geometry, lineage, facts["id"])
         barrier()
     return writing.directory
 
 
-def _writing(
-    directory: Path, audio: Path, lineage: Mapping[str, str], geometry: Geometry, batch_size: int
-) -> tokens.Writing:
+def _writing(directory: Path, audio: Path, lineage: Mapping[str, str], geometry: Geometry, batch_size: int) -> Writing:
     """The files to make: about 64, each of whole batches, so that many hosts can share the work and no file is too
     large."""
     counts = read.counts(audio)
     batches = min(max(sum(counts.values()) // (64 * batch_size), _FEWEST_BATCHES), _MOST_BATCHES)
     made_of = [dict(sorted(lineage.items())), read.metadata(audio)["id"], config.to_dict(geometry), batch_size]
-    return tokens.Writing(directory, geometry, counts, batches * batch_size, made_of)
+    return tokens.writing(directory, geometry, counts, batches * batch_size, made_of)
 
 
 def _out_of_date(directory: Path, source: str, lineage: Mapping[str, str], geometry: Geometry) -> str | None:
@@ -108,7 +107,7 @@ def _out_of_date(directory: Path, source: str, lineage: Mapping[str, str], geome
     return None if facts["geometry"] == config.to_dict(geometry) else "made for another geometry"
 
 
-def _encode_all(encode: Encode, audio: Path, writing: tokens.Writing, batch_size: int, shard: int, shards: int) -> None:
+def _encode_all(encode: Encode, audio: Path, writing: Writing, batch_size: int, shard: int, shards: int) -> None:
     """Writes this host's chunks of every split."""
     chunks = writing.chunks[shard::shards]
     with tqdm.tqdm(
@@ -125,7 +124,7 @@ def _encode_all(encode: Encode, audio: Path, writing: tokens.Writing, batch_size
 
 
 def _encoded(
-    encode: Encode, records: Records, features, chunk: tokens.Chunk, batch_size: int, progress: tqdm.tqdm
+    encode: Encode, records: Records, features, chunk: Chunk, batch_size: int, progress: tqdm.tqdm
 ) -> Iterator[tokens.TokenExample]:
     """The examples of a chunk, encoded a batch at a time; the next batch is read meanwhile."""
     stored = map(features.deserialize_example_np, records.read(range(chunk.start, chunk.stop)))

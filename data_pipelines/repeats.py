@@ -38,7 +38,7 @@ def find(chunks: Iterable[staging.Chunk]) -> Repeats:
         return name
 
     for chunk in chunks:
-        digests = [bytes.fromhex(clip["digest"]) for clip in chunk.clips(audio=False)]
+        digests = [bytes.fromhex(clip["digest"]) for clip in chunk.clips()]
         if not digests:
             continue
         other = whole.setdefault(hashlib.sha256(b"".join(digests)).digest(), chunk)

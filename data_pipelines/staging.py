@@ -3,13 +3,16 @@
 Every piece of work has a chunk: a file that one process writes clip by clip, under a temporary name until it is
 complete, so that no sound file is in memory as a whole. A chunk depends on its work alone: neither the number of
 processes nor an interruption changes a byte. Its name is a hash of its work, so that a changed plan redoes only what
-changed. No TensorFlow here.
+changed. Hosts that share the disk share the work, and each leaves a list of what its chunks hold, so that later only the
+sound of a clip is read from its chunk. No TensorFlow here.
 """
 
 import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import json
+import mmap
 import multiprocessing
 import os
 import pathlib
@@ -26,6 +29,7 @@ from data_pipelines.decode import UnusableError
 from data_pipelines.sources import Rejection
 from melody_jax.codes import controls
 from melody_jax.errors import UserError
+from melody_jax.files import whole_file
 from melody_jax.samples import to_int16
 
 # Part of every chunk's name: raise it when the staged form or the making of clips changes.
@@ -66,37 +70,58 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """The finished clips and rejections of one piece of work."""
+    """The finished clips and rejections of one piece of work.
+
+    Attributes:
+        listed: what it holds, where a list of that is at hand.
+    """
 
     path: pathlib.Path
     work: Work
+    listed: memoryview | None = dataclasses.field(default=None, repr=False, compare=False)
 
-    def records(self, audio: bool = True) -> Iterator[dict[str, Any]]:
-        """Clips as the data set stores them (`audio` int16 [T] where asked for, and `digest` of it), and rejections."""
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Rejections, and clips as the data set stores them: without their sound, but with its `digest` and a place, `at`."""
+        if self.listed is not None:
+            yield from json.loads(bytes(self.listed))
+            return
         with open(self.path, "rb") as file:
-            for line in file:
-                record = json.loads(line)
-                if "end" in record:
-                    return
+            at = 0
+            while "end" not in (record := json.loads(file.readline())):
                 if "samples" in record:
-                    size = 2 * record.pop("samples")
-                    if audio:
-                        record["audio"] = np.frombuffer(file.read(size), "<i2")
-                    else:
-                        file.seek(size, os.SEEK_CUR)
+                    file.seek(2 * record.pop("samples"), os.SEEK_CUR)
+                    record["at"] = at
+                at = file.tell()
                 yield record
 
-    def clips(self, audio: bool = True) -> Iterator[dict[str, Any]]:
-        return (record for record in self.records(audio) if "reason" not in record)
+    def clips(self) -> Iterator[dict[str, Any]]:
+        """Without their sound."""
+        return (record for record in self.records() if "reason" not in record)
+
+    def clip(self, at: int) -> dict[str, Any]:
+        """The clip that is there, with its sound: `audio`, int16 [T]."""
+        with open(self.path, "rb") as file:
+            file.seek(at)
+            record = json.loads(file.readline())
+            return record | {"audio": np.frombuffer(file.read(2 * record["samples"]), "<i2")}
 
     def rejections(self) -> list[Rejection]:
         """In terms of the work's own path: the sound may have been staged from another."""
-        rejected = (record for record in self.records(audio=False) if "reason" in record)
+        rejected = (record for record in self.records() if "reason" in record)
         return [Rejection(self.work.name, record["reason"], record["start"]) for record in rejected]
 
 
-def stage(work: Sequence[Work], make: Make, directory: pathlib.Path, processes: int, unit: str) -> tuple[Chunk, ...]:
-    """Makes all clips of `work` that are not staged yet, with a progress bar.
+def stage(
+    work: Sequence[Work],
+    make: Make,
+    directory: pathlib.Path,
+    processes: int,
+    unit: str,
+    shard: int = 0,
+    shards: int = 1,
+    barrier: Callable[[], None] = lambda: None,
+) -> tuple[Chunk, ...]:
+    """Makes all clips of `work` that are not staged yet, with a progress bar; of several hosts each makes its share.
 
     Args:
         work: in the order of the data set.
@@ -105,18 +130,21 @@ def stage(work: Sequence[Work], make: Make, directory: pathlib.Path, processes: 
         directory: where the chunks lie; made if missing.
         processes: how many to use; 1 works in this process.
         unit: what the progress bar counts.
+        shard, shards: this host and how many there are.
+        barrier: waits for all hosts.
 
     Returns:
-        the chunks in the order of `work`.
+        the chunks of all hosts in the order of `work`.
 
     Raises:
-        UserError: processes died (killed, or out of memory). What they had finished is kept.
+        UserError: processes died (killed, or out of memory). What they had finished is kept. Or another host has other work.
     """
     directory.mkdir(parents=True, exist_ok=True)
     chunks = tuple(Chunk(directory / name_of(item, make), item) for item in work)
-    waiting = [chunk for chunk in chunks if not is_whole(chunk.path)]
+    own = chunks[shard::shards]
+    waiting = [chunk for chunk in own if not is_whole(chunk.path)]
     bar = {"unit": unit, "desc": "preparing clips", "smoothing": 0.05, "disable": not waiting, "unit_scale": True}
-    with tqdm.tqdm(total=sum(item.amount for item in work), **bar) as progress:
+    with tqdm.tqdm(total=sum(chunk.work.amount for chunk in own), **bar) as progress:
         progress.update(progress.total - sum(chunk.work.amount for chunk in waiting))
         progress.unpause()
         if processes <= 1 or len(waiting) <= 1:
@@ -124,7 +152,28 @@ def stage(work: Sequence[Work], make: Make, directory: pathlib.Path, processes: 
                 write_chunk(chunk, make, progress.update)
         else:
             _run(make, waiting, processes, progress)
-    return chunks
+    lists = [directory / f"list-{number:05d}-of-{shards:05d}" for number in range(shards)]
+    with whole_file(lists[shard]) as scratch, open(scratch, "wb") as file:
+        for chunk in own:
+            file.write(f"{chunk.path.name} {json.dumps(list(chunk.records()))}\n".encode())
+    barrier()
+    return _listed(chunks, lists)
+
+
+def _listed(chunks: Sequence[Chunk], lists: Sequence[pathlib.Path]) -> tuple[Chunk, ...]:
+    """The chunks with what the lists of all hosts say of each; the lists are mapped into memory."""
+    found: dict[str, memoryview] = {}
+    for path in lists:
+        if not path.stat().st_size:
+            continue
+        with open(path, "rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        for start, stop in itertools.pairwise([0, *(end.end() for end in re.finditer(b"\n", content))]):
+            space = content.find(b" ", start)
+            found[content[start:space].decode()] = memoryview(content)[space:stop]
+    if found.keys() != {chunk.path.name for chunk in chunks}:
+        raise UserError(f"{lists[0].parent}: the hosts do not see the same music; mount the same folder on all of them")
+    return tuple(dataclasses.replace(chunk, listed=found[chunk.path.name]) for chunk in chunks)
 
 
 def name_of(work: Work, make: Make) -> str:

@@ -8,29 +8,20 @@ bytes. The language model reads the first and the diffusion model the second, ea
 the order of the audio data set.
 """
 
-import concurrent.futures
-import contextlib
 import dataclasses
-import hashlib
-import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypedDict
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
-from etils import epath
 
-from data_pipelines import read, records
+from data_pipelines import read
+from data_pipelines.sharded import DataSet, Writing
 from melody_jax import config, storage
 from melody_jax.codes import controls
 from melody_jax.errors import UserError
-from melody_jax.files import UNFINISHED, write_whole
 from melody_jax.geometry import Geometry
 from melody_jax.storage import Path
-
-_FOLDERS = {"melody_tokens": "", "melody_latents": read.LATENTS}
 
 
 class TokenExample(TypedDict):
@@ -51,134 +42,23 @@ class TokenExample(TypedDict):
     controls: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-    """Clips [start, stop) of a split: one file of each data set, `number` of the split's files."""
-
-    split: str
-    number: int
-    start: int
-    stop: int
+def writing(directory: Path, geometry: Geometry, counts: Mapping[str, int], size: int, made_of: Any) -> Writing:
+    """The tokens and latents in `directory`, its version folder; the other arguments as of `sharded.Writing`."""
+    return Writing(directory, read.TOKENS_VERSION, _sets(geometry), counts, size, made_of)
 
 
-@dataclasses.dataclass(frozen=True)
-class Writing:
-    """A tokenised data set that is being made: hosts write its files beside one another, none reads what another wrote.
+def finish(made: Writing, geometry: Geometry, lineage: Mapping[str, str], source: str) -> None:
+    """Makes data sets of the files, once all are there: on one host.
 
-    Files have their final names from the start, so that nothing is copied or renamed at the end. The folder becomes a
-    data set when its metadata are written.
-
-    Attributes:
-        directory: its version folder.
-        geometry: gives the shapes.
-        counts: clips of each split.
-        size: clips of a file.
-        made_of: what the tokens are made from; files made from something else are removed.
+    Raises:
+        UserError: there is no clip at all.
     """
-
-    directory: Path
-    geometry: Geometry
-    counts: Mapping[str, int]
-    size: int
-    made_of: Any
-
-    @property
-    def chunks(self) -> list[Chunk]:
-        """All chunks of all splits."""
-        return [
-            Chunk(split, number, start, min(start + self.size, count))
-            for split, count in self.counts.items()
-            for number, start in enumerate(range(0, count, self.size))
-        ]
-
-    def begin(self) -> None:
-        """Makes the folder; its files are kept if they were made from the same parts and data."""
-        mark, text = self.directory / UNFINISHED, json.dumps([self.made_of, self.size], sort_keys=True)
-        if not mark.is_file() or mark.read_text() != text:
-            storage.remove_folder(self.directory)
-            (self.directory / read.LATENTS).mkdir(parents=True)
-            write_whole(mark, text)
-
-    def has(self, chunk: Chunk) -> bool:
-        """Whether the files of `chunk` are written."""
-        return self._note(chunk).is_file()
-
-    def write(self, chunk: Chunk, examples: Iterable[TokenExample]) -> None:
-        """Writes the files of `chunk`, then a note with the ends of their records and a digest."""
-        digest, sets = hashlib.sha256(), _features(self.geometry)
-        ends: dict[str, list[int]] = {name: [] for name in sets}
-        with contextlib.ExitStack() as stack:
-            paths = {name: self.directory / _FOLDERS[name] / self._file(name, chunk) for name in sets}
-            places = {name: stack.enter_context(storage.written(path)) for name, path in paths.items()}
-            with contextlib.ExitStack() as open_files:
-                files = {
-                    name: open_files.enter_context(tf.io.TFRecordWriter(str(place))) for name, place in places.items()
-                }
-                for example in examples:
-                    for name, features in sets.items():
-                        record = features.serialize_example({field: example[field] for field in features})
-                        files[name].write(record)
-                        digest.update(record)
-                        ends[name].append((ends[name] or [0])[-1] + len(record) + records.AROUND)
-            for place in places.values():
-                with open(place, "rb") as file:
-                    os.fsync(file.fileno())
-        write_whole(self._note(chunk), json.dumps({"digest": digest.hexdigest(), **ends}))
-
-    def finish(self, lineage: Mapping[str, str], source: str) -> None:
-        """Makes a data set of the files once all are written; called on one host.
-
-        Raises:
-            UserError: there is no clip at all.
-        """
-        if not self.chunks:
-            raise UserError(f"{self.directory}: there are no clips")
-        with concurrent.futures.ThreadPoolExecutor(records.IN_FLIGHT) as pool:
-            notes = list(pool.map(lambda chunk: json.loads(self._note(chunk).read_text()), self.chunks))
-        id_ = hashlib.sha256("".join(note["digest"] for note in notes).encode()).hexdigest()
-        for name, features in reversed(_features(self.geometry).items()):  # the tokens last
-            folder: Any = self.directory / _FOLDERS[name]
-            splits: list[tfds.core.SplitInfo] = []
-            template = tfds.core.ShardedFileTemplate(
-                data_dir=epath.Path(folder), dataset_name=name, split=None, filetype_suffix="tfrecord"
-            )
-            for split in dict.fromkeys(chunk.split for chunk in self.chunks):
-                ends = [note[name] for chunk, note in zip(self.chunks, notes) if chunk.split == split]
-                records.write_index(folder / f"{split}.index", np.concatenate(ends))
-                lengths, held = [len(each) for each in ends], sum(each[-1] for each in ends)
-                splits.append(
-                    tfds.core.SplitInfo(
-                        name=split,
-                        shard_lengths=lengths,
-                        num_bytes=held,
-                        filename_template=template.replace(split=split),
-                    )
-                )
-            tfds.folder_dataset.write_metadata(
-                data_dir=epath.Path(folder),
-                features=features,
-                split_infos=splits,
-                version=read.TOKENS_VERSION,
-                filename_template=template,
-                check_data=False,
-                description="Tokens and latents of clips of music; metadata.json names the parts that made them.",
-            )
-            facts = {"lineage": dict(lineage), "geometry": config.to_dict(self.geometry), "source": source, "id": id_}
-            write_whole(folder / "metadata.json", json.dumps(facts))
-        with concurrent.futures.ThreadPoolExecutor(records.IN_FLIGHT) as pool:
-            list(pool.map(lambda chunk: self._note(chunk).unlink(), self.chunks))
-        (self.directory / UNFINISHED).unlink()
-
-    def _file(self, name: str, chunk: Chunk) -> str:
-        total = -(-self.counts[chunk.split] // self.size)
-        return f"{name}-{chunk.split}.tfrecord-{chunk.number:05d}-of-{total:05d}"
-
-    def _note(self, chunk: Chunk) -> Path:
-        return self.directory / f"{chunk.split}-{chunk.number:05d}.json"
+    facts = {"lineage": dict(lineage), "geometry": config.to_dict(geometry), "source": source}
+    made.finish(facts, "Tokens and latents of clips of music; metadata.json names the parts that made them.")
 
 
-def _features(geometry: Geometry) -> dict[str, tfds.features.FeaturesDict]:
-    """What an example of each of the two data sets holds, by their names."""
+def _sets(geometry: Geometry) -> tuple[DataSet, DataSet]:
+    """Tokens, and below them latents."""
 
     def tensor(*shape: int | None, dtype: Any = np.int32) -> tfds.features.Tensor:
         return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES)
@@ -193,10 +73,8 @@ def _features(geometry: Geometry) -> dict[str, tfds.features.FeaturesDict]:
         "controls": tensor(len(controls.SLOTS)),
     }
     latents = tensor(geometry.clip_frames, geometry.latent_channels, dtype=np.float16)
-    return {
-        "melody_tokens": tfds.features.FeaturesDict(columns),
-        "melody_latents": tfds.features.FeaturesDict({"semantic": semantic, "latents": latents}),
-    }
+    both = tfds.features.FeaturesDict({"semantic": semantic, "latents": latents})
+    return DataSet("melody_tokens", tfds.features.FeaturesDict(columns)), DataSet("melody_latents", both, read.LATENTS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -178,6 +178,7 @@ def _pod(job: Job, target: Gke) -> dict[str, Any]:
         "tolerations": tolerations,
         "containers": [container],
     }
+    volumes, mounts = [], []
     if target.service_account:
         spec["serviceAccountName"] = target.service_account
     if job.slices > 1:  # traffic between slices is faster without the pod network
@@ -185,10 +186,13 @@ def _pod(job: Job, target: Gke) -> dict[str, Any]:
     if job.bucket:
         attributes = {"bucketName": job.bucket.removeprefix("gs://"), "mountOptions": "implicit-dirs"}
         attributes |= {"hostNetworkPodKSA": "true"} if job.slices > 1 else {}
-        spec["volumes"] = [
-            {"name": "bucket", "csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}}
-        ]
-        container["volumeMounts"] = [{"name": "bucket", "mountPath": MOUNT}]
+        volumes += [{"name": "bucket", "csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}}]
+        mounts += [{"name": "bucket", "mountPath": MOUNT}]
+    if target.local_disk:
+        volumes += [{"name": "local-disk", "hostPath": {"path": target.local_disk, "type": "DirectoryOrCreate"}}]
+        mounts += [{"name": "local-disk", "mountPath": target.local_disk}]
+    if volumes:
+        spec["volumes"], container["volumeMounts"] = volumes, mounts
     return spec
 
 

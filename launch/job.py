@@ -105,6 +105,7 @@ class Gke:
       queue: Kueue's local queue (xpk's is multislice-queue); empty is no Kueue.
       service_account: Kubernetes service account that may use the bucket.
       reservation: name of the reservation; needed with reserved capacity.
+      local_disk: a folder of the nodes that pods see under the same name and that outlives them, for local checkpoints.
     """
 
     image: str
@@ -113,6 +114,7 @@ class Gke:
     queue: str = ""
     service_account: str = ""
     reservation: str = ""
+    local_disk: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ def write_tokens(
     """Writes the tokenised data set `name` and returns its version folder; the functions of `splits` are called twice."""
     directory = read.tokens_directory(data_dir, name)
     counts = {split: sum(1 for _ in examples()) for split, examples in splits.items()}
-    writing = tokens.Writing(directory, geometry, counts, 4096, [])
+    writing = tokens.writing(directory, geometry, counts, 4096, [])
     writing.begin()
     given = {split: iter(examples()) for split, examples in splits.items()}
     for chunk in writing.chunks:
         writing.write(chunk, itertools.islice(given[chunk.split], chunk.stop - chunk.start))
-    writing.finish(lineage, source)
+    tokens.finish(writing, geometry, lineage, source)
     return directory

@@ -1,6 +1,7 @@
 """`melody data`: a captioned audio data set from the built-in corpus or from the user's own music."""
 
 import argparse
+from collections.abc import Callable
 
 from melody_jax.cli import arguments
 
@@ -41,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         arguments.add(source, "data_dir")
         arguments.add_fields(source, Request, COMMON)
         source.add_argument("--processes", action=arguments.Positive, help="worker processes (default: all cores)")
+        text = "share the work with the other hosts of a pod, which run the same command and see the same folders"
+        source.add_argument("--all_hosts", action="store_true", help=text)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -49,5 +52,18 @@ def run(args: argparse.Namespace) -> None:
         from data_pipelines.request import Request, request
 
         asked = request(hours=getattr(args, "hours", None), **arguments.fields_of(args, Request))
-        directory = build.build(args.name, asked, args.data_dir, args.processes)
-    print(read.summary(directory))
+        shard, shards, barrier = _joined() if args.all_hosts else (0, 1, lambda: None)
+        directory = build.build(args.name, asked, args.data_dir, args.processes, shard, shards, barrier)
+    if shard == 0:
+        print(read.summary(directory))
+
+
+def _joined() -> tuple[int, int, Callable[[], None]]:
+    """This host, how many there are, and what waits for all. Chips are left to others."""
+    import jax
+
+    from melody_jax.parallel import hosts
+
+    jax.config.update("jax_platforms", "cpu")
+    hosts.join()
+    return jax.process_index(), jax.process_count(), hosts.barrier

@@ -27,8 +27,8 @@ def run(args: argparse.Namespace) -> int:
     from melody_jax.evaluate.figures import table, write_report
     from melody_jax.operations.evaluation import Evaluation, evaluate
 
-    given = arguments.fields_of(args, Evaluation) | {"judges": _judges_of(args.judge)}
-    found = evaluate(Evaluation(**given, token_dir=args.model_dir or args.out))
+    given = arguments.fields_of(args, Evaluation)
+    found = evaluate(Evaluation(**given, token_dir=args.model_dir or args.out, judges=_judges_of(args.judge)))
     print(*(entry.markdown() for entry in found.tables), table(found.figures), sep="\n\n")
     write_report(Path(args.out), found.figures, found.facts, found.tables)
     missed = [f"{figure.stage}: {figure.name}" for figure in found.figures if not figure.reached]

@@ -70,17 +70,12 @@ def _loaded(name: str, path: pathlib.Path) -> JudgeModel:
         raise UserError(f"judge {name}: there is no {path}")
     try:
         return _from_folder(name, path) if path.is_dir() else _from_script(name, path)
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-    ) as error:  # what the two libraries raise of what they cannot read
+    except (OSError, ValueError, RuntimeError, KeyError) as error:  # either library's, of what it cannot read
         raise UserError(f"judge {name}: {path} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
 
 
 def _from_script(name: str, path: pathlib.Path) -> JudgeModel:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     script = torch.jit.load(path, map_location="cpu").eval()
     rate = getattr(script, "sample_rate", None)
@@ -95,8 +90,8 @@ def _from_script(name: str, path: pathlib.Path) -> JudgeModel:
 
 
 def _from_folder(name: str, path: pathlib.Path) -> JudgeModel:
-    import torch
-    import transformers
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
 
     extractor = transformers.AutoFeatureExtractor.from_pretrained(path, local_files_only=True)
     network = transformers.AutoModel.from_pretrained(path, local_files_only=True).eval()

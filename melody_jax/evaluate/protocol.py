@@ -309,7 +309,10 @@ def text_to_music(
     beside["MuLan cosine of text and music"] = distances.text_cosine(spoken, embedded[1][rows])
     heard_by = {"": embedded}
     for one in listeners:
-        heard_by[f", heard by {one.name}"] = tuple(one.embed(audio, geometry.sample_rate) for audio in (made, real))
+        heard_by[f", heard by {one.name}"] = (
+            one.embed(made, geometry.sample_rate),
+            one.embed(real, geometry.sample_rate),
+        )
     for by, (music, unseen) in heard_by.items():
         found |= _distances(music, unseen, by)
         beside |= _distances(unseen[rows], unseen[others], by)

@@ -217,16 +217,16 @@ class Composer:
         """(length of the diffusion's windows, how much of it overlaps), in moments."""
         geometry = self.geometry
         size = max(geometry.tokens_in(settings.window_seconds) or geometry.clip_tokens, 2)
-        return size, size // 2
+        return size, _kept(size, settings)
 
-    def sequence(self) -> tuple[int, int]:
+    def sequence(self, settings: Settings) -> tuple[int, int]:
         """(moments in a window of the language model, those of them that it continues)."""
         size = self.loaded.system.lm.config.window or self.geometry.clip_tokens
-        return size, size // 2
+        return size, _kept(size, settings)
 
-    def stretches(self, drawn: Bool[np.ndarray, " N"]) -> Iterator[Stretch]:
+    def stretches(self, drawn: Bool[np.ndarray, " N"], settings: Settings) -> Iterator[Stretch]:
         """The moments that are to be drawn, as the language model draws them."""
-        return stretches(drawn, *self.sequence(), max(1, round(self.geometry.token_rate)))
+        return stretches(drawn, *self.sequence(settings), max(1, round(self.geometry.token_rate)))
 
     def _tokens(
         self,
@@ -239,7 +239,7 @@ class Composer:
     ) -> Int[np.ndarray, "B W"]:
         """Tokens of the moments that are to be drawn, each stretch after what is before it."""
         levels = self.levels
-        for index, stretch in enumerate(self.stretches(drawn)):
+        for index, stretch in enumerate(self.stretches(drawn, settings)):
             at, seen = stretch.begin, stretch.begin - stretch.earlier
             fresh = self.loaded.write_tokens(
                 self.loaded.later(condition, seen),
@@ -298,3 +298,8 @@ class Composer:
 def _extended(flags: Bool[np.ndarray, " N"], total: int) -> Bool[np.ndarray, " total"]:
     """What lies beyond the end is new, and cut off in the end."""
     return np.pad(flags, (0, total - len(flags)), constant_values=True)
+
+
+def _kept(size: int, settings: Settings) -> int:
+    """Moments of a window of `size` that stand already; at least one is new."""
+    return min(int(size * settings.overlap), size - 1)

@@ -56,7 +56,7 @@ class Arrows:
         self.moments = self.geometry.tokens_in(settings.seconds)
         self._places, self._total = composer.places(np.ones(self.moments, bool), settings)
         self._window = min(composer.window(settings)[0], self._total)
-        self._stretches = list(composer.stretches(np.ones(self._total, bool)))
+        self._stretches = list(composer.stretches(np.ones(self._total, bool), settings))
 
     def inputs(self) -> dict[str, tuple[tuple[str, ...], list[jax.ShapeDtypeStruct]]]:
         """Name of an arrow -> the parts that it runs, and what it takes beside weights."""

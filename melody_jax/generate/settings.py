@@ -36,6 +36,7 @@ class Changes(TypedDict, total=False):
     clip_latents: float
     noise: float
     window_seconds: float
+    overlap: float
     candidates: int
     loudness: float | None
 
@@ -58,6 +59,8 @@ class Settings:
       noise: deviation of the noise that diffusion starts from; below 1 rhythm is clearer and sounds are plainer.
       window_seconds: length that the diffusion makes at once, longer music in overlapping windows; 0 for the training
         clip.
+      overlap: share of every further window, of the diffusion and of the language model, that stands already; the
+        publication keeps M - 1 of M chunks.
       candidates: pieces made for each prompt; the one that MuLan hears nearest to the prompt is kept.
       loudness: LUFS that pieces are brought to, peaks staying below -1 dB; none leaves the level alone.
 
@@ -77,6 +80,7 @@ class Settings:
     clip_latents: float = 1.0
     noise: float = 1.0
     window_seconds: float = 0.0
+    overlap: float = 0.5
     candidates: int = 1
     loudness: float | None = LOUDNESS
 
@@ -115,6 +119,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("clip_latents", 0, _MOST),
     ("noise", 0, 1),
     ("window_seconds", 0, LONGEST_SECONDS),
+    ("overlap", 0, 0.95),
     ("candidates", 1, 1000),
 )
 

@@ -76,7 +76,7 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         controls: Controls | None = None,
         **changes: Any,
     ) -> None:
-        """From the next chunk on, another prompt, another negative one, or other settings (but not window_seconds).
+        """From the next chunk on, another prompt, another negative one, or other settings (but not those of windows).
 
         Args:
           controls: all that is fixed from now on, `Controls()` for nothing; what was fixed stays if None.
@@ -84,8 +84,8 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         Raises:
           UserError: an empty prompt or a bad setting; the music then goes on as it was.
         """
-        if "window_seconds" in changes:
-            raise UserError("window_seconds cannot change while music plays")
+        for name in {"window_seconds", "overlap"} & changes.keys():
+            raise UserError(f"{name} cannot change while music plays")
         settings = with_settings(self.settings, changes)
         wanted = self.prompt if prompt is None else prompt
         away = self._negative if negative is None else negative
@@ -119,7 +119,7 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
     def _draw(self, moments: int) -> np.ndarray:
         """Tokens [1, W] of that many new moments; as many of them as the next chunks need are remembered."""
         composer, levels = self._composer, self._composer.levels
-        sequence, most = composer.sequence()
+        sequence, most = composer.sequence(self.settings)
         fold_in = composer.loaded.fold_in
         tokens, done, index = self._tokens, 0, 0
         while done < moments:

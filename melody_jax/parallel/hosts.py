@@ -1,5 +1,6 @@
 """Several processes of one run: how they join before JAX looks for devices, and how they agree."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX
 HEARTBEAT_SECONDS = 30
 """How long a host may be silent before it is taken for dead and the others end."""
 
+_LONGEST = 7 * 24 * 3600  # seconds that hosts wait for each other's share of a long work
+_BARRIERS = itertools.count()  # each has a name of its own, equal on all hosts
 _REASON = 256  # bytes of an error's message that other hosts receive
 _TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
@@ -79,6 +82,24 @@ def together() -> Iterator[None]:
         if told[0]:
             text = told[1:].tobytes().rstrip(b"\0").decode(errors="ignore")
             raise StoppedError(reason or f"host {host}: {text}", code or int(told[0])) from error
+
+
+def exchanged(text: str) -> list[str]:
+    """The text of every host, in their order; every host must call it."""
+    own = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(own.size)).ravel()
+    padded = np.zeros(max(int(sizes.max()), 1), np.uint8)
+    padded[: own.size] = own
+    told = multihost_utils.process_allgather(padded)
+    return [row[:size].tobytes().decode() for row, size in zip(told, sizes, strict=True)]
+
+
+def barrier() -> None:
+    """Waits for all hosts, days if it must be; no device takes part. Every host must call it."""
+    from orbax.checkpoint import multihost  # a second that joining alone need not take
+
+    every = set(range(jax.process_count()))
+    multihost.sync_global_processes(f"barrier {next(_BARRIERS)}", processes=every, timeout=_LONGEST)
 
 
 def everywhere(done: bool) -> bool:

@@ -38,6 +38,7 @@ class Sampling(_Strict):
     clip_latents: float | None = Field(default=None, description="bound of predicted latents, 0 for none")
     noise: float | None = Field(default=None, description="deviation of the noise that diffusion starts from, 0 to 1")
     window_seconds: float | None = Field(default=None, description="length diffused at once, 0 for the training clip")
+    overlap: float | None = Field(default=None, description="share of every further window that stands already")
     candidates: int | None = Field(
         default=None, description="pieces made, of which the nearest to the sentence comes first"
     )
@@ -197,8 +198,8 @@ class Checker:
     def change(self, request: Change, now: dict[str, Any]) -> dict[str, Any]:
         """Arguments of `Stream.change`; `now` are those of `Melody.stream`, and become those after it. Raises UserError."""
         changes = request.settings.changes()
-        if "window_seconds" in changes:
-            raise UserError("window_seconds cannot change while music plays")
+        for name in {"window_seconds", "overlap"} & changes.keys():
+            raise UserError(f"{name} cannot change while music plays")
         settings = self.settings(request.settings, now["settings"])
         negative = request.negative if request.negative is not None else now["negative"]
         self.check_words(request.prompt, negative, settings)

@@ -110,6 +110,11 @@ class Checkpoints:
         )
         self._manager = _Manager(self._directory, options=options)
 
+    @property
+    def latest(self) -> int:
+        """The step of the newest complete checkpoint, -1 if there is none."""
+        return max(self._manager.all_steps(), default=-1)
+
     def save(self, state: TrainState, batches: Batches, record: Record) -> None:
         """Starts writing the checkpoint of `state.step`; waits only for the copy to the host and the one before.
 
@@ -117,7 +122,7 @@ class Checkpoints:
           StoppedError: this or the previous checkpoint could not be written (a full disk); older ones are intact.
         """
         step = int(state.step)
-        arrays = _arrays(state)
+        arrays = state.arrays
         record = {**record, "arrays": _signature(arrays)}
         with self._explained():
             if step not in self._manager.all_steps():
@@ -207,7 +212,7 @@ class Checkpoints:
         return None, broken
 
     def _restore(self, step: int, state: TrainState, batches: Batches | None) -> Restored | None:
-        arrays = _arrays(state)
+        arrays = state.arrays
         abstract = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in arrays.items()
         }
@@ -219,7 +224,7 @@ class Checkpoints:
             _check_signature(record["arrays"], _signature(arrays), self._directory / str(step))
             position = {} if batches is None else {"batches": RestorePosition(batches)}
             items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), **position)
-            found = Restored(_with_arrays(state, self._manager.restore(step, args=items)["state"]), record)
+            found = Restored(state.with_arrays(self._manager.restore(step, args=items)["state"]), record)
         except UserError:
             raise
         except Exception as cause:  # whatever a damaged file makes of the readers below: one answer, the one before
@@ -265,18 +270,6 @@ def _adopt(directory: Path) -> None:
                 _check_sizes(folder)
                 for item in (*(path for path in folder.iterdir() if path.is_dir()), folder):
                     (item / atomicity.COMMIT_SUCCESS_FILE).write_text(f"complete: {SIZES} agrees\n")
-
-
-def _arrays(state: TrainState) -> dict[str, jax.Array]:
-    """Name -> array of all of the state but `frozen`."""
-    leaves = jax.tree_util.tree_leaves_with_path(state.replace(frozen={}))
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-
-
-def _with_arrays(state: TrainState, arrays: Mapping[str, jax.Array]) -> TrainState:
-    structure = jax.tree.structure(state.replace(frozen={}))
-    names = list(_arrays(state))
-    return jax.tree.unflatten(structure, [arrays[name] for name in names]).replace(frozen=state.frozen)
 
 
 def _signature(arrays: Mapping[str, jax.Array]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from melody_jax.parallel.hosts import together
 from melody_jax.parallel.mesh import make_mesh
 from melody_jax.train.checkpoint import Checkpoints
 from melody_jax.train.end import StopSignals, sole_user, write_part
+from melody_jax.train.local import LocalCheckpoints
 from melody_jax.train.run import Run
 from melody_jax.train.stage import Batches, Data, HostBatch, Stage, endless
 from melody_jax.train.start import begin
@@ -44,7 +45,8 @@ def train(stage: Stage, data: Data, run: Run) -> Part | None:
     with sole_user(directory), StopSignals() as signals:
         mesh = make_mesh(run.mesh)
         checkpoints = Checkpoints(directory / "checkpoints", run.keep)
-        state, record = begin(stage, data.training, run, mesh, checkpoints)
+        local = LocalCheckpoints(run.local_checkpoints, directory) if run.local_checkpoints else None
+        state, record = begin(stage, data.training, run, mesh, checkpoints, local)
         throughput = Throughput(stage, state, mesh.devices.ravel().tolist())
         steps = Steps(stage, mesh, state, run.precompiled_dir)
         del state  # the first step takes over its memory
@@ -54,7 +56,7 @@ def train(stage: Stage, data: Data, run: Run) -> Part | None:
                 directory, stage.name, done, run.total_steps, throughput, run.profile, steps.wait, run.began, run.sinks
             )
         held_out = list(islice(data.held_out, run.eval_steps))
-        work = _Work(stage, run, steps, data.training, held_out, checkpoints, journal, signals, record)
+        work = _Work(stage, run, steps, data.training, held_out, checkpoints, local, journal, signals, record)
         try:
             work.take_steps()
             with journal.finish(), together():
@@ -65,6 +67,8 @@ def train(stage: Stage, data: Data, run: Run) -> Part | None:
         finally:
             journal.close()
             checkpoints.close()
+            if local:
+                local.close()
         stop = signals.agreed(at_meeting=True)
         if stop:
             raise StoppedError(f"{stage.name}: finished, then stopped by a signal", 128 + stop)
@@ -81,6 +85,7 @@ class _Work:
     batches: Batches
     held_out: list[HostBatch]
     checkpoints: Checkpoints
+    local: LocalCheckpoints | None
     journal: Journal
     signals: StopSignals
     record: dict[str, Any]
@@ -108,13 +113,18 @@ class _Work:
                 with together():
                     journal.write(step, "eval", self.record["evaluation"])
             stop = self.signals.agreed(at_meeting=at_log)
+            saver = None
             if step % run.checkpoint_every == 0 or last or stop:
+                saver = self.checkpoints
+            elif step % run.local_every == 0:
+                saver = self.local
+            if saver:
                 steps.read()  # what is saved is known to be finite
                 self.record |= {"seconds": time.monotonic() - started, "healthy": not steps.skipped}
                 with journal.spent("checkpointing"):
                     with together():
                         journal.keep()
-                    self.checkpoints.save(steps.state, self.batches, self.record)
+                    saver.save(steps.state, self.batches, self.record)
             if stop and not last:
                 raise StoppedError(f"stopped by a signal at step {step}", 128 + stop)
             if self.stage.rollback_after and steps.skipped >= self.stage.rollback_after:
@@ -122,6 +132,8 @@ class _Work:
                     step = self.roll_back(step)
         with journal.spent("checkpointing"):
             self.checkpoints.wait()
+        if self.local:
+            self.local.discard(after=-1)
 
     def roll_back(self, step: int) -> int:
         """Goes back to the last good checkpoint, then on with other batches than those that followed it; returns its step.
@@ -134,6 +146,8 @@ class _Work:
         if restored is None:
             raise StoppedError(f"{row}, before the first good checkpoint")
         good = int(restored.state.step)
+        if self.local:
+            self.local.discard(after=good)
         self.record["rollbacks"] = [*self.record.get("rollbacks", []), [step, good]]
         if [back for _, back in self.record["rollbacks"]].count(good) > _ROLLBACKS:
             raise StoppedError(f"{row}, as after {_ROLLBACKS} rollbacks before")

@@ -19,6 +19,8 @@ class Run:
       checkpoint_every, eval_every, log_every: in steps.
       eval_steps: number of held-out batches, which are kept in memory and used at every evaluation.
       keep: how many checkpoints are kept.
+      local_checkpoints: a folder on the disk of each host, in which environment variables are replaced; every `local_every`
+        steps the hosts save there too, and a restart goes on from there where that is newer (`train.local`). "" for none.
       mesh: sizes of the mesh axes (`parallel.mesh`).
       seed: of parameters, step randomness and the order of the data.
       restart_data: go on from the newest checkpoint, but from the start of the data, which may be another data set.
@@ -45,6 +47,8 @@ class Run:
     log_every: int = 50
     eval_steps: int = 8
     keep: int = 3
+    local_checkpoints: str = ""
+    local_every: int = 100
     mesh: str = DEFAULT
     seed: int = 0
     restart_data: bool = False
@@ -60,7 +64,7 @@ class Run:
 
     def __post_init__(self) -> None:
         config.check_types(self)
-        least = {"total_steps": 1, "checkpoint_every": 1, "eval_every": 1, "log_every": 1, "keep": 1}
+        least = {"total_steps": 1, "checkpoint_every": 1, "eval_every": 1, "log_every": 1, "keep": 1, "local_every": 1}
         for name, low in (least | {"eval_steps": 0, "seed": 0}).items():
             if getattr(self, name) < low:
                 raise UserError(f"loop.Run.{name} must be at least {low}, got {getattr(self, name)}")

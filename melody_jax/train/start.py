@@ -15,6 +15,7 @@ from melody_jax.parallel.batch import check_batch_size
 from melody_jax.parallel.init import place, sharded_init
 from melody_jax.storage import Path
 from melody_jax.train.checkpoint import Checkpoints, Record
+from melody_jax.train.local import LocalCheckpoints
 from melody_jax.train.run import Run
 from melody_jax.train.stage import Batches, HostBatch, Stage, endless
 from melody_jax.train.state import TrainState
@@ -25,8 +26,17 @@ UNUSED = "unused"
 _SHOWN = 12  # names in a message
 
 
-def begin(stage: Stage, batches: Batches, run: Run, mesh: Mesh, checkpoints: Checkpoints) -> tuple[TrainState, Record]:
+def begin(
+    stage: Stage,
+    batches: Batches,
+    run: Run,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    local: LocalCheckpoints | None = None,
+) -> tuple[TrainState, Record]:
     """The state that a run starts from, with `batches` moved to its position, and the record for its checkpoints.
+
+    Of checkpoints in the run's folder and on the hosts' disks it is the newest.
 
     Raises:
       UserError: the checkpoints belong to another configuration, parent or data set, or see `initial_state`, `start_from`.
@@ -34,7 +44,11 @@ def begin(stage: Stage, batches: Batches, run: Run, mesh: Mesh, checkpoints: Che
     config, geometry, parents = stage.part()
     own = {"config": config_lib.to_dict(config), "geometry": config_lib.to_dict(geometry), "parents": dict(parents)}
     state = initial_state(stage, run.seed, mesh)
-    restored = checkpoints.restore(state, None if run.restart_data else batches)
+    moved = None if run.restart_data else batches
+    restored = local.restore(state, moved, after=checkpoints.latest) if local else None
+    restored = restored or checkpoints.restore(state, moved)
+    if local:
+        local.discard(after=int(restored.state.step) if restored else -1)
     if restored is not None:
         _check_same_run(restored.record["part"], own, run.folder(stage.name))
         return restored.state, restored.record | {"part": own}

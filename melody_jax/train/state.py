@@ -1,5 +1,6 @@
 """The state that a training step maps to the next one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -70,6 +71,17 @@ class TrainState(struct.PyTreeNode):
     def weights(self) -> PyTree:
         """The averaged parameters and the measured values in one tree, as a part holds them."""
         return joined(self.averaged, self.measured)
+
+    @property
+    def arrays(self) -> dict[str, jax.Array]:
+        """Name -> array of all that is in a checkpoint, which is all but `frozen`."""
+        leaves = jax.tree_util.tree_leaves_with_path(self.replace(frozen={}))
+        return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+    def with_arrays(self, arrays: Mapping[str, jax.Array]) -> "TrainState":
+        """The same with other `arrays`."""
+        structure = jax.tree.structure(self.replace(frozen={}))
+        return jax.tree.unflatten(structure, [arrays[name] for name in self.arrays]).replace(frozen=self.frozen)
 
     @property
     def step_key(self) -> jax.Array:

@@ -1,4 +1,6 @@
-"""`melody train lm` on a pod of real processes (`launch.local_pod`): the numbers, and what a host's end does to them."""
+"""`melody train lm` on a pod of real processes (`launch.local_pod`): the numbers, and what a host's end does to them.
+
+And `melody data` there."""
 
 import os
 import resource
@@ -10,8 +12,11 @@ import jax
 import numpy as np
 import pytest
 
+from data_pipelines import read
 from melody_jax.bundle.part import load_part
+from melody_jax.cli.main import main
 from melody_jax.files import read_lines
+from tests.data_pipelines.tones import RATE, write_music
 from tests.train import processes
 
 TOTAL, SAVE_EVERY = 100, 20
@@ -30,7 +35,7 @@ WARM_UP = 45  # seconds that a pod of four may take to its first steps and to it
 
 
 def start(models, data, hosts, devices, *options):
-    """The pod, started; its hosts print their process ids first."""
+    """The pod, started."""
     settings = [word for binding in BINDINGS for word in ("--set", binding)]
     where = ["--data", "music", "--data_dir", data, "--model_dir", models, "--hardware", "cpu"]
     command = ["melody", "train", "lm", "--size", "tiny", *where, "--total_steps", TOTAL, *settings]
@@ -165,3 +170,17 @@ def test_a_full_disk_ends_all_hosts_and_the_same_command_goes_on(tokenised, whol
     assert code == 0, said
     np.testing.assert_array_equal(losses(folder)[:SAVE_EVERY], before[:SAVE_EVERY])  # it did not begin anew
     assert_same_run(folder, whole)
+
+
+@pytest.mark.slow  # two processes that import TensorFlow
+def test_a_data_set_is_built_by_all_hosts(tmp_path):
+    music = write_music(tmp_path / "music", 5)
+    form = ["--seconds", 1, "--sample_rate", RATE, "--processes", 1, "--name", "mine"]
+    command = ["melody", "data", "folder", music, *form]
+    pod = ["--hosts", 2, "--", *command, "--data_dir", tmp_path / "pod", "--all_hosts"]
+    code, said = finish(processes.start("launch.local_pod", *pod))
+    assert code == 0 and said.count("h of music in") == 1, said
+    assert main([*map(str, command[1:]), "--data_dir", str(tmp_path / "alone")]) == 0
+    folders = [tmp_path / name / "melody_audio" / "mine" / read.AUDIO_VERSION for name in ("pod", "alone")]
+    both = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
+    assert both[0] == both[1]

@@ -1,13 +1,17 @@
 import concurrent.futures
+import dataclasses
 import hashlib
 import json
 import pathlib
+import shutil
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 import soundfile
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from data_pipelines import build, decode, read
@@ -16,6 +20,7 @@ from data_pipelines.request import Request
 from melody_jax import lock
 from melody_jax.cli.main import main
 from melody_jax.errors import UserError
+from tests.buckets import refuse_directory_renames
 from tests.data_pipelines.tones import RATE, pitch_of, tone, write_music
 
 
@@ -112,6 +117,46 @@ def test_the_same_bytes_whatever_the_number_of_workers(tmp_path, small_data):
     assert read.metadata(again)["id"] == read.metadata(small_data)["id"]
     for split, count in read.counts(again).items():  # opening it will read no record
         assert (again / f"{split}.index").stat().st_size == 8 * count
+
+
+@pytest.mark.parametrize(("anew", "mounted"), [(False, True), (True, False), (True, True)])
+def test_the_same_bytes_whatever_the_number_of_hosts(tmp_path, small_data, monkeypatch, anew, mounted):
+    """Three hosts, which meet at every barrier; the data set is new, or takes the place of one of other music.
+
+    On a mounted bucket no directory is renamed; what is new asks for none.
+    """
+    request = Request(**read.metadata(small_data)["request"])
+    if anew:
+        music = shutil.copytree(request.path, tmp_path / "music")
+        request = dataclasses.replace(request, path=str(music))
+        (music / "tune00.txt").write_text("said otherwise")
+        build.build("small", request, str(tmp_path / "data"), processes=1)
+        shutil.copy2(pathlib.Path(small_data.parents[2].parent) / "music" / "tune00.txt", music)
+    asked = refuse_directory_renames(monkeypatch) if mounted else []
+    meeting = threading.Barrier(3)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        hosts = [
+            pool.submit(
+                build.build, "small", request, str(tmp_path / "data"), 1, host, 3, lambda: meeting.wait(120) and None
+            )
+            for host in range(3)
+        ]
+        directory, *others = [host.result(120) for host in hosts]
+    assert others == [directory] * 2 and (anew or not asked)
+    assert _bytes(directory) == _bytes(small_data)
+    assert read.metadata(directory) | {"request": 0, "inputs": 0} == read.metadata(small_data) | {
+        "request": 0,
+        "inputs": 0,
+    }
+    assert sorted(path.name for path in directory.iterdir()) == sorted(path.name for path in small_data.iterdir())
+    assert sorted(path.name for path in directory.parent.iterdir()) == [read.AUDIO_VERSION, "lock", "rejected.jsonl"]
+
+
+def test_a_record_has_the_same_bytes_in_every_process(small_data):
+    """protobuf writes a map in an order of its own in each, unless it is told to sort."""
+    stored, _ = read.open_split(small_data, "train")
+    for record in stored.read(range(8)):
+        assert tf.train.Example.FromString(record).SerializeToString(deterministic=True) == record
 
 
 def _music(tmp_path):

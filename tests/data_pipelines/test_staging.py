@@ -131,3 +131,29 @@ def test_the_same_sound_is_used_once_and_never_split(tmp_path):
     assert (longer.path, longer.start) == ("/longer b", 0.0) and "3 of its clips sound as in /b" in longer.reason
     assert still.path == "/longer still"
     assert len(splits.splits_of(set(same.groups.values()))) == 3
+
+
+def test_hosts_share_the_work_and_see_all_of_it(tmp_path):
+    """Each makes every second chunk; after that both know what all of them hold, without opening them."""
+    expected = staging.stage(_works(5), make_badly, tmp_path / "alone", 1, "clips")
+    made = []
+
+    def second():
+        made.append(staging.stage(_works(5), make_badly, tmp_path / "pod", 1, "clips", 1, 2))
+
+    first = staging.stage(_works(5), make_badly, tmp_path / "pod", 1, "clips", 0, 2, barrier=second)
+    assert made == [first] and _bytes(first) == _bytes(expected)
+    for chunk, alone in zip(first, expected, strict=True):
+        clips = list(alone.clips())
+        sounds = [chunk.clip(clip["at"])["audio"] for clip in clips]
+        chunk.path.unlink()
+        assert list(chunk.clips()) == clips and chunk.rejections() == alone.rejections()
+        assert all(np.ptp(sound) == 0 and sound.shape == (100,) for sound in sounds)
+
+
+def test_hosts_that_see_other_music_are_refused(tmp_path):
+    def second():
+        staging.stage(_works(5), make_slowly, tmp_path, 1, "clips", 1, 2)
+
+    with pytest.raises(UserError, match="do not see the same music"):
+        staging.stage(_works(4), make_slowly, tmp_path, 1, "clips", 0, 2, barrier=second)

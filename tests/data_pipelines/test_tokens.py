@@ -227,4 +227,4 @@ def test_each_epoch_takes_one_caption_of_each_clip_by_the_seed(token_set):
 
 def test_nothing_to_write_is_refused(tmp_path):
     with pytest.raises(UserError, match="no clips"):
-        tokens.Writing(tmp_path, GEOMETRY, {"train": 0}, 1, []).finish(LINEAGE, "")
+        tokens.finish(tokens.writing(tmp_path, GEOMETRY, {"train": 0}, 1, []), GEOMETRY, LINEAGE, "")

@@ -149,8 +149,9 @@ def test_long_music_begins_as_its_first_window(melody):
     np.testing.assert_allclose(short.audio[:keep], loudness * long.audio[:keep], atol=1e-3)
 
 
-def test_a_language_model_of_short_windows_sees_no_more_than_they_hold(melody, monkeypatch):
-    """Windows of six tokens at 0, 3, 6: each continues the last three tokens of the one before, under the whole prefix."""
+@pytest.mark.parametrize(("overlap", "windows"), [(0.5, [(0, 6), (3, 3), (3, 3)]), (0.75, [(0, 6), (4, 2), (4, 2)])])
+def test_a_language_model_of_short_windows_sees_no_more_than_they_hold(melody, monkeypatch, overlap, windows):
+    """Windows of six tokens: each continues the last three, or four, of the one before, under the whole prefix."""
     system = melody.loaded.system
     config = dataclasses.replace(system.lm.config, window=6)
     monkeypatch.setattr(system, "lm", system.lm.clone(config=config))
@@ -158,11 +159,21 @@ def test_a_language_model_of_short_windows_sees_no_more_than_they_hold(melody, m
     monkeypatch.setattr(
         melody.loaded, "_write", lambda *a, **k: calls.append((a[2].shape[1], k["length"])) or draw(*a, **k)
     )
-    (piece,) = melody.generate([PROMPT], seconds=0.4)
-    assert calls == [(0, 6), (3, 3), (3, 3)] and len(piece.tokens) == 10
+    (piece,) = melody.generate([PROMPT], seconds=0.4, overlap=overlap)
+    assert calls == windows and len(piece.tokens) == 10
     monkeypatch.undo()
     (whole,) = melody.generate([PROMPT], seconds=0.4)
     np.testing.assert_array_equal(piece.tokens[:6], whole.tokens[:6])
+
+
+def test_the_published_continuation_keeps_three_of_four_chunks(melody):
+    """Algorithm 2: each further window makes a quarter anew, of latents and of tokens."""
+    composer = melody._composer
+    settings = with_settings(melody.defaults, {"overlap": 0.75})
+    size = GEOMETRY.clip_tokens
+    assert composer.window(settings) == composer.sequence(settings) == (size, size - -(-size // 4))
+    places, _ = composer._places(np.ones(2 * size, bool), settings)
+    assert set(np.diff(places)[:-1]) == {-(-size // 4)}  # what is left for the last one stands in its middle
 
 
 def test_decoding_in_pieces_equals_whole(melody):

@@ -63,7 +63,8 @@ def test_the_prompt_may_change_while_it_plays(melody, chunks):
     for change, words in (
         ({"prompt": " "}, "empty"),
         ({"steps": 0}, "steps"),
-        ({"window_seconds": 1.0}, "cannot change"),
+        ({"window_seconds": 1.0}, "window_seconds cannot change"),
+        ({"overlap": 0.75}, "overlap cannot change"),
     ):
         with pytest.raises(UserError, match=words):
             stream.change(**change)

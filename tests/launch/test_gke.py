@@ -14,6 +14,8 @@ VARIANTS = {
     "reserved": {"capacity": "reserved", "gke": {"image": "i", "reservation": "r", "service_account": "s"}},
     "no bucket": {"bucket": "", "command": "python -c 1", "env": {}},
     "one chip": {"accelerator": "v6e-1"},
+    "local disk": {"gke": {"image": "i", "local_disk": "/mnt/disks/ssd0"}},
+    "local disk, no bucket": {"bucket": "", "command": "python -c 1", "gke": {"image": "i", "local_disk": "/mnt"}},
     "v7x": {"accelerator": "tpu7x-128", "gke": {"image": "i", "queue": "q"}},
 }
 RESTARTS = {"RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts", "RestartJob", "RestartJobAndIgnoreMaxRestarts"}
