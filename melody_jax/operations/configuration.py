@@ -30,6 +30,15 @@ from melody_jax.train.stage import Stage
 HARDWARE_MACROS = frozenset({"DTYPE"})
 """Macros of configs/hardware that a stage may leave unread."""
 
+_TELLING = (
+    ValueError,
+    SyntaxError,
+    TypeError,
+    RuntimeError,
+    ImportError,
+    AttributeError,
+    OSError,
+)  # by their text alone
 _TRAIN = f"{loop.__name__}.{loop.train.__name__}"
 
 
@@ -282,5 +291,6 @@ def explained(action: Callable[[], Any], what: str = "configuration") -> Any:
     except UserError as error:
         raise UserError(str(error).partition("\n")[0]) from error  # gin has added where it was
     except Exception as error:  # a constructor may raise anything for a value that a user bound
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = str(error) if isinstance(error, _TELLING) else repr(error)
+        lines = [line.strip() for line in told.splitlines() if line.strip()]
         raise UserError(f"{what}: {' '.join(lines[:3])}") from error

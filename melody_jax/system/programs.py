@@ -58,9 +58,7 @@ class Programs:
             compiled = program.lower(*arguments, **fixed).compile()
         try:
             precompiled.save(self._directory, key, compiled)
-        except (
-            Exception
-        ) as error:  # a full disk, a folder of someone else, what cannot be written: the music is worth more
+        except Exception as error:  # a full disk, somebody else's folder: the music is worth more
             _LOG.warning("%s is not kept in %s: %s", name, self._directory, error)
         return compiled
 
