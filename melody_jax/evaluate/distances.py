@@ -1,4 +1,4 @@
-"""How far made music lies from real music and from its text, by MuLan embeddings: needs no truth."""
+"""How far made music lies from real music and from its text, by embeddings: needs no truth."""
 
 import numpy as np
 
@@ -40,6 +40,35 @@ def kernel_distance(made: Float[np.ndarray, "n E"], real: Float[np.ndarray, "m E
     kernels = [np.exp(-d / (2 * max(width, 1e-12))) for d in (_squares(made, made), within_real, _squares(made, real))]
     own = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in kernels[:2]]
     return float(100 * (own[0] + own[1] - 2 * kernels[2].mean()))
+
+
+def mauve_divergence(made: Float[np.ndarray, "n E"], real: Float[np.ndarray, "m E"]) -> float:
+    """MAUVE Audio Divergence: -ln MAUVE (Pillutla et al., 2021), which agreed best with listeners (Huang et al., 2025).
+
+    Both sets are counted in the clusters of their union, unit vectors in as many principal components as hold 90 % of the
+    variance, ten pieces a cluster. MAUVE is the area under the curve of exp(-5 KL) of each set from mixtures of both: 1, so
+    that the divergence is 0, where clusters hold the same shares. Not a number below 20 pieces.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+
+    fewer = min(len(made), len(real))
+    if fewer < 20:
+        return float("nan")
+    both = np.concatenate([made, real]).astype(np.float64)
+    both /= np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-12)
+    both = PCA(0.9, svd_solver="full").fit_transform(both)
+    clusters = round(fewer / 10)
+    labels = KMeans(clusters, n_init=5, max_iter=500, random_state=0).fit_predict(both)
+    p, q = (np.bincount(of, minlength=clusters) / len(of) for of in np.split(labels, [len(made)]))
+    shares = np.linspace(1e-6, 1 - 1e-6, 25)[:, None]
+    mixed = shares * p + (1 - shares) * q
+    from_p, from_q = (
+        np.exp(-5 * np.sum(np.where(x > 0, x * np.log(np.maximum(x, 1e-300) / mixed), 0.0), axis=1)) for x in (p, q)
+    )
+    x, y = np.concatenate([[0], from_q, [1]]), np.concatenate([[1], from_p, [0]])
+    x, y = np.sort(x), y[np.argsort(x, kind="stable")]
+    return float(-np.log(np.sum((y[1:] + y[:-1]) / 2 * np.diff(x))))
 
 
 def _squares(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -341,6 +341,7 @@ def _distances(music: np.ndarray, real: np.ndarray, by: str) -> dict[str, Cell]:
     return {
         f"Fréchet distance to unseen music{by}": distances.frechet(music, real),
         f"kernel audio distance to unseen music{by}": distances.kernel_distance(music, real),
+        f"MAUVE audio divergence from unseen music{by}": distances.mauve_divergence(music, real),
     }
 
 
