@@ -1,5 +1,6 @@
 """What a rehearsal makes of a training, and how it compares curves and counts chip-hours."""
 
+import json
 import math
 
 import pytest
@@ -95,10 +96,15 @@ def test_twice_the_mfu_is_half_the_time():
     assert forecast(config.stage, config.run, Slices("tpu7x", 128, 256, 32)).mfu == min(MFU["lm"].values())
 
 
-def test_a_compiled_step_is_that_of_this_training():
-    config = composed()
+def test_a_compiled_step_is_that_of_this_training(tmp_path):
+    config, file = composed(), tmp_path / "report.json"
     report = {"program": "lm", "batch": 256, "chips": 256, "slices": 1, "mesh": "data=256", "seconds": 0.25}
-    assert compiled_step(report, config.stage, config.run, V5E_256) == 0.25
+    file.write_text(json.dumps(report))
+    assert compiled_step(file, config.stage, config.run, V5E_256) == 0.25
     for change in ({"batch": 128}, {"mesh": "data=16,fsdp=16"}, {"seconds": None}):
+        file.write_text(json.dumps(report | change))
         with pytest.raises(UserError, match="--compiled"):
-            compiled_step(report | change, config.stage, config.run, V5E_256)
+            compiled_step(file, config.stage, config.run, V5E_256)
+    file.write_text("[]")
+    with pytest.raises(UserError, match="no report"):
+        compiled_step(file, config.stage, config.run, V5E_256)

@@ -116,6 +116,8 @@ def compiled_step(file: Path, stage: Stage, run: Run, slices: Slices) -> float:
         report = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"--compiled {file}: {error}") from None
+    if not isinstance(report, dict):
+        raise UserError(f"--compiled {file}: it is no report of melody precompile")
     wanted = {"program": stage.name, "batch": stage.batch_size, "chips": slices.devices, "slices": slices.slices}
     found = {name: report.get(name) for name in wanted}
     if found != wanted or mesh.parse_mesh(report.get("mesh", ""), slices.devices) != mesh.parse_mesh(
