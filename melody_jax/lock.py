@@ -38,7 +38,7 @@ class Held:
 
     def __init__(self, claim: str = ""):
         self._count, self._claim = 0, claim
-        self._ended = threading.Event()
+        self._ended, self._writing = threading.Event(), threading.Lock()
         threading.Thread(target=self._go_on, daemon=True, name="lock").start()
 
     def __enter__(self) -> "Held":
@@ -53,16 +53,17 @@ class Held:
 
     def close(self) -> None:
         """Lets go, and says so to other hosts."""
-        if not self._ended.is_set():
-            self._ended.set()
-            self._leave()
+        with self._writing:  # no beat comes after the farewell
+            if not self._ended.is_set():
+                self._ended.set()
+                self._leave()
 
     def _go_on(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
-            with contextlib.suppress(
-                Exception
-            ):  # a full disk, a network that is down: others wait longer than one beat
-                self._beat()
+            # suppressed: a full disk, a network that is down; others wait longer than one beat
+            with self._writing, contextlib.suppress(Exception):
+                if not self._ended.is_set():
+                    self._beat()
 
     def _content(self) -> str:
         self._count += 1
@@ -79,7 +80,8 @@ class _HeldFile(Held):
     def __init__(self, path: pathlib.Path, file: Any):
         self._path, self._file = path, file
         super().__init__()
-        self._beat()
+        with self._writing:
+            self._beat()
 
     def fileno(self) -> int:
         return self._file.fileno()
@@ -97,21 +99,17 @@ class _HeldFile(Held):
 class _HeldObject(Held):
     def __init__(self, path: Path, generation: int, claim: str):
         self._path, self._generation = path, generation
-        self._writing = threading.Lock()
         super().__init__(claim)
 
     def _beat(self) -> None:
-        with self._writing:
-            if self._ended.is_set():
-                return
-            now = storage.replace_version(self._path, self._content().encode(), self._generation)
+        now = storage.replace_version(self._path, self._content().encode(), self._generation)
         if now is None:
             print(f"error: {self._path} was taken over by {_said(holder_of(self._path))}", file=sys.stderr, flush=True)
             os._exit(FAILED)
         self._generation = now
 
     def _leave(self) -> None:
-        with self._writing, contextlib.suppress(Exception):  # others wait until the count stands still
+        with contextlib.suppress(Exception):  # others wait until the count stands still
             storage.replace_version(self._path, b"", self._generation)
 
 

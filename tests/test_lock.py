@@ -42,6 +42,23 @@ def test_the_count_goes_on_until_it_is_let_go(tmp_path, quick):
     lock.claim(tmp_path / "lock").close()
 
 
+def test_no_beat_follows_the_end(tmp_path, quick, monkeypatch):
+    """A beat that is being written when the lock is let go is over before others are told."""
+    held, beating = lock.claim(tmp_path / "lock"), threading.Event()
+    content = held._content
+
+    def slow():
+        beating.set()
+        time.sleep(0.1)
+        return content()
+
+    monkeypatch.setattr(held, "_content", slow)
+    assert beating.wait(10)
+    held.close()
+    time.sleep(0.2)
+    assert lock.holder_of(tmp_path / "lock") == {}
+
+
 def test_another_host_that_lives_keeps_its_lock(tmp_path, quick, monkeypatch):
     monkeypatch.setattr(lock, "WATCH_SECONDS", 60.0)  # it is over with the first count that is seen to go on
     path, ended = tmp_path / "lock", threading.Event()

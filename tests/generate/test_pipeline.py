@@ -172,7 +172,7 @@ def test_the_published_continuation_keeps_three_of_four_chunks(melody):
     settings = with_settings(melody.defaults, {"overlap": 0.75})
     size = GEOMETRY.clip_tokens
     assert composer.window(settings) == composer.sequence(settings) == (size, size - -(-size // 4))
-    places, _ = composer._places(np.ones(2 * size, bool), settings)
+    places, _ = composer.places(np.ones(2 * size, bool), settings)
     assert set(np.diff(places)[:-1]) == {-(-size // 4)}  # what is left for the last one stands in its middle
 
 
