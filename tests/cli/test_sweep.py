@@ -112,7 +112,7 @@ def test_there_is_a_sweep_of_every_kind_and_the_tiny_one_has_twelve_trials():
         (["--set", "sweep.Sweep.kind=bayes"], "kind 'bayes' is none of"),
         (["--set", "sweep.Sweep.trials=-1"], "trials must be a whole number"),
         (["--set", "sweep.Sweep.shape=3"], "doesn't have a parameter named 'shape'"),
-        (["--set", "b/ranges.Uniform.low=0.1"], "nobody reads the bindings of b/"),
+        (["--set", "b/sweep.Sweep.trials=3"], "nobody reads the bindings of b/"),
         (["--workers", "0"], "--workers must be at least 1"),
         (["--launch", "lsf", "x.yaml"], "'lsf' is none of tpu-vm, gke, slurm"),
         (["--launch", "slurm", str(LAUNCH / "v5e-256.yaml")], "the key `slurm` is missing in"),
