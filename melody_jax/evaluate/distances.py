@@ -59,7 +59,7 @@ def mauve_divergence(made: Float[np.ndarray, "n E"], real: Float[np.ndarray, "m 
     both /= np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-12)
     both = PCA(0.9, svd_solver="full").fit_transform(both)
     clusters = round(fewer / 10)
-    labels = KMeans(clusters, n_init=5, max_iter=500, random_state=0).fit_predict(both)
+    labels = KMeans(clusters, n_init=5, max_iter=500, random_state=0).fit_predict(both)  # pyright: ignore[reportArgumentType]
     p, q = (np.bincount(of, minlength=clusters) / len(of) for of in np.split(labels, [len(made)]))
     shares = np.linspace(1e-6, 1 - 1e-6, 25)[:, None]
     mixed = shares * p + (1 - shares) * q
