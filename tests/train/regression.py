@@ -73,7 +73,7 @@ class RegressionStage(Stage):
     def finish(self, state, batches):
         # Calibrates on training batches, so that a resumed run must stand at the same one.
         calibration = np.mean(np.stack([next(batches)["x"] for _ in range(2)]))
-        return {**jax.device_get(state.averaged), "mean": state.extra["mean"], "calibration": calibration}
+        return {**state.averaged, "mean": state.extra["mean"], "calibration": calibration}
 
     def part(self):
         return self.config, self.geometry, {}
