@@ -28,7 +28,7 @@ class TokenExample(TypedDict):
     """One clip.
 
     id, family: of the clip and of its leading instrument ("" where unknown).
-    mulan: int32 [Q], codes of the music. text: int32 [captions, Q], codes of each of its C >= 1 captions.
+    mulan: int32 [Q], codes of the music. text: int32 [captions, Q], codes of each of its captions, at least one.
     semantic: int32 [N R], the R levels of a moment beside one another. latents: float16 [L, D].
     controls: int32 [controls], the codes of codes/controls.py.
     """

@@ -124,6 +124,17 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 )
 
 
+def check_changes(changes: Mapping[str, Any]) -> None:
+    """Whether settings may change while music plays: those of windows may not.
+
+    Raises:
+      UserError: one of them is among the changes.
+    """
+    for name in ("window_seconds", "overlap"):
+        if name in changes:
+            raise UserError(f"{name} cannot change while music plays")
+
+
 def with_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     """`settings` with some fields changed.
 

@@ -11,7 +11,7 @@ from melody_jax.errors import UserError
 from melody_jax.generate.compose import Composer, Row
 from melody_jax.generate.loudness import faded, limiter_gain, limiter_reach, lufs
 from melody_jax.generate.prompts import check_prompts
-from melody_jax.generate.settings import Settings, with_settings
+from melody_jax.generate.settings import Settings, check_changes, with_settings
 from melody_jax.generate.splice import JOINT_SECONDS
 from melody_jax.shapes import Array, Float
 
@@ -84,8 +84,7 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         Raises:
           UserError: an empty prompt or a bad setting; the music then goes on as it was.
         """
-        for name in {"window_seconds", "overlap"} & changes.keys():
-            raise UserError(f"{name} cannot change while music plays")
+        check_changes(changes)
         settings = with_settings(self.settings, changes)
         wanted = self.prompt if prompt is None else prompt
         away = self._negative if negative is None else negative

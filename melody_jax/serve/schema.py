@@ -11,7 +11,7 @@ from melody_jax.codes.control_words import parse, read_sentence
 from melody_jax.codes.controls import Controls, merge
 from melody_jax.errors import UserError
 from melody_jax.generate.prompts import check_prompts
-from melody_jax.generate.settings import Settings, seeds_of, with_settings
+from melody_jax.generate.settings import Settings, check_changes, seeds_of, with_settings
 from melody_jax.serve.jobs import Wanted
 from melody_jax.serve.limits import Limits
 from melody_jax.serve.takes import Take
@@ -198,8 +198,7 @@ class Checker:
     def change(self, request: Change, now: dict[str, Any]) -> dict[str, Any]:
         """Arguments of `Stream.change`; `now` are those of `Melody.stream`, and become those after it. Raises UserError."""
         changes = request.settings.changes()
-        for name in {"window_seconds", "overlap"} & changes.keys():
-            raise UserError(f"{name} cannot change while music plays")
+        check_changes(changes)
         settings = self.settings(request.settings, now["settings"])
         negative = request.negative if request.negative is not None else now["negative"]
         self.check_words(request.prompt, negative, settings)

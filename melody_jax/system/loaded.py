@@ -146,8 +146,8 @@ class Loaded:
         """Clips and the captions of each as training data of LM and DPD.
 
         Returns:
-          mulan [B, Q] int32, text B times [captions, Q] int32 (C captions of that clip, perhaps none), semantic [B, N R] int32,
-          latents [B, L, D] float16 (scaled to [-1, 1]).
+          mulan [B, Q] int32, text B times [captions, Q] int32 (of that clip, perhaps none), semantic [B, N R]
+          int32, latents [B, L, D] float16 (scaled to [-1, 1]).
         """
         found = jax.device_get(self._represent(self._of(*READ_AUDIO), self._rows(audio)))
         codes = self.text_codes([caption for clip in captions for caption in clip], len(audio))
@@ -166,7 +166,7 @@ class Loaded:
         """The keys of rows for another use."""
         return self._fold_in(self._rows(keys), self._whole(np.int32(use)))
 
-    def later(self, condition: Int[Array, "B P"], moments: int) -> Int[Array, "B P"]:
+    def later(self, condition: Int[Array, "B prefix"], moments: int) -> Int[Array, "B prefix"]:
         """The condition of sequences that begin so many moments later."""
         return self._later(condition, self._whole(np.int32(moments)))
 

@@ -163,7 +163,7 @@ class System:
         return jnp.where(unread, self.vocabulary.unknown, condition)
 
     def later(self, condition: Array, moments: Array | int) -> Array:
-        """The condition [B, P] of a sequence that begins so many moments later."""
+        """The condition [B, prefix] of a sequence that begins so many moments later."""
         return self.vocabulary.later(condition, moments)
 
     def write_tokens(
