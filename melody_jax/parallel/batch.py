@@ -23,11 +23,13 @@ class HostShard(NamedTuple):
     count: int
 
 
+@functools.cache
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows are split over all mesh axes that split the batch, other dimensions over none."""
     return NamedSharding(mesh, spec_for(("batch",)))
 
 
+@functools.cache
 def batch_shards(mesh: AnyMesh) -> int:
     """Into how many parts the mesh splits a batch."""
     return int(np.prod([mesh.shape[axis] for axis in RULES["batch"]]))
@@ -40,6 +42,7 @@ def check_batch_size(batch_size: int, mesh: AnyMesh) -> None:
         raise UserError(f"a global batch of {batch_size} does not divide over {split}")
 
 
+@functools.cache
 def host_shard(mesh: Mesh) -> HostShard:
     """The share of the data that this host reads. Hosts that hold the same rows (tensor across hosts) read the same."""
     shards = batch_shards(mesh)
