@@ -68,7 +68,7 @@ def ddim_step(
     return cos * noisy - sin * v
 
 
-def schedule(name: str, steps: int) -> Float[np.ndarray, "T"]:
+def schedule(name: str, steps: int) -> Float[np.ndarray, " steps"]:
     """Step sizes omega_T, ..., omega_1 in the order of sampling; they sum to pi/2.
 
     "uniform": omega_t = pi / 2T. "linear", the paper's, large steps first: omega_t = pi / 6T + 2 pi t / (3 T (T + 1)).

@@ -12,7 +12,7 @@ from melody_jax.shapes import Array, Bool, Float
 def sample(
     denoise: Denoiser,
     noise: Float[Array, "B L D"],
-    steps: Float[np.ndarray, "T"],
+    steps: Float[np.ndarray, " steps"],
     known: Float[Array, "B L D"] | None = None,
     mask: Bool[Array, "#B L"] | None = None,
     data_std: float = 1.0,

@@ -12,7 +12,7 @@ HARMONICS = 4
 
 def phases(
     vocabulary: Vocabulary, condition: Int[Array, "B prefix"], moments: Int[Array, "#B W"]
-) -> Float[Array, "B W F"]:
+) -> Float[Array, "B W features"]:
     """For the beat, then for the bar: 1, cos(2 pi k x) and sin(2 pi k x) for k = 1 .. HARMONICS, x counting beats or bars;
     all 0 where it is unknown.
 
@@ -27,7 +27,7 @@ def phases(
     )
 
 
-def _turns(x: Float[Array, "B W"], known: Array) -> Float[Array, "B W F"]:
+def _turns(x: Float[Array, "B W"], known: Array) -> Float[Array, "B W features"]:
     angles = 2 * jnp.pi * (x - jnp.floor(x))[..., None] * np.arange(1, HARMONICS + 1, dtype=np.float32)[None, None]
     features = jnp.concatenate([jnp.ones_like(x)[..., None], jnp.cos(angles), jnp.sin(angles)], axis=-1)
     return jnp.where(known[..., None], features, 0.0)

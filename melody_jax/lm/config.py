@@ -34,7 +34,7 @@ class LMConfig:
       dropout: rate on the embeddings and on both branches of a block, in training.
       remat: "none", "full" or "dots" (keep the products with weights): what the backward pass computes again.
       fused_attention: on TPUs, the kernel of `nn/kernels/attention.py`; XLA's own operations elsewhere, or where False.
-      unroll: layers per iteration of the scan over them (a CPU likes all, compile time likes 1).
+      unroll: layers per iteration of the scan over them (all of them run fastest on a CPU, 1 compiles fastest).
       dtype: compute dtype.
       param_dtype: dtype of the parameters.
     """

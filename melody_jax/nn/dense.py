@@ -105,14 +105,14 @@ class Dense(nn.Module):
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
-        y, bias = self.parts(x)
+        y, bias = self.product_and_bias(x)
         if bias is not None:
             y = y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
         return constrain(y, self.axes[1])
 
     @nn.compact
-    def parts(self, x: Float[Array, "... I"]) -> tuple[Float[Array, "... O"], Float[Array, " O"] | None]:
-        """The product and the bias, which a kernel adds; the product has no place on the mesh yet."""
+    def product_and_bias(self, x: Float[Array, "... I"]) -> tuple[Float[Array, "... O"], Float[Array, " O"] | None]:
+        """x W and b, for a kernel that adds them; x W has no place on the mesh yet."""
         shape = (x.shape[-1], self.features)
         init = nn.with_logical_partitioning(self.kernel_init, self.axes)
         kernel = self.param("kernel", init, shape, jnp.dtype(self.param_dtype))

@@ -99,7 +99,7 @@ class SRULayer(nn.Module):
         forget, output = dense(name="forget"), dense(name="output")
         highway = x if x.shape[-1] == width else dense(use_bias=False, name="highway")(x)
         if self.scan == "fused" and activations.kernels_run() and fits(x.shape[-2], self.features):
-            gates, biases = zip(forget.parts(x), output.parts(x))
+            gates, biases = zip(forget.product_and_bias(x), output.product_and_bias(x))
             biases = jnp.stack(biases).astype(jnp.float32)
             return gated_recurrence(candidate, *gates, highway.astype(self.dtype), biases, self.features)
         scan = "associative" if self.scan == "fused" else self.scan
