@@ -1,10 +1,13 @@
-"""Arguments that several commands share; argparse turns what their types refuse into one line. Imports no jax."""
+"""What a subcommand is made of, and the options that several share; argparse turns what their types refuse into one line.
+
+Imports no jax.
+"""
 
 import argparse
 import contextlib
 import dataclasses
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,50 @@ from melody_jax.config import described
 from melody_jax.errors import UserError
 
 REPOSITORY_BUNDLE = Path(__file__).parents[2] / "bundles" / "tiny"
+
+Option = Callable[[Any], object]
+"""Adds an option, or several, to a parser or to a group of its options."""
+
+
+@dataclasses.dataclass
+class Command:
+    """A subcommand.
+
+    Attributes:
+      run: does it with the arguments, prints what came of it, and returns the exit code (None is 0).
+      options: in the order of its help.
+      epilog: the end of its help: what exit codes mean, what the help of the options leaves out.
+    """
+
+    run: Callable[[argparse.Namespace], int | None]
+    options: Sequence[Option]
+    epilog: str | None = None
+
+
+def command(*options: Option, epilog: str | None = None) -> Callable[[Callable[[argparse.Namespace], Any]], Command]:
+    """Makes a function of the arguments a subcommand."""
+    return lambda run: Command(run, options, epilog)
+
+
+def option(name: str, text: str, **how: Any) -> Option:
+    """One option or positional argument with its help, the rest as argparse takes it."""
+    return lambda parser: parser.add_argument(name, help=text, **how)
+
+
+def several(name: str, metavar: str, text: str) -> Option:
+    """An option that may be given several times; its value is a list."""
+    return option(name, text, action="append", default=[], metavar=metavar)
+
+
+def group(title: str, *options: Option) -> Option:
+    """Options under a heading of their own."""
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        under = parser.add_argument_group(title)
+        for each in options:
+            each(under)
+
+    return add
 
 
 def folder(text: str) -> str:
@@ -57,18 +104,20 @@ SHARED: dict[str, dict[str, Any]] = {
 """Options of several commands, as argparse takes them."""
 
 
-def add(parser: argparse.ArgumentParser, *names: str, **helps: str) -> None:
+def shared(*names: str, **helps: str) -> Option:
     """Options of `SHARED`: those of `names`, and those of `helps` with a help text of their own."""
-    for name in (*names, *helps):
-        options: dict[str, Any] = {**SHARED[name]}
-        if name in helps:
-            options["help"] = helps[name]
-        parser.add_argument(f"--{name}", **options)
+
+    def add(parser: Any) -> None:
+        for name in (*names, *helps):
+            own = {"help": helps[name]} if name in helps else {}
+            parser.add_argument(f"--{name}", **(SHARED[name] | own))
+
+    return add
 
 
-def add_fields(
-    parser: Any, cls: type, names: Sequence[str] | None = None, prefix: str = "", default: Any = dataclasses.MISSING
-) -> None:
+def fields(
+    cls: type, names: Sequence[str] | None = None, prefix: str = "", default: Any = dataclasses.MISSING
+) -> Option:
     """One option for each field of a dataclass, or for those of `names`: its type, its default, its docstring's words.
 
     Args:
@@ -76,22 +125,26 @@ def add_fields(
       default: of all options; not given, each has its field's.
     """
     words = described(cls)
-    for field in dataclasses.fields(cls):
-        if names is not None and field.name not in names:
-            continue
-        kind, *others = typing.get_args(field.type) or (field.type,)
-        options: dict[str, Any] = {"help": words[field.name]}
-        if field.default not in (None, "") and kind is not bool:
-            shown = field.default if isinstance(field.default, str) else f"{field.default:g}"
-            options["help"] += f" (default {shown})"
-        if kind is bool:
-            options["action"] = "store_true"
-        elif isinstance(kind, str):  # of a Literal
-            options["metavar"] = "|".join((kind, *others))
-        else:
-            options["type"] = _or_none(kind) if others and kind is not str else kind
-        options["default"] = field.default if default is dataclasses.MISSING else default
-        parser.add_argument(f"--{prefix}{field.name}", **options)
+
+    def add(parser: Any) -> None:
+        for field in dataclasses.fields(cls):
+            if names is not None and field.name not in names:
+                continue
+            kind, *others = typing.get_args(field.type) or (field.type,)
+            options: dict[str, Any] = {"help": words[field.name]}
+            if field.default not in (None, "") and kind is not bool:
+                shown = field.default if isinstance(field.default, str) else f"{field.default:g}"
+                options["help"] += f" (default {shown})"
+            if kind is bool:
+                options["action"] = "store_true"
+            elif isinstance(kind, str):  # of a Literal
+                options["metavar"] = "|".join((kind, *others))
+            else:
+                options["type"] = _or_none(kind) if others and kind is not str else kind
+            options["default"] = field.default if default is dataclasses.MISSING else default
+            parser.add_argument(f"--{prefix}{field.name}", **options)
+
+    return add
 
 
 def fields_of(args: argparse.Namespace, cls: type, prefix: str = "") -> dict[str, Any]:
@@ -130,12 +183,6 @@ def bundle_of(directory: str | None) -> storage.Path:
     if directory is None and not REPOSITORY_BUNDLE.is_dir():
         raise UserError(f"there is no bundle at {REPOSITORY_BUNDLE}; name one with --bundle DIR")
     return REPOSITORY_BUNDLE if directory is None else storage.path(directory)
-
-
-def print_sizes(files: Mapping[str, int]) -> None:
-    """A line for each file: its size, and its name."""
-    for name, size in files.items():
-        print(f"{size / 2**20:9.2f} MiB  {name}")
 
 
 def adapters_of(items: Sequence[str]) -> dict[str, float]:

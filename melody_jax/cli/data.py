@@ -3,7 +3,11 @@
 import argparse
 from collections.abc import Callable
 
-from melody_jax.cli import arguments
+from melody_jax.cli.arguments import Positive, command, fields, fields_of, installed, option, shared
+
+with installed("melody data"):
+    from data_pipelines import build, read
+    from data_pipelines.request import Request, request
 
 SOURCES = {
     "corpus": "real tunes and scores, re-orchestrated, rendered and captioned",
@@ -16,13 +20,21 @@ PATHS = {
     "manifest": ("FILE", "the manifest, .jsonl or .jsonl.gz"),
     "musiccaps": ("CSV", "the table"),
 }
-COMMON = ("sample_rate", "seconds", "validation", "test", "quota")
+COMMON = (
+    option("--name", "what `melody train --data` will call it", required=True),
+    shared("data_dir"),
+    fields(Request, ("sample_rate", "seconds", "validation", "test", "quota")),
+    option("--processes", "worker processes (default: all cores)", action=Positive),
+    option(
+        "--all_hosts",
+        "share the work with the other hosts of a pod, which run the same command and see the same folders",
+        action="store_true",
+    ),
+)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    with arguments.installed("melody data"):
-        from data_pipelines.request import Request
-
+def _sources(parser: argparse.ArgumentParser) -> None:
+    """A subcommand for each source."""
     kinds = parser.add_subparsers(dest="kind", metavar="SOURCE", required=True)
     for kind, text in SOURCES.items():
         source = kinds.add_parser(kind, help=text)
@@ -30,28 +42,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             amount = source.add_mutually_exclusive_group(required=True)
             amount.add_argument("--hours", type=float, help="hours of music, all splits together")
             amount.add_argument("--clips", type=int, help="clips, all splits together")
-            arguments.add_fields(source, Request, ("seed", "font", "restricted"))
+            fields(Request, ("seed", "font", "restricted"))(source)
         else:
             metavar, text = PATHS[kind]
             source.add_argument("path", metavar=metavar, help=text)
-            arguments.add_fields(source, Request, ("licence",))
+            fields(Request, ("licence",))(source)
             source.add_argument("--min_seconds", type=float, help="refuse shorter files (default 0.95 of a clip)")
         if kind == "musiccaps":
             source.add_argument("--audio", required=True, metavar="DIR", help="the clips, named by their ytid")
-        source.add_argument("--name", required=True, help="what `melody train --data` will call it")
-        arguments.add(source, "data_dir")
-        arguments.add_fields(source, Request, COMMON)
-        source.add_argument("--processes", action=arguments.Positive, help="worker processes (default: all cores)")
-        text = "share the work with the other hosts of a pod, which run the same command and see the same folders"
-        source.add_argument("--all_hosts", action="store_true", help=text)
+        for add in COMMON:
+            add(source)
 
 
-def run(args: argparse.Namespace) -> None:
-    with arguments.installed("melody data"):
-        from data_pipelines import build, read
-        from data_pipelines.request import Request, request
-
-        asked = request(hours=getattr(args, "hours", None), **arguments.fields_of(args, Request))
+@command(_sources)
+def data(args: argparse.Namespace) -> None:
+    with installed("melody data"):
+        asked = request(hours=getattr(args, "hours", None), **fields_of(args, Request))
         shard, shards, barrier = _joined() if args.all_hosts else (0, 1, lambda: None)
         directory = build.build(args.name, asked, args.data_dir, args.processes, shard, shards, barrier)
     if shard == 0:

@@ -4,31 +4,31 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from melody_jax.cli import arguments
+from melody_jax.cli.arguments import command, fields, fields_of, installed, option, several, shared
 from melody_jax.errors import UserError
+from melody_jax.evaluate.figures import table, write_report
 
-EPILOG = "Exit code 1: a figure is missed."
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    with arguments.installed("melody evaluate"):
-        from melody_jax.operations.evaluation import Evaluation
-
-    parser.add_argument("--bundle", required=True, metavar="DIR", help="what `melody export` wrote")
-    arguments.add(parser, "data_dir", data="name of the audio data set; its test split counts")
-    arguments.add(parser, out="report.md, report.json and, if need be, tokens")
-    parser.add_argument("--model_dir", metavar="DIR", help="where the bundle was trained, to use its tokens again")
-    arguments.add_fields(parser, Evaluation, ("clips", "links", "prompts", "seed"))
-    judge = "also measure distances by that model's embeddings: a TorchScript file or a transformers folder"
-    parser.add_argument("--judge", action="append", default=[], metavar="NAME=PATH", help=judge)
+with installed("melody evaluate"):
+    from melody_jax.operations.evaluation import Evaluation
+    from melody_jax.operations.evaluation import evaluate as measured
 
 
-def run(args: argparse.Namespace) -> int:
-    from melody_jax.evaluate.figures import table, write_report
-    from melody_jax.operations.evaluation import Evaluation, evaluate
-
-    given = arguments.fields_of(args, Evaluation)
-    found = evaluate(Evaluation(**given, token_dir=args.model_dir or args.out, judges=_judges_of(args.judge)))
+@command(
+    option("--bundle", "what `melody export` wrote", required=True, metavar="DIR"),
+    shared("data_dir", data="name of the audio data set; its test split counts"),
+    shared(out="report.md, report.json and, if need be, tokens"),
+    option("--model_dir", "where the bundle was trained, to use its tokens again", metavar="DIR"),
+    fields(Evaluation, ("clips", "links", "prompts", "seed")),
+    several(
+        "--judge",
+        "NAME=PATH",
+        "also measure distances by that model's embeddings: a TorchScript file or a transformers folder",
+    ),
+    epilog="Exit code 1: a figure is missed.",
+)
+def evaluate(args: argparse.Namespace) -> int:
+    given = fields_of(args, Evaluation)
+    found = measured(Evaluation(**given, token_dir=args.model_dir or args.out, judges=_judges_of(args.judge)))
     print(*(entry.markdown() for entry in found.tables), table(found.figures), sep="\n\n")
     write_report(Path(args.out), found.figures, found.facts, found.tables)
     missed = [f"{figure.stage}: {figure.name}" for figure in found.figures if not figure.reached]

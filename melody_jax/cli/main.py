@@ -1,53 +1,52 @@
-"""`melody COMMAND ...`: parses, calls the command's file, and turns UserError into one line and exit code 2."""
+"""`melody COMMAND ...`: parses, calls the command, and turns UserError into one line and exit code 2."""
 
 import argparse
 import importlib
+import keyword
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from melody_jax import __version__
 from melody_jax.errors import BAD_ARGUMENTS, INTERRUPTED, StoppedError, UserError, refuse_addresses
-from melody_jax.operations.quiet import quiet_workers, silence_tensorflow
+from melody_jax.operations.quiet import explained, quiet_workers, silence_tensorflow
 
-# In the order of use, each with its one help text. Each module has `add_arguments(parser)` and `run(args)`, and maybe an
-# EPILOG of its help; only the chosen one is imported.
 COMMANDS = {
-    "data": "build a captioned audio data set: the built-in corpus or your own music",
-    "config": "print the composed configuration of a stage",
-    "doctor": "check data, one step and the disk before a long training",
-    "train": "train one stage, or all of them in order",
-    "finetune": "train a bundle's language and diffusion models further on your own music",
-    "sweep": "train with many settings and compare what they reach",
-    "tokenize": "turn a data set into tokens and latents with the trained representation models",
-    "report": "how the training of every stage goes: losses, speed, where the time went",
-    "export": "collect trained parts into a bundle for sampling",
-    "export hf": "write trained parts as Hugging Face folders",
-    "export t5x": "write trained parts as T5X checkpoints",
-    "export stablehlo": "write a bundle's sampler as programs that run with jax alone",
-    "generate": "make music from sentences with a bundle",
-    "continue": "go on with music",
-    "inpaint": "make spans of music anew",
-    "vary": "make another version of music",
-    "stream": "endless music into a file or a pipe",
-    "play": "endless music from the loudspeaker",
-    "serve": "a web page and a REST service with a bundle",
-    "evaluate": "measure trained stages or a bundle on held-out music",
-    "import hf": "read a Hugging Face folder: a part that training can start from",
-    "import t5x": "read a T5X checkpoint: the part of a stage",
-    "rehearse": "a launch on a simulated pod of this machine, and what it would take on its slices",
-    "launch": "run a command on TPU VMs, GKE or SLURM",
-    "precompile": "compile for a TPU slice without one: memory, time, MFU",
-    "describe": "parameters and FLOPs of every model of a size",
+    "data": ("data", "build a captioned audio data set: the built-in corpus or your own music"),
+    "config": ("train", "print the composed configuration of a stage"),
+    "doctor": ("train", "check data, one step and the disk before a long training"),
+    "train": ("train", "train one stage, or all of them in order"),
+    "finetune": ("train", "train a bundle's language and diffusion models further on your own music"),
+    "sweep": ("sweep", "train with many settings and compare what they reach"),
+    "tokenize": ("train", "turn a data set into tokens and latents with the trained representation models"),
+    "report": ("report", "how the training of every stage goes: losses, speed, where the time went"),
+    "export": ("parts", "collect trained parts into a bundle for sampling"),
+    "export hf": ("parts", "write trained parts as Hugging Face folders"),
+    "export t5x": ("parts", "write trained parts as T5X checkpoints"),
+    "export stablehlo": ("parts", "write a bundle's sampler as programs that run with jax alone"),
+    "generate": ("music", "make music from sentences with a bundle"),
+    "continue": ("music", "go on with music"),
+    "inpaint": ("music", "make spans of music anew"),
+    "vary": ("music", "make another version of music"),
+    "stream": ("stream", "endless music into a file or a pipe"),
+    "play": ("stream", "endless music from the loudspeaker"),
+    "serve": ("serve", "a web page and a REST service with a bundle"),
+    "evaluate": ("evaluate", "measure trained stages or a bundle on held-out music"),
+    "import hf": ("parts", "read a Hugging Face folder: a part that training can start from"),
+    "import t5x": ("parts", "read a T5X checkpoint: the part of a stage"),
+    "rehearse": ("launch", "a launch on a simulated pod of this machine, and what it would take on its slices"),
+    "launch": ("launch", "run a command on TPU VMs, GKE or SLURM"),
+    "precompile": ("describe", "compile for a TPU slice without one: memory, time, MFU"),
+    "describe": ("describe", "parameters and FLOPs of every model of a size"),
 }
+"""Command -> its file and its one help text, in the order of use. Only the file of the chosen one is imported."""
 
 GIN_ARGUMENTS = ("train", "doctor", "config")
 """Commands that take --gin.NAME=value."""
 
-TEXTS = ("prompts", "prompt", "negative", "title", "licence", "storage", "cors")
+TEXTS = ("prompts", "prompt", "negative", "title", "trained_on", "licence", "storage", "cors")
 """Arguments in which an address is as good as any word: text for people, URLs of databases and of pages."""
 
 BUCKETS = {
@@ -61,9 +60,6 @@ BUCKETS = {
     "evaluate": ("bundle", "data_dir", "model_dir"),
 }
 """Command -> its arguments that may be paths in buckets, gs://BUCKET/...; in all others an address is refused."""
-
-MODULES = {"continue": "continue_"}  # the others are called like their command
-
 
 quiet_workers()
 
@@ -93,31 +89,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {stopped}", file=sys.stderr, flush=True)
         importlib.import_module("melody_jax.parallel.hosts").leave()
         return stopped.exit_code
-    except (RuntimeError, AssertionError) as error:
-        if not _lacks_devices(error):
-            raise
-        asked = os.environ.get("JAX_PLATFORMS", "")
-        print(f"error: JAX_PLATFORMS={asked}: this machine or installation has no such device", file=sys.stderr)
-        return BAD_ARGUMENTS
     except Exception as error:
-        from melody_jax import storage
-
-        if not (reason := storage.refusal(error)):
+        if not (told := explained(error)):
             raise
-        print(f"error: the bucket may not be used from here: {reason}", file=sys.stderr)
+        print(f"error: {told}", file=sys.stderr)
         return BAD_ARGUMENTS
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one, while threads and processes end, says nothing more
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-
-
-def _lacks_devices(error: Exception) -> bool:
-    """Whether JAX_PLATFORMS names devices that are not here. For CUDA, JAX fails at an assertion without a word."""
-    if "nable to initialize backend" in str(error):
-        return True
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return isinstance(error, AssertionError) and (place.name, place.filename[-13:]) == ("backends", "xla_bridge.py")
 
 
 def _dispatch(argv: Sequence[str]) -> int:
@@ -150,15 +130,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         argv = [*argv[:place], chosen, *argv[place + 2 :]]
     else:
         chosen = chosen.partition(" ")[0]
-    for name, text in COMMANDS.items():
-        if name == chosen:
-            module = importlib.import_module(f"melody_jax.cli.{MODULES.get(name, name.replace(' ', '_'))}")
-            epilog = getattr(module, "EPILOG", None)
-            command = subparsers.add_parser(name, help=text, description=text, epilog=epilog)
-            command.set_defaults(run=module.run)
-            module.add_arguments(command)
-        else:
+    for name, (file, text) in COMMANDS.items():
+        if name != chosen:
             subparsers.add_parser(name, help=text, add_help=False)
+            continue
+        function = name.replace(" ", "_") + "_" * keyword.iskeyword(name)
+        command = getattr(importlib.import_module(f"melody_jax.cli.{file}"), function)
+        subparser = subparsers.add_parser(name, help=text, description=text, epilog=command.epilog)
+        subparser.set_defaults(run=command.run)
+        for add in command.options:
+            add(subparser)
     args, unknown = parser.parse_known_args(argv)
     takes_gin = args.command in GIN_ARGUMENTS
     foreign = [word for word in unknown if not (takes_gin and word.startswith("--gin.") and "=" in word)]

@@ -5,27 +5,25 @@ import dataclasses
 import json
 
 from melody_jax import storage
-from melody_jax.cli import arguments
+from melody_jax.cli.arguments import command, option, shared
 from melody_jax.errors import UserError
+from melody_jax.graph import ORDER
+from melody_jax.watch import report as reports
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model_dir", metavar="MODEL_DIR", help="as given to melody train")
-    arguments.add(parser, "json")
-    parser.add_argument("--out", metavar="PNG", help="where the plot goes (default MODEL_DIR/report.png)")
-
-
-def run(args: argparse.Namespace) -> None:
-    from melody_jax.graph import ORDER
-    from melody_jax.watch import report
-
-    folder = storage.path(args.model_dir)
-    out = storage.path(args.out or folder / report.PLOT)
+@command(
+    option("model_dir", "as given to melody train", metavar="MODEL_DIR"),
+    shared("json"),
+    option("--out", "where the plot goes (default MODEL_DIR/report.png)", metavar="PNG"),
+)
+def report(args: argparse.Namespace) -> None:
+    directory = storage.path(args.model_dir)
+    out = storage.path(args.out or directory / reports.PLOT)
     if out.suffix != ".png":
         raise UserError(f"--out {out} is no .png")
-    reports = report.read(folder, ORDER)
-    report.plot(reports, folder, out)
+    stages = reports.read(directory, ORDER)
+    reports.plot(stages, directory, out)
     if args.json:
-        print(json.dumps({stage.name: dataclasses.asdict(stage) for stage in reports}, indent=2))
+        print(json.dumps({stage.name: dataclasses.asdict(stage) for stage in stages}, indent=2))
     else:
-        print(report.table(reports), f"plot: {out}", sep="\n")
+        print(reports.table(stages), f"plot: {out}", sep="\n")

@@ -1,19 +1,20 @@
-"""`melody train STAGE` and `melody train all`."""
+"""`melody train STAGE` and `train all`, `config`, `doctor`, `tokenize`, `finetune`: what trains, and what goes with it."""
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Sequence
+from typing import Any
 
 from melody_jax import graph
-from melody_jax.cli import arguments
+from melody_jax.cli.arguments import Positive, command, fields, fields_of, folder, option, several, shared
 from melody_jax.errors import UserError
-from melody_jax.operations import training
+from melody_jax.operations import finetuning, training
 from melody_jax.operations.configuration import binding_of
 from melody_jax.parallel import hosts
 from melody_jax.watch.goodput import process_began
 from melody_jax.watch.trace import traced_steps
 
-EPILOG = "--gin.NAME=value binds as --set NAME=value does, but strings need their quotes."
 BOUND = {
     "mesh": "loop.Run.mesh",
     "seed": "loop.Run.seed",
@@ -22,39 +23,112 @@ BOUND = {
     "total_steps": "TOTAL_STEPS",
 }
 """Argument -> the parameter of gin that it binds, where it is given."""
+STAGES = ", ".join(graph.ORDER)
+CONFIGURATION = (
+    shared("size", "set", "gin_file", "mesh", "hardware"),
+    option("--seed", "of parameters, step randomness and data order (default 0)", type=int),
+)
+"""How a stage is configured."""
+NAMES = "name of the data set, as given to melody data; several by their rates: a:0.7,b:0.3"
+PLACES = shared("data_dir", "tokenizer", data=NAMES, model_dir="everything is written to DIR/STAGE")
+"""On what it is trained, and where."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_configuration(parser, f"{', '.join(graph.ORDER)}, or all")
-    arguments.add(parser, "total_steps")
-    text = "start from weights: a part, a finished stage, a bundle or a Hugging Face folder; may be given several times"
-    parser.add_argument("--init_from", action="append", default=[], metavar="DIR", help=text)
-    parser.add_argument("--precompiled", metavar="DIR", help="executables written by melody precompile --save")
-    parser.add_argument("--profile", metavar="FIRST:LAST", help="trace these steps (for XProf) into DIR/STAGE/profile")
-
-
-def add_configuration(parser: argparse.ArgumentParser, choices: str) -> None:
-    """The arguments that say what is trained (`choices` of STAGE), on what, and where."""
-    add_composition(parser, choices)
-    text = "name of the data set, as given to melody data; several by their rates: a:0.7,b:0.3"
-    arguments.add(parser, "data_dir", "tokenizer", data=text, model_dir="everything is written to DIR/STAGE")
-
-
-def add_composition(parser: argparse.ArgumentParser, choices: str) -> None:
-    """The arguments that say how a stage is configured."""
-    parser.add_argument("stage", metavar="STAGE", help=choices)
-    arguments.add(parser, "size", "set", "gin_file", "mesh", "hardware")
-    parser.add_argument("--seed", type=int, help="of parameters, step randomness and data order (default 0)")
-
-
-def run(args: argparse.Namespace) -> None:
+@command(
+    option("stage", f"{STAGES}, or all", metavar="STAGE"),
+    *CONFIGURATION,
+    PLACES,
+    shared("total_steps"),
+    several(
+        "--init_from",
+        "DIR",
+        "start from weights: a part, a finished stage, a bundle or a Hugging Face folder; may be given several times",
+    ),
+    option("--precompiled", "executables written by melody precompile --save", metavar="DIR"),
+    option("--profile", "trace these steps (for XProf) into DIR/STAGE/profile", metavar="FIRST:LAST"),
+    epilog="--gin.NAME=value binds as --set NAME=value does, but strings need their quotes.",
+)
+def train(args: argparse.Namespace) -> None:
     began = process_began()
     hosts.join()
     training.train(request_of(args), args.init_from, began)
 
 
+@command(
+    option("stage", STAGES, metavar="STAGE"),
+    *CONFIGURATION,
+    shared("total_steps"),
+)
+def config(args: argparse.Namespace) -> None:
+    print(request_of(args).compose_one().text, end="")
+
+
+@command(
+    option("stage", STAGES, metavar="STAGE"),
+    *CONFIGURATION,
+    PLACES,
+    option("--updates", "of the parameters, on one fixed batch (default 30)", action=Positive, default=30),
+    shared("json"),
+    epilog="Exit code 1: at least one finding is a failure.",
+)
+def doctor(args: argparse.Namespace) -> int:
+    import jax
+
+    from melody_jax.operations.doctor.examine import examine
+    from melody_jax.operations.doctor.finding import FAILURE
+
+    hosts.join()
+    findings, first_host = [], jax.process_index() == 0
+    for finding in examine(request_of(args), args.updates):
+        findings.append(finding)
+        if first_host and not args.json:
+            print(finding, flush=True)
+    if first_host and args.json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    return int(any(finding.level == FAILURE for finding in findings))
+
+
+@command(
+    shared("data", "data_dir", "tokenizer", model_dir="the trained stages; tokens are written here"),
+    option("--batch_size", "clips at once (default 16)", action=Positive, default=16),
+)
+def tokenize(args: argparse.Namespace) -> None:
+    from melody_jax.operations import tokens
+
+    hosts.join()
+    options = {"batch_size": args.batch_size, "tokenizer": args.tokenizer}
+    print(f"tokens in {tokens.of_model_dir(args.model_dir, args.data, args.data_dir, **options)}")
+
+
+LEARNING = ",".join(graph.READ_TOKENS)
+
+
+@command(
+    option("--bundle", "where it begins", required=True, type=folder, metavar="DIR"),
+    shared("data", "data_dir", out="tokens, runs, and DIR/bundle"),
+    option("--stages", f"what learns (default {LEARNING})", default=LEARNING),
+    option(
+        "--lora",
+        "train adapters of this rank, not all weights",
+        dest="rank",
+        action=Positive,
+        default=0,
+        metavar="RANK",
+    ),
+    fields(finetuning.Finetuning, ("alpha",)),
+    shared("set", "gin_file", "hardware", total_steps="of each stage, instead of the configuration's"),
+)
+def finetune(args: argparse.Namespace) -> None:
+    hosts.join()
+    stages = tuple(name.strip() for name in args.stages.split(",") if name.strip())
+    given: dict[str, Any] = fields_of(args, finetuning.Finetuning) | {"stages": stages}
+    asked = finetuning.Finetuning(**given, gin_files=args.gin_file, bindings=bindings_of(args))
+    bundle = finetuning.finetune(asked)
+    print(f'finetuned: {bundle.directory}; melody generate "..." --bundle {bundle.directory}')
+
+
 def request_of(args: argparse.Namespace) -> training.Request:
-    """What is asked for by the arguments of `add_composition`, and by more of those of `melody train` where there are any.
+    """What is asked for by the arguments of `CONFIGURATION`, and by more of those of `melody train` where there are any.
 
     Raises:
       UserError: an empty --profile.
@@ -62,8 +136,7 @@ def request_of(args: argparse.Namespace) -> training.Request:
     profile = getattr(args, "profile", None)
     if profile is not None and not traced_steps(profile):
         raise UserError("--profile is empty; expected FIRST:LAST, as 10:15")
-    fields = arguments.fields_of(args, training.Request)
-    return training.Request(**fields, gin_files=args.gin_file, bindings=bindings_of(args))
+    return training.Request(**fields_of(args, training.Request), gin_files=args.gin_file, bindings=bindings_of(args))
 
 
 def bindings_of(args: argparse.Namespace) -> list[str]:

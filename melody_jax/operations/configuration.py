@@ -1,4 +1,4 @@
-"""Composition of a run's configuration with gin: stage, size, hardware, data, then the user's files and bindings.
+"""Composition of a run's configuration with gin: stage, size, hardware, then the user's files and bindings.
 
 gin binds `stage` and `run` of `melody_jax.train.loop.train` and what they receive, by dynamic registration; no library below
 knows of it.
@@ -97,8 +97,8 @@ def _detected() -> str:
     return "cpu_amx" if "amx_bf16" in flags else "cpu"
 
 
-def gin_files(stage: str, size: str, hardware: str, data: str = "") -> list[Path]:
-    """The files of a run, in the order in which they are read; later ones win. configs/data/NAME.gin is optional.
+def gin_files(stage: str, size: str, hardware: str) -> list[Path]:
+    """The files of a run, in the order in which they are read; later ones win.
 
     Raises:
       UserError: no such stage, size or hardware.
@@ -118,8 +118,7 @@ def gin_files(stage: str, size: str, hardware: str, data: str = "") -> list[Path
     ]
     if not files[2].exists():
         raise UserError(f"stage {stage} has no configuration for size {size} ({files[2]} is missing)")
-    data_file = root / "data" / f"{data}.gin"
-    return [*files, data_file] if data_file.exists() else files
+    return files
 
 
 def find(file: str | Path) -> Path:
@@ -150,7 +149,7 @@ def sampling_defaults(size: str) -> dict[str, Any]:
 
 
 def sampling_of(size: str | None, items: Sequence[str]) -> dict[str, Any]:
-    """Defaults for sampling: the size's (`sampling_defaults`), and those of `--set name=value` items, values as in JSON.
+    """Defaults for sampling: the size's (`sampling_defaults`), and those of `--sampling name=value` items, values as in JSON.
 
     Raises:
       UserError: no such size, or no such setting.
@@ -159,7 +158,7 @@ def sampling_of(size: str | None, items: Sequence[str]) -> dict[str, Any]:
     for item in items:
         name, equals, value = item.partition("=")
         if not equals:
-            raise UserError(f"--set {item}: write NAME=VALUE")
+            raise UserError(f"--sampling {item}: write NAME=VALUE")
         try:
             chosen[name] = json.loads(value)
         except ValueError:

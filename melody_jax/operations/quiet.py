@@ -1,5 +1,6 @@
-"""What reaches the terminal: nothing that TensorFlow says of itself while it is loaded; warnings in one line; one voice
-where Ctrl-C meets several processes. Imports neither TensorFlow nor jax."""
+"""What reaches the terminal: nothing that TensorFlow says of itself while it is loaded; warnings, and errors of other
+libraries that a user can mend, in one line; one voice where Ctrl-C meets several processes. Imports neither TensorFlow nor jax.
+"""
 
 import contextlib
 import importlib.abc
@@ -8,6 +9,7 @@ import re
 import signal
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -46,6 +48,26 @@ def plain_warnings() -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show
         yield
+
+
+def explained(error: Exception) -> str:
+    """One line for an error of jax or of a bucket that the user can mend; "" for any other."""
+    if _lacks_devices(error):
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return f"JAX_PLATFORMS={asked}: this machine or installation has no such device"
+
+    from melody_jax import storage  # which takes a tenth of a second, also from --help
+
+    reason = storage.refusal(error)
+    return f"the bucket may not be used from here: {reason}" if reason else ""
+
+
+def _lacks_devices(error: Exception) -> bool:
+    """Whether JAX_PLATFORMS names devices that are not here. For CUDA, jax fails at an assertion without a word."""
+    if isinstance(error, RuntimeError) and "nable to initialize backend" in str(error):
+        return True
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return isinstance(error, AssertionError) and (place.name, place.filename[-13:]) == ("backends", "xla_bridge.py")
 
 
 class _Quiet(importlib.abc.MetaPathFinder):

@@ -65,7 +65,7 @@ class Request:
         """
         configs = {}
         for name in self.stages:
-            files = configuration.gin_files(name, self.size, self.hardware, self.data)
+            files = configuration.gin_files(name, self.size, self.hardware)
             configs[name] = configuration.compose(files, self.gin_files, self.bindings, partial=len(self.stages) > 1)
         configuration.refuse_ignored(frozenset.intersection(*(config.ignored for config in configs.values())))
         return {name: self._of_this_run(config) for name, config in configs.items()}

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 
-from melody_jax.cli.arguments import add_fields, fields_of
+from melody_jax.cli.arguments import fields, fields_of
 from melody_jax.cli.main import Parser, main
 from melody_jax.config import described
 from melody_jax.errors import BAD_ARGUMENTS, UserError, refuse_addresses
@@ -149,15 +149,15 @@ def test_help_lists_the_commands(capsys):
     assert all(name in text for name in ("data", "train", "tokenize", "export", "generate", "evaluate"))
 
 
-@pytest.mark.parametrize("command", ["report", "generate", "export"])
-def test_an_interrupt_is_one_line(command, capsys, monkeypatch):
+@pytest.mark.parametrize(("command", "file"), [("report", "report"), ("generate", "music"), ("export", "parts")])
+def test_an_interrupt_is_one_line(command, file, capsys, monkeypatch):
     """Whatever the command was doing."""
-    module = importlib.import_module(f"melody_jax.cli.{command}")
+    subcommand = getattr(importlib.import_module(f"melody_jax.cli.{file}"), command)
 
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "run", interrupted)
+    monkeypatch.setattr(subcommand, "run", interrupted)
     arguments = {"report": ["x"], "generate": ["a"], "export": ["--model_dir", "x", "--out", "y"]}
     previous = signal.getsignal(signal.SIGINT)
     try:
@@ -170,7 +170,8 @@ def test_an_interrupt_is_one_line(command, capsys, monkeypatch):
 WITH_WORKERS = """
 import concurrent.futures, multiprocessing, signal, sys, time
 signal.signal(signal.SIGINT, signal.{handler})  # whatever the tests were started with
-from melody_jax.cli import main, report
+from melody_jax.cli import main
+from melody_jax.cli.report import report
 
 def run(args):
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -240,7 +241,7 @@ def test_options_of_a_dataclass(capsys):
         "degrees": "Celsius",
     }
     parser, names = Parser(prog="brew"), ("milk", "sugar", "kind", "degrees")
-    add_fields(parser, Drink, names, prefix="my_")
+    fields(Drink, names, prefix="my_")(parser)
     args = parser.parse_args(["--my_sugar", "none", "--my_degrees", "80", "--my_kind", "coffee"])
     given = fields_of(args, Drink, prefix="my_")
     assert given == {"milk": 0, "sugar": None, "kind": "coffee", "degrees": 80.0}
@@ -248,7 +249,7 @@ def test_options_of_a_dataclass(capsys):
     assert "--my_kind tea|coffee tea, or what else there is (default tea)" in text
     assert "spoons (default 0)" in text and "Celsius (default 60)" in text
     silent = Parser(prog="brew")
-    add_fields(silent, Drink, names, default=argparse.SUPPRESS)
+    fields(Drink, names, default=argparse.SUPPRESS)(silent)
     assert fields_of(silent.parse_args(["--milk", "2"]), Drink) == {"milk": 2}
     with pytest.raises(UserError, match="argument --milk: invalid int value: 'much'"):
         silent.parse_args(["--milk", "much"])
@@ -261,7 +262,8 @@ def test_a_sentence_may_hold_an_address():
 @pytest.mark.parametrize("platform", ["cuda", "rocm"])
 def test_devices_that_are_not_here_are_one_line(platform):
     """As JAX itself says it, for CUDA by an assertion without a word."""
-    code = "import sys, jax; from melody_jax.cli import main, report; report.run = lambda args: jax.devices(); "
+    code = "import sys, jax; from melody_jax.cli import main; from melody_jax.cli.report import report; "
+    code += "report.run = lambda args: jax.devices(); "
     ended = subprocess.run(
         [sys.executable, "-c", code + "sys.exit(main.main(['report', 'x']))"],
         env=os.environ | {"JAX_PLATFORMS": platform, "CUDA_VISIBLE_DEVICES": ""},

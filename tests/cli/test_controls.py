@@ -4,15 +4,15 @@ import argparse
 
 import pytest
 
-from melody_jax.cli import controls
+from melody_jax.cli.music import CONTROLS, controls_of
 from melody_jax.codes.controls import Controls
 from melody_jax.errors import UserError
 
 
 def _read(*flags):
     parser = argparse.ArgumentParser()
-    controls.add_arguments(parser)
-    return controls.from_arguments(parser.parse_args(flags))
+    CONTROLS(parser)
+    return controls_of(parser.parse_args(flags))
 
 
 def test_flags_are_controls():

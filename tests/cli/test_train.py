@@ -1,6 +1,5 @@
 """`melody train`: bindings, errors in one line, and a whole run on arrays in place of the data set."""
 
-import argparse
 import sys
 
 import pytest
@@ -243,9 +242,7 @@ def test_all_refuses_a_binding_that_no_stage_reads(chain, tmp_path, capsys):
 
 
 def test_the_run_is_never_configured_by_other_commands_arguments():
-    parser = argparse.ArgumentParser()
-    train.add_arguments(parser)
-    args = parser.parse_args(["lm", "--size", "tiny", "--data", "x", "--model_dir", "y"])
+    args = main.parse(["train", "lm", "--size", "tiny", "--data", "x", "--model_dir", "y"])
     assert (args.hardware, args.set, args.gin_file, args.total_steps) == ("auto", [], [], None)
 
 

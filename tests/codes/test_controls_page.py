@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 
-from melody_jax.cli import controls as flags
+from melody_jax.cli.music import CONTROLS, controls_of
 from melody_jax.codes.controls import METRES, SIZES, Controls
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -25,20 +25,20 @@ def test_the_command_asks_for_what_it_says():
     parser = argparse.ArgumentParser()
     parser.add_argument("prompts", nargs="*")
     parser.add_argument("--out")
-    flags.add_arguments(parser)
-    asked = flags.from_arguments(parser.parse_args(shlex.split(command)))
+    CONTROLS(parser)
+    asked = controls_of(parser.parse_args(shlex.split(command)))
     assert asked == Controls(96.0, (2, "minor"), None, False, ("violin", "cello"))
 
 
 def test_every_flag_of_the_table_is_one():
     parser = argparse.ArgumentParser()
-    flags.add_arguments(parser)
+    CONTROLS(parser)
     shown = re.findall(r"`(--[^`]*)`", PAGE)
     assert len(shown) >= 8
     for flag in shown:
         words = shlex.split(flag)
         if len(words) == 2:
-            assert flags.from_arguments(parser.parse_args(words))
+            assert controls_of(parser.parse_args(words))
         else:
             assert words[0] in parser.format_help()
 

@@ -234,13 +234,15 @@ def test_the_default_is_the_same_in_python_and_on_the_command_line(bundle_dir, t
 
 def test_export(model_dir, tmp_path, capsys):
     (tmp_path / "table.md").write_text("## Figures")
-    options = ["--section", tmp_path / "table.md", "--licence", "none", "--set", "steps=7", "--set", "schedule=uniform"]
+    options = ["--section", tmp_path / "table.md", "--licence", "none", "--trained_on", "the hymns of https://x.org"]
+    options += ["--sampling", "steps=7", "--sampling", "schedule=uniform"]
     command = ["export", "--model_dir", model_dir, "--out", tmp_path / "bundle", "--dtype", "bfloat16", *options]
     assert main([str(word) for word in command]) == 0
     bundle = Bundle.load(tmp_path / "bundle")
     assert bundle.sampling == {"steps": 7, "schedule": "uniform"}
     assert {part.dtype for part in bundle.parts.values()} == {"bfloat16"}
-    assert "## Figures" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    assert "## Figures" in card and "the hymns of https://x.org" in card
     assert "lm/weights.safetensors" in capsys.readouterr().out
 
 
@@ -253,7 +255,7 @@ def test_export_takes_the_defaults_of_a_size(model_dir, tmp_path):
         tmp_path / "bundle",
         "--size",
         "tiny",
-        "--set",
+        "--sampling",
         "guidance=3",
     ]
     assert main([str(word) for word in command]) == 0
@@ -267,9 +269,9 @@ def test_export_takes_the_defaults_of_a_size(model_dir, tmp_path):
     [
         (["--size", "huge"], "unknown size 'huge'"),
         (["--dtype", "int8"], "unknown dtype"),
-        (["--set", "steps"], "NAME=VALUE"),
-        (["--set", "steps=0"], "steps must be"),
-        (["--set", "colour=1"], "unknown setting"),
+        (["--sampling", "steps"], "NAME=VALUE"),
+        (["--sampling", "steps=0"], "steps must be"),
+        (["--sampling", "colour=1"], "unknown setting"),
         (["--section", "/nowhere.md"], "cannot read"),
         (["--tokenizer", "/nowhere.json"], "cannot read"),
         (["--max_file_mib", "-1"], "max_file_mib"),
@@ -290,7 +292,7 @@ def test_sampling_imports_no_training_framework():
     banned = ["tensorflow", "gin", "optax", "orbax", "tensorflow_datasets", "seqio", "matplotlib", "data_pipelines"]
     code = f"""
 import sys
-import melody_jax.cli.main, melody_jax.cli.generate, melody_jax.generate.writer, melody_jax.generate.pipeline
+import melody_jax.cli.main, melody_jax.cli.music, melody_jax.generate.writer, melody_jax.generate.pipeline
 print([name for name in {banned} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

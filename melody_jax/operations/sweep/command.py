@@ -45,7 +45,7 @@ def try_out(sweep: Sweep, proposals: list[dict[str, str]]) -> None:
     Raises:
       UserError: one of them cannot be made, nobody reads a binding, or it has a wrong type.
     """
-    files = configuration.gin_files(sweep.stage, sweep.size, sweep.hardware, sweep.data)
+    files = configuration.gin_files(sweep.stage, sweep.size, sweep.hardware)
     alone = [{name: text(value)} for name, values in sweep.space.items() for value in extremes(values)]
     for bindings in proposals or alone:
         chosen = [f"{name}={value}" for name, value in bindings.items()]
