@@ -2,11 +2,13 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "melody_jax"
+MAP = (ROOT / "ARCHITECTURE.md").read_text()
 # Top to bottom; the names of one line never import each other.
 LAYERS = [
     {"errors", "libtpu", "shapes", "graph", "samples", "__init__"},
@@ -106,3 +108,27 @@ def test_no_drains():
     folders = [PACKAGE, ROOT / "data_pipelines", ROOT / "launch", ROOT / "tests"]
     names = [path for folder in folders for path in folder.rglob("*") if path.stem in DRAINS]
     assert not names, f"name these after what they hold: {names}"
+
+
+def _files_named(path: str) -> list[pathlib.Path]:
+    folders = ("configs", "data_pipelines", "docs", "launch", "melody_jax", "tests")
+    found = [file for folder in folders for file in (ROOT / folder).rglob(pathlib.Path(path).name)]
+    return [file for file in found if str(file).endswith(f"/{path}")]
+
+
+def test_the_map_names_files_that_are_there():
+    named = {path for path in re.findall(r"`([\w./]+\.(?:py|gin|md))`", MAP) if path == path.lower()}  # STAGE is any
+    assert len(named) > 150
+    assert sorted(path for path in named if not _files_named(path)) == []
+
+
+def test_the_map_names_functions_that_are_there():
+    """As `dpd/sampler.sample` names them."""
+    named = set(re.findall(r"`(?:\w+/)+\w+\.(?!py`|gin`|md`)\w+`", MAP))
+    assert len(named) > 10
+    absent = []
+    for module, name in (word.strip("`").rsplit(".", 1) for word in named):
+        files = _files_named(f"{module}.py")
+        if not any(re.search(rf"^(?: {{4}})?(?:def |class )?{name}\b", file.read_text(), re.M) for file in files):
+            absent.append(f"{module}.{name}")
+    assert absent == []
