@@ -55,13 +55,10 @@ def settings(*without: str) -> Option:
 
 def sampling(*without: str) -> tuple[Option, ...]:
     """Bundle, controls, and the settings but some."""
-    negative = "what the music should not be (with --lm_guidance above 1)"
+    adapter = "add what melody finetune --lora left in DIR, this strongly (1); may be given several times"
     return (
-        shared(
-            "bundle",
-            adapter="add what melody finetune --lora left in DIR, this strongly (1); may be given several times",
-        ),
-        option("--negative", negative, metavar="TEXT"),
+        shared("bundle", adapter=adapter),
+        option("--negative", "what the music should not be (with --lm_guidance above 1)", metavar="TEXT"),
         CONTROLS,
         settings(*without),
     )

@@ -44,11 +44,11 @@ class Finetuning:
     bundle: str
     data: str
     out: str
-    data_dir: str = "./data"
+    data_dir: str = Request.data_dir
     stages: Sequence[str] = READ_TOKENS
     rank: int = 0
-    alpha: float = 16.0
-    hardware: str = "auto"
+    alpha: float = AdapterConfig.alpha
+    hardware: str = Request.hardware
     gin_files: Sequence[str] = ()
     bindings: Sequence[str] = ()
 
