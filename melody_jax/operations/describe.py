@@ -23,7 +23,7 @@ def describe(name: str, size: str) -> dict[str, Any]:
     stage = _for_one_clip(flops.without_remat(stage))
     state = nn.unbox(jax.eval_shape(stage.init, jax.random.PRNGKey(0)))
     weights = joined(joined(state.params, state.frozen), state.measured)
-    weights = weights["generator"] if name == "autoencoder" else weights
+    weights = weights[stage.averaged_part] if stage.averaged_part else weights
     what, forward, inputs = _forward(name, stage)
     row: dict[str, Any] = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(weights)),
@@ -32,7 +32,7 @@ def describe(name: str, size: str) -> dict[str, Any]:
         "forward_flops": flops.count(forward, weights, *inputs),
         "training_flops": flops.count(stage.train_step, state, stage.batch_shapes()),
     }
-    if name == "autoencoder":
+    if "discriminator" in state.params:
         row["discriminator_parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params["discriminator"]))
     return row
 
