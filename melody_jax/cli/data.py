@@ -6,7 +6,6 @@ from collections.abc import Callable
 from melody_jax.cli.arguments import Positive, command, fields, fields_of, installed, option, shared
 
 with installed("melody data"):
-    from data_pipelines import build, read
     from data_pipelines.request import Request, request
 
 SOURCES = {
@@ -57,6 +56,8 @@ def _sources(parser: argparse.ArgumentParser) -> None:
 @command(_sources)
 def data(args: argparse.Namespace) -> None:
     with installed("melody data"):
+        from data_pipelines import build, read
+
         asked = request(hours=getattr(args, "hours", None), **fields_of(args, Request))
         shard, shards, barrier = _joined() if args.all_hosts else (0, 1, lambda: None)
         directory = build.build(args.name, asked, args.data_dir, args.processes, shard, shards, barrier)
