@@ -12,7 +12,7 @@ EXTENSIONS = (
     ".wav", ".wave", ".w64", ".rf64", ".bwf", ".flac", ".ogg", ".oga", ".opus", ".spx", ".mp3", ".mp2", ".mp1", ".mpga", ".m4a",
     ".m4b", ".m4r", ".aac", ".adts", ".ac3", ".eac3", ".wma", ".asf", ".aif", ".aiff", ".aifc", ".caf", ".au", ".snd", ".ape",
     ".wv", ".tta", ".dsf", ".mka", ".weba", ".webm", ".voc", ".8svx", ".iff", ".amr", ".gsm", ".paf", ".sd2", ".avr", ".ircam",
-    ".nist", ".sph",
+    ".nist", ".sph", ".mp4", ".m4p", ".m4v", ".mov", ".mkv", ".3gp", ".3ga",
 )  # fmt: skip
 _MOST_CLIPPED = 0.05
 

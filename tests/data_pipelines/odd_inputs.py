@@ -44,20 +44,21 @@ def sound(audio: np.ndarray, form: str = "WAV", subtype: str | None = None, rate
     return file.getvalue()
 
 
-def encoded(audio: np.ndarray, form: str, codec: str, rate: int = RATE, **options: Any) -> bytes:
-    """A file written by FFmpeg."""
+def encoded(audio: np.ndarray, form: str, codec: str, rate: int = RATE, streams: int = 1, **options: Any) -> bytes:
+    """A file written by FFmpeg; all streams but the first are empty."""
     with (
         tempfile.NamedTemporaryFile() as file,  # some containers are read again when they are finished
         av.open(file.name, "w", format=form, options=options) as container,
     ):
-        stream = container.add_stream(codec, rate=rate, layout="mono")
+        stream, *others = [container.add_stream(codec, rate=rate, layout="mono") for _ in range(streams)]
         stream.bit_rate = 64_000
         for start in range(0, len(audio), 1_024):
             block = audio[None, start : start + 1_024].astype(np.float32)
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
             container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        for ended in (stream, *others):
+            container.mux(ended.encode(None))
         container.close()
         return pathlib.Path(file.name).read_bytes()
 
@@ -172,6 +173,8 @@ KINDS: dict[str, Kind] = {
     "t.tta": Kind(_by("tta", "tta")),
     "m.mka": Kind(_by("matroska", "flac")),
     "w.webm": Kind(_by("webm", "libopus", 48_000)),
+    "v.mp4": Kind(_by("mp4", "aac", 16_000)),
+    "stems.mka": Kind(lambda audio: encoded(audio, "matroska", "flac", streams=2), reason="2 streams of sound, of which the first"),
     # Whole, with a header that says something else.
     "sox.wav": _pipe(0x7FFFF000),
     "sox_aligned.wav": _pipe(0x7FFFEFDC),
