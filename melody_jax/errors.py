@@ -16,6 +16,9 @@ not be written to. Its last checkpoint is intact. After signal n it ends with 12
 INTERRUPTED = 130
 """After SIGINT (128 + 2), whatever the command was doing."""
 
+BROKEN_PIPE = 141
+"""What reads our output has ended (128 + SIGPIPE)."""
+
 BOUND_PATHS = ("init_from", "parents_dir", "precompiled_dir")
 """Bindings whose values may be paths in buckets."""
 
@@ -24,6 +27,8 @@ _ADDRESS = re.compile(r"(?:^|[=\[(,'\"])\s*['\"]?([A-Za-z][A-Za-z0-9+.-]*://[^\s
 
 # Orbax and TensorStore have no exceptions of their own for a full disk or a refusal, but quote the system
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTSUP)
+# a path that cannot be what it is used as: a file for a folder, say
+_MISTAKEN = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 _FINAL = (*map(os.strerror, _REFUSED), "Forbidden: ", "PERMISSION_DENIED")  # and those of buckets
 
 
@@ -61,3 +66,11 @@ def exit_code_of(error: Exception) -> int:
     if isinstance(error, StoppedError):
         return error.exit_code
     return STOPPED if any(text in str(error) for text in _FINAL) else FAILED
+
+
+def exit_code_of_refusal(error: OSError) -> int | None:
+    """Of a command that the system refused: STOPPED for a disk that is full or may not be used, BAD_ARGUMENTS for a path that is
+    not what it should be; None for all that may be a fault of ours."""
+    if error.errno in _REFUSED:
+        return STOPPED
+    return BAD_ARGUMENTS if error.errno in _MISTAKEN else None

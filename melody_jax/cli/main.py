@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from melody_jax import __version__
-from melody_jax.errors import BAD_ARGUMENTS, INTERRUPTED, StoppedError, UserError, refuse_addresses
+from melody_jax.errors import (
+    BAD_ARGUMENTS,
+    BROKEN_PIPE,
+    INTERRUPTED,
+    StoppedError,
+    UserError,
+    exit_code_of_refusal,
+    refuse_addresses,
+)
 from melody_jax.operations.quiet import quiet_workers, silence_tensorflow
 
 # In the order of use, each with its one help text. Each module has `add_arguments(parser)` and `run(args)`, and maybe an
@@ -99,7 +107,13 @@ def main(argv: list[str] | None = None) -> int:
         asked = os.environ.get("JAX_PLATFORMS", "")
         print(f"error: JAX_PLATFORMS={asked}: this machine or installation has no such device", file=sys.stderr)
         return BAD_ARGUMENTS
+    except BrokenPipeError:  # the reader of `melody report | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except Exception as error:
+        if isinstance(error, OSError) and (code := exit_code_of_refusal(error)):
+            print(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror}", file=sys.stderr)
+            return code
         from melody_jax import storage
 
         if not (reason := storage.refusal(error)):
