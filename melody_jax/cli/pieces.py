@@ -95,7 +95,7 @@ def make(
 
 def add_music(parser: argparse.ArgumentParser, without: Sequence[str]) -> None:
     """What continue, inpaint and vary share: music, a prompt, and what every command has, `without` some settings."""
-    parser.add_argument("music", nargs="+", metavar="FILE", help="sound files (wav, flac, ogg, mp3)")
+    parser.add_argument("music", nargs="+", metavar="FILE", help="sound files (wav, flac, mp3, m4a, ...)")
     parser.add_argument("--prompt", metavar="TEXT", help="what the new music should be (default: like the given)")
     add_output(parser)
     add_sampling(parser, without)
