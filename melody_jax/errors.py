@@ -68,9 +68,14 @@ def exit_code_of(error: Exception) -> int:
     return STOPPED if any(text in str(error) for text in _FINAL) else FAILED
 
 
-def exit_code_of_refusal(error: OSError) -> int | None:
-    """Of a command that the system refused: STOPPED for a disk that is full or may not be used, BAD_ARGUMENTS for a path that is
-    not what it should be; None for all that may be a fault of ours."""
-    if error.errno in _REFUSED:
-        return STOPPED
-    return BAD_ARGUMENTS if error.errno in _MISTAKEN else None
+def refused(error: Exception) -> tuple[str, int] | None:
+    """What the system refused, in a line, and the exit code; None for all that may be a fault of ours.
+
+    STOPPED for a disk that is full or may not be used, BAD_ARGUMENTS for a path that is not what it should be.
+    """
+    if isinstance(error, OSError) and error.errno in (*_REFUSED, *_MISTAKEN):
+        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        return f"{place}{error.strerror}", STOPPED if error.errno in _REFUSED else BAD_ARGUMENTS
+    if exit_code_of(error) == STOPPED:  # TensorFlow's and others' own kinds of error
+        return " ".join(str(error).split()), STOPPED
+    return None

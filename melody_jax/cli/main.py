@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -16,8 +17,8 @@ from melody_jax.errors import (
     INTERRUPTED,
     StoppedError,
     UserError,
-    exit_code_of_refusal,
     refuse_addresses,
+    refused,
 )
 from melody_jax.operations.quiet import quiet_workers, silence_tensorflow
 
@@ -91,6 +92,8 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names and prompts may hold what a terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     silence_tensorflow()
     try:
         return _dispatch(argv)
@@ -101,25 +104,23 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {stopped}", file=sys.stderr, flush=True)
         importlib.import_module("melody_jax.parallel.hosts").leave()
         return stopped.exit_code
-    except (RuntimeError, AssertionError) as error:
-        if not _lacks_devices(error):
-            raise
-        asked = os.environ.get("JAX_PLATFORMS", "")
-        print(f"error: JAX_PLATFORMS={asked}: this machine or installation has no such device", file=sys.stderr)
-        return BAD_ARGUMENTS
     except BrokenPipeError:  # the reader of `melody report | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except Exception as error:
-        if isinstance(error, OSError) and (code := exit_code_of_refusal(error)):
-            print(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror}", file=sys.stderr)
-            return code
         from melody_jax import storage
 
-        if not (reason := storage.refusal(error)):
+        if _lacks_devices(error):
+            asked = os.environ.get("JAX_PLATFORMS", "")
+            line, code = f"JAX_PLATFORMS={asked}: this machine or installation has no such device", BAD_ARGUMENTS
+        elif reason := storage.refusal(error):
+            line, code = f"the bucket may not be used from here: {reason}", BAD_ARGUMENTS
+        elif refusal := refused(error):
+            line, code = refusal
+        else:
             raise
-        print(f"error: the bucket may not be used from here: {reason}", file=sys.stderr)
-        return BAD_ARGUMENTS
+        print(f"error: {line}", file=sys.stderr)
+        return code
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one, while threads and processes end, says nothing more
         print("interrupted", file=sys.stderr)
@@ -128,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _lacks_devices(error: Exception) -> bool:
     """Whether JAX_PLATFORMS names devices that are not here. For CUDA, JAX fails at an assertion without a word."""
-    if "nable to initialize backend" in str(error):
+    if isinstance(error, RuntimeError) and "nable to initialize backend" in str(error):
         return True
     place = traceback.extract_tb(error.__traceback__)[-1]
     return isinstance(error, AssertionError) and (place.name, place.filename[-13:]) == ("backends", "xla_bridge.py")
