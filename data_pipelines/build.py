@@ -17,7 +17,7 @@ from data_pipelines.clip import Clip
 from data_pipelines.request import Request
 from data_pipelines.sources import Rejection, SoundFile
 from melody_jax import config
-from melody_jax.codes.control_words import from_sidecar
+from melody_jax.codes.control_words import from_sidecar, not_understood
 from melody_jax.codes.controls import merge
 from melody_jax.errors import UserError
 from melody_jax.files import json_lines, write_whole
@@ -223,6 +223,7 @@ def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip |
     start = 0.0 if end is None else file.start
     clips, sounding = decode.clips_of(file.path, form, start, end), 0
     told, _ = merge(from_sidecar(file.tags), from_sidecar({"captions": list(file.captions)}))
+    odd = [f"its {value} is not understood, and so not told to the model" for value in not_understood(file.tags)]
     faults = []
     for number, audio in enumerate(clips):
         fault = decode.fault(audio, form)
@@ -238,6 +239,7 @@ def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip |
     if not sounding:
         raise decode.UnusableError(faults[0].reason)
     yield from faults
+    yield from (Rejection(file.path, reason, start) for reason in odd)
     yield from (Rejection(file.path, note.reason, round(note.start, 2)) for note in clips.notes)
 
 

@@ -335,3 +335,15 @@ def test_what_is_passed_over_is_counted(tmp_path, capsys):
         (music / name).write_bytes(b"x")
     build.build("x", _request(music), str(tmp_path), processes=1)
     assert "passed over, no sound by their names: 2 .jpg, 1 without an ending, 1 .mid" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("content", [b"{", b"{}", None])
+def test_a_damaged_data_set_is_one_line(small_data, tmp_path, name, content):
+    directory = pathlib.Path(shutil.copytree(small_data, tmp_path / "x" / small_data.name))
+    if content is None:
+        (directory / name).unlink()
+    else:
+        (directory / name).write_bytes(content)
+    with pytest.raises(UserError, match="delete its folder and make it again|cannot be read"):
+        read.open_split(directory, "train")
