@@ -239,7 +239,7 @@ KINDS: dict[str, Kind] = {
     "bom.wav": Kind(_WAV, sidecars={".txt": b"\xef\xbb\xbfa tone"}),
     "bom_json.wav": Kind(_WAV, sidecars={".json": b'\xef\xbb\xbf{"caption": "a tone"}'}),
     "audiocraft.wav": Kind(_WAV, sidecars=json_sidecar(description="a tone", bpm=126.0, key="C", keywords=["x"])),
-    "endless.wav": Kind(_WAV, 3, "its bpm inf is not understood", json_sidecar(caption="a tone", bpm=float("inf"))),
+    "infinite_bpm.wav": Kind(_WAV, 3, "its bpm inf is not understood", json_sidecar(caption="a tone", bpm=float("inf"))),
     "latin1.wav": Kind(_WAV, 0, "caption file is unreadable", {".txt": "fünf".encode("latin-1")}),
     "broken_json.wav": Kind(_WAV, 0, "caption file is unreadable", {".json": b"{broken"}),
     "deep_json.wav": Kind(_WAV, 0, "caption file is unreadable", {".json": b"[" * 200_000}),
