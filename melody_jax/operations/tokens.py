@@ -108,9 +108,7 @@ def ensure(
         represent, audio, folder, data, lineage, loaded.geometry, batch_size, **hosts, barrier=barrier
     )
     if cut:
-        print(
-            f"{made}: {cut} captions are longer than the {loaded.text_length} tokens that the model reads; it reads these"
-        )
+        print(f"{made}: captions cut at the {loaded.text_length} tokens that the model reads: {cut}")
     return made
 
 
