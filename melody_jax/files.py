@@ -99,8 +99,9 @@ class Appended:
     def __init__(self, path: Path):
         self._path = path
         self._lines = [] if isinstance(path, pathlib.Path) else [json_lines(read_lines(path))]
+        cut = isinstance(path, pathlib.Path) and path.exists() and _is_cut(path)
         self._open()
-        if isinstance(path, pathlib.Path) and self._file is not None and _is_cut(path):
+        if cut and self._file is not None:
             self._file.write("\n")  # or the next record would be lost with the line that a kill has cut
 
     def write(self, record: Mapping[str, Any]) -> None:
