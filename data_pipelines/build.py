@@ -17,9 +17,10 @@ from data_pipelines.clip import Clip
 from data_pipelines.request import Request
 from data_pipelines.sources import Rejection, SoundFile
 from melody_jax import config
-from melody_jax.codes.control_words import from_sidecar
+from melody_jax.codes.control_words import from_sidecar, not_understood
 from melody_jax.codes.controls import merge
 from melody_jax.errors import UserError
+from melody_jax.files import json_lines, write_whole
 
 # A MusicCaps clip has 10 s; a longer file that reaches to the clip's end is the recording that it was cut from.
 _LONGER_THAN_A_CLIP = 11.0
@@ -133,7 +134,8 @@ def prepare(
     by_split = {split: tuple(c for c in chunks if chosen.get(c.path) == split) for split in splits.SPLITS}
     if not any(next(chunk.clips(), None) for chunk in chunks):
         raise UserError("not a single clip could be made; add music, or lower min_seconds")
-    return Prepared(by_split, tuple(rejected), works, inputs.entries_of(found))
+    unread = {item.path: item.reason for item in rejected if item.again}
+    return Prepared(by_split, tuple(rejected), works, inputs.entries_of(found, unread))
 
 
 def build(
@@ -175,6 +177,8 @@ def build(
                 return directory
             if shard == 0:
                 print(f"{directory}: its music has changed and it is made anew: {difference}")
+        if shard == 0 and request.kind == "folder" and (others := sources.passed_over(request.path)):
+            print(f"{request.path}: passed over, no sound by their names: {others}")
         prepared = prepare(request, directory.parent, processes, old, found, shard, shards, barrier)
         from data_pipelines import melody_audio
 
@@ -219,6 +223,7 @@ def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip |
     start = 0.0 if end is None else file.start
     clips, sounding = decode.clips_of(file.path, form, start, end), 0
     told, _ = merge(from_sidecar(file.tags), from_sidecar({"captions": list(file.captions)}))
+    odd = [f"its {value} is not understood, and so not told to the model" for value in not_understood(file.tags)]
     faults = []
     for number, audio in enumerate(clips):
         fault = decode.fault(audio, form)
@@ -234,6 +239,7 @@ def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip |
     if not sounding:
         raise decode.UnusableError(faults[0].reason)
     yield from faults
+    yield from (Rejection(file.path, reason, start) for reason in odd)
     yield from (Rejection(file.path, note.reason, round(note.start, 2)) for note in clips.notes)
 
 
@@ -260,10 +266,8 @@ def _without_repeats(listed: Sequence[sources.Listed]) -> list[sources.Listed]:
 
 def _write_rejected(rejected: Sequence[Rejection], path: pathlib.Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({k: v for k, v in dataclasses.asdict(item).items() if v is not None}) for item in rejected]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text("".join(line + "\n" for line in lines))
-    os.replace(temporary, path)
+    rows = (dataclasses.asdict(item).items() for item in rejected)
+    write_whole(path, json_lines({k: v for k, v in row if v is not None and v is not False} for row in rows))
 
 
 def _check_quota(rejected: Sequence[Rejection], works: int, quota: float, path: pathlib.Path) -> None:

@@ -1,6 +1,7 @@
 """Sound files of any kind, rate and channel count to mono clips of one length. No TensorFlow here: worker processes import it."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,7 +13,7 @@ EXTENSIONS = (
     ".wav", ".wave", ".w64", ".rf64", ".bwf", ".flac", ".ogg", ".oga", ".opus", ".spx", ".mp3", ".mp2", ".mp1", ".mpga", ".m4a",
     ".m4b", ".m4r", ".aac", ".adts", ".ac3", ".eac3", ".wma", ".asf", ".aif", ".aiff", ".aifc", ".caf", ".au", ".snd", ".ape",
     ".wv", ".tta", ".dsf", ".mka", ".weba", ".webm", ".voc", ".8svx", ".iff", ".amr", ".gsm", ".paf", ".sd2", ".avr", ".ircam",
-    ".nist", ".sph",
+    ".nist", ".sph", ".mp4", ".m4p", ".m4v", ".mov", ".mkv", ".3gp", ".3ga",
 )  # fmt: skip
 _MOST_CLIPPED = 0.05
 
@@ -118,21 +119,26 @@ def clips_of(path: str, form: ClipFormat, start: float = 0.0, end: float | None 
     return Clips(path, form, start, end)
 
 
-def whole_of(path: str, sample_rate: int, longest: float) -> np.ndarray:
+def whole_of(path: str, sample_rate: int, longest: float = math.inf, notes: list[Note] | None = None) -> np.ndarray:
     """All of a file, float32 [T] at `sample_rate`, full scale 1, not clipped; channels are averaged.
+
+    Args:
+        notes: gets what is odd about the file.
 
     Raises:
         UnusableError: as `clips_of`; it is longer than `longest` seconds, which is found before more of it is read;
             silent, or too much of it is beyond full scale.
     """
-    form = ClipFormat(sample_rate, seconds=longest, min_seconds=1 / sample_rate)
-    blocks, samples = [], 0
-    for block in Clips(path, form, 0.0, None).blocks():
+    form, blocks, samples = ClipFormat(sample_rate), [], 0
+    clips = Clips(path, form, 0.0, None)
+    for block in clips.blocks():
         blocks.append(block)
         samples += len(block)
-        if samples > form.samples:
+        if samples > longest * sample_rate:
             raise UnusableError(f"too long: more than {longest:g} s")
     audio = np.concatenate(blocks)
+    if notes is not None:
+        notes += clips.notes
     if reason := fault(audio, form) if len(audio) else "too short: no samples":
         raise UnusableError(reason)
     return audio

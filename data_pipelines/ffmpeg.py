@@ -43,6 +43,10 @@ class UnusableError(Exception):
     """A sound that cannot become a clip; the message is the reason written to rejected.jsonl."""
 
 
+class UnreadError(UnusableError):
+    """A file that the system did not give: it may another time."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Note:
     """Something that is odd about a file that is used all the same, and where (seconds)."""
@@ -65,18 +69,21 @@ def opened(path: str) -> BinaryIO:
     """A sound file, open.
 
     Raises:
-        UnusableError: it cannot be read, or is empty.
+        UnusableError: it is no file, or empty.
+        UnreadError: it cannot be read.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe could block for ever
             raise UnusableError("cannot be read: not a regular file")
         file = _File(io.FileIO(path))  # the caller closes it
-    except (OSError, ValueError) as error:  # ValueError: a NUL in a manifest's path
-        raise UnusableError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not file.read(1):
+        empty = not file.peek(1)
+    except OSError as error:
+        raise UnreadError(f"cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a NUL in a manifest's path
+        raise UnusableError(f"cannot be read: {error}") from None
+    if empty:
         file.close()
         raise UnusableError("empty file")
-    file.seek(0)
     return file
 
 
@@ -165,11 +172,14 @@ class _FFmpeg:
         except (*_UNREADABLE, ValueError) as error:
             if self._cut_page:
                 raise UnusableError(f"truncated: {self._cut_page}") from None
-            raise UnusableError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+            raise _unusable("cannot be read", error) from None
         with container:
-            stream = next((stream for stream in container.streams if stream.type == "audio"), None)
-            if stream is None:
+            streams = [stream for stream in container.streams if stream.type == "audio"]
+            if not streams:
                 raise UnusableError("cannot be read: no sound in it")
+            if len(streams) > 1:
+                self._notes.append(Note(f"it holds {len(streams)} streams of sound, of which the first is used", 0.0))
+            stream = streams[0]
             if stream.codec_context is None:
                 raise UnusableError("cannot be read: its codec is unknown")
             stream.codec_context.thread_count = 1  # every core has a process already
@@ -199,7 +209,7 @@ class _FFmpeg:
             try:
                 packet = next(packets, None)
             except _UNREADABLE as error:
-                raise UnusableError(f"damaged after {self._time:.2f} s: {error.strerror}") from None
+                raise _unusable(f"damaged after {self._time:.2f} s", error) from None
             if packet is None:
                 break
             try:
@@ -250,6 +260,12 @@ class _Sndfile:
                     yield block, sound.samplerate
         except soundfile.LibsndfileError as error:
             raise UnusableError(f"cannot be read: {error.error_string}") from None
+
+
+def _unusable(what: str, error: Exception) -> UnusableError:
+    """FFmpeg's word on a file, or the system's, which PyAV hands on as it is."""
+    kind = UnreadError if isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError) else UnusableError
+    return kind(f"{what}: {getattr(error, 'strerror', None) or error}")
 
 
 def _is_nms(file: BinaryIO) -> bool:

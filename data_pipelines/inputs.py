@@ -20,8 +20,12 @@ FILE = "inputs.jsonl"
 _NAMED = 3
 
 
-def entries_of(listed: Iterable[Listed]) -> list[dict[str, Any]]:
-    """For every file found, what tells whether it has changed."""
+def entries_of(listed: Iterable[Listed], unread: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """For every file found, what tells whether it has changed.
+
+    Args:
+        unread: path -> reason of files that could not be read this time, which therefore count as changed next time.
+    """
     entries = []
     for item in listed:
         if isinstance(item, Rejection):
@@ -29,6 +33,7 @@ def entries_of(listed: Iterable[Listed]) -> list[dict[str, Any]]:
             continue
         text = repr((item.captions, item.licence, item.start, item.end)).encode("utf-8", "backslashreplace")
         about = {"captions": hashlib.sha256(text).hexdigest()[:16], "tags": _hash(repr(item.tags))}
+        about |= {"unusable": unread[item.path]} if unread and item.path in unread else {}
         entries.append({"name": item.name, "path": item.path, "size": item.size, "modified": item.modified, **about})
     return entries
 

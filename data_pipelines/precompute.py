@@ -55,7 +55,7 @@ def precompute(
         replaced, and a line says why. While another process writes it, this one waits.
 
     Raises:
-        UserError: the clips do not fit the geometry, or the audio data set changed meanwhile.
+        UserError: the clips do not fit the geometry, latents are not finite, or the audio data set changed meanwhile.
     """
     with replacing.sole_writer(read.tokens_directory(data_dir, name)) if shard == 0 else contextlib.nullcontext():
         barrier()  # the others begin when the first host has the lock, for all of them
@@ -136,13 +136,17 @@ def _encoded(
         encoded = encode(filled, captions + [()] * missing)
         for row, example in enumerate(examples):
             mulan, text = encoded["mulan"][row], encoded["text"][row]
+            latents = encoded["latents"][row].astype(np.float16)
+            if not np.isfinite(latents).all():
+                name = example["id"].decode()
+                raise UserError(f"the latents of clip {name} are no numbers: its autoencoder is broken; train it again")
             yield tokens.TokenExample(
                 id=example["id"].decode(),
                 family=example["truth"]["family"].decode(),
                 mulan=mulan.astype(np.int32),
                 text=(text if len(text) else mulan[None]).astype(np.int32),
                 semantic=encoded["semantic"][row].astype(np.int32),
-                latents=encoded["latents"][row].astype(np.float16),
+                latents=latents,
                 controls=controls.encode(read.clip_of(example).controls),
             )
         progress.update(len(examples))

@@ -1,6 +1,5 @@
 """Finished data sets on disk: their folders, their metadata, and their clips one by one."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,12 +10,14 @@ from data_pipelines.records import Records
 from melody_jax import storage
 from melody_jax.codes.controls import decode
 from melody_jax.errors import UserError
+from melody_jax.files import read_json
 from melody_jax.samples import from_int16
 from melody_jax.storage import Path
 
 AUDIO_VERSION = "1.2.0"  # 1.1 had no downbeats
 TOKENS_VERSION = "4.0.0"  # 3.0 had no phase among the controls
 LATENTS = "latents"
+_AGAIN = "delete its folder and make it again"
 
 
 def audio_directory(data_dir: str, name: str) -> Path:
@@ -38,23 +39,30 @@ def metadata(directory: Path) -> dict[str, Any]:
     """The metadata of the data set in `directory` (its version folder).
 
     Raises:
-        UserError: there is no finished data set.
+        UserError: there is no finished data set, or its metadata are damaged.
     """
     file = storage.path(directory) / "metadata.json"
     if not file.is_file():
         raise UserError(f"{directory}: no finished data set here; make it with melody data or melody tokenize")
-    return json.loads(file.read_text())
+    facts = read_json(file, f"{file}: gone meanwhile")
+    if not facts.keys() & {"id", "lineage"}:
+        raise UserError(f"{file} does not say what data set this is; {_AGAIN}")
+    return facts
 
 
 def counts(directory: Path) -> dict[str, int]:
     """How many examples each split has.
 
     Raises:
-        UserError: there is no finished data set.
+        UserError: there is no finished data set, or it is damaged.
     """
     metadata(directory)
-    info = json.loads((storage.path(directory) / "dataset_info.json").read_text())
-    return {split["name"]: sum(int(length) for length in split["shardLengths"]) for split in info["splits"]}
+    file = storage.path(directory) / "dataset_info.json"
+    info = read_json(file, f"{file} is missing; {_AGAIN}")
+    try:
+        return {split["name"]: sum(int(length) for length in split["shardLengths"]) for split in info["splits"]}
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{file} does not list splits and their lengths; {_AGAIN}") from None
 
 
 def open_split(directory: Path, split: str) -> tuple[Records, Any]:
@@ -65,8 +73,11 @@ def open_split(directory: Path, split: str) -> tuple[Records, Any]:
     """
     import tensorflow_datasets as tfds
 
-    metadata(directory)
-    builder = tfds.builder_from_directory(directory)
+    counts(directory)
+    try:
+        builder = tfds.builder_from_directory(directory)
+    except Exception as error:  # whatever TFDS makes of damaged files
+        raise UserError(f"{directory} is damaged ({type(error).__name__}: {error}); {_AGAIN}") from None
     if split not in builder.info.splits:
         raise UserError(f"{directory}: it has no clips in split {split!r}, only in {', '.join(builder.info.splits)}")
     info, index = builder.info.splits[split], storage.path(directory) / f"{split}.index"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 from collections.abc import Iterable
 
@@ -15,9 +16,9 @@ class Repeats:
 
     Attributes:
         groups: for each chunk that is used, by its path, the name of a file of its group. Files that share a clip are one
-            group, and a group belongs to one split.
+            group, as are those whose names differ in their ending only (a.wav and a.mp3), and a group belongs to one split.
         rejections: a line for each file that is left out because another file has all of its sound, and for each file
-          that is used but shares some.
+            that is used but shares some, or its name.
     """
 
     groups: dict[pathlib.Path, str]
@@ -25,10 +26,11 @@ class Repeats:
 
 
 def find(chunks: Iterable[staging.Chunk]) -> Repeats:
-    """Compares the clips of all chunks. Of files with the same sound the first is used."""
+    """Compares the clips and names of all chunks. Of files with the same sound the first is used."""
     parents: dict[str, str] = {}
     whole: dict[bytes, staging.Chunk] = {}
     owners: dict[bytes, staging.Chunk] = {}
+    stems: dict[str, staging.Chunk] = {}
     groups: dict[pathlib.Path, str] = {}
     rejections: list[Rejection] = []
 
@@ -52,5 +54,10 @@ def find(chunks: Iterable[staging.Chunk]) -> Repeats:
             parents[head(name)] = head(owner.work.item.name)
         if sharing:
             reason = f"{len(sharing)} of its clips sound as in {sharing[0].work.name}; both stand in one split"
+            rejections.append(Rejection(chunk.work.name, reason, 0.0))
+        alike = stems.setdefault(os.path.splitext(name)[0], chunk)
+        if alike is not chunk:
+            parents[head(name)] = head(alike.work.item.name)
+            reason = f"called like {alike.work.name}, perhaps the same music: both stand in one split"
             rejections.append(Rejection(chunk.work.name, reason, 0.0))
     return Repeats({path: head(name) for path, name in groups.items()}, rejections)

@@ -1,6 +1,7 @@
 """The user's own music: a folder, an AudioCraft manifest or a MusicCaps table as a list of captioned sound files."""
 
 import ast
+import collections
 import csv
 import dataclasses
 import gzip
@@ -19,6 +20,7 @@ from melody_jax.errors import UserError
 # A text tower reads a few hundred words; a caption is tokenised at every draw.
 _MOST_CHARACTERS = 10_000
 _MOST_CAPTIONS = 100
+_SIDECARS = (".txt", ".json")
 _MOST_SIDECAR_BYTES = 1 << 20
 # What json.loads and ast.literal_eval raise for text that is not what it should be, or is nested too deep.
 _UNREADABLE = (ValueError, SyntaxError, TypeError, KeyError, OverflowError, MemoryError, RecursionError)
@@ -61,12 +63,15 @@ class Rejection:
         reason: why it is not used, or what is odd about it.
         start: seconds, where the line is of one place of a file that is used otherwise; None where all of it is refused.
         same_as: path of the file whose sound it repeats; that is nothing to be mended and does not count as a fault.
+        again: the fault may be the machine's (no permission, a disk or a network that fails): the file is tried again
+            whenever the data set is asked for.
     """
 
     path: str
     reason: str
     start: float | None = None
     same_as: str | None = None
+    again: bool = False
 
     @property
     def is_fault(self) -> bool:
@@ -135,7 +140,8 @@ def musiccaps(path: str, audio: str, licence: str = "") -> list[Listed]:
     if not root.is_dir():
         raise UserError(f"{audio}: no such folder of MusicCaps clips")
     by_id: dict[str, pathlib.Path] = {}
-    for sound in _sounds_below(root)[0]:  # a YouTube id has 11 characters, "_" and "-" among them
+    sounds, unreadable = _sounds_below(root)
+    for sound in sounds:  # a YouTube id has 11 characters, "_" and "-" among them
         by_id.setdefault(sound.stem.lstrip("[")[:11], sound)
     rows = csv.DictReader(io.StringIO(_text_of(table), newline=""))
     try:
@@ -147,7 +153,7 @@ def musiccaps(path: str, audio: str, licence: str = "") -> list[Listed]:
         raise UserError(f"{path}, line {rows.line_num + 1}: {error}") from None
     if not listed:
         raise UserError(f"{path}: the table is empty")
-    return listed
+    return [*listed, *unreadable]
 
 
 def captions_of_tags(tags: Any) -> tuple[str, ...]:
@@ -186,12 +192,26 @@ def _clean(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text in (" ".join(t.split()) for t in texts) if text))
 
 
+def passed_over(path: str) -> str:
+    """How many files under `path` are neither sound nor captions by their names, in words; "" if none."""
+    files, _ = _files_below(pathlib.Path(path))
+    endings = (file.suffix.lower() for file in files)
+    counts = collections.Counter(ending for ending in endings if ending not in (*EXTENSIONS, *_SIDECARS))
+    return ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in counts.most_common())
+
+
 def _sounds_below(root: pathlib.Path) -> tuple[list[pathlib.Path], list[Rejection]]:
-    """The sound files of a folder and those below it, sorted, and folders and links that cannot be read.
+    """The sound files of a folder and those below it, and what cannot be read: see `_files_below`."""
+    files, rejected = _files_below(root)
+    return [file for file in files if file.suffix.lower() in EXTENSIONS], rejected
+
+
+def _files_below(root: pathlib.Path) -> tuple[list[pathlib.Path], list[Rejection]]:
+    """The files of a folder and those below it, sorted, hidden ones left out, and folders and links that cannot be read.
 
     Links to folders are followed, but never into a folder that contains the link.
     """
-    sounds: list[pathlib.Path] = []
+    files: list[pathlib.Path] = []
     rejected: list[Rejection] = []
     waiting: list[tuple[pathlib.Path, tuple[str, ...]]] = [(root, (os.path.realpath(root),))]
     while waiting:
@@ -209,9 +229,9 @@ def _sounds_below(root: pathlib.Path) -> tuple[list[pathlib.Path], list[Rejectio
                 real = os.path.realpath(path)
                 if real not in above:
                     waiting.append((path, (*above, real)))
-            elif path.suffix.lower() in EXTENSIONS:
-                sounds.append(path)  # a pipe or a link to nowhere too: the decoder says why it is not used
-    return sorted(sounds), sorted(rejected, key=lambda item: item.path)
+            else:
+                files.append(path)  # a pipe or a link to nowhere too: the decoder says why it is not used
+    return sorted(files), sorted(rejected, key=lambda item: item.path)
 
 
 def _text_of(file: pathlib.Path) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 import tqdm
 
 from data_pipelines.clip import Clip
-from data_pipelines.decode import UnusableError
+from data_pipelines.ffmpeg import UnreadError, UnusableError
 from data_pipelines.sources import Rejection
 from melody_jax.codes import controls
 from melody_jax.errors import UserError
@@ -39,6 +39,8 @@ _TICK_SECONDS = 0.3
 # Pieces of work that wait in the queue for each process.
 _AHEAD = 4
 _MOST_DEATHS = 3
+# What a maker raises where the fault may be the machine's, not the music's.
+_MACHINE = (UnreadError, OSError, MemoryError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,10 @@ class Chunk:
     def rejections(self) -> list[Rejection]:
         """In terms of the work's own path: the sound may have been staged from another."""
         rejected = (record for record in self.records() if "reason" in record)
-        return [Rejection(self.work.name, record["reason"], record["start"]) for record in rejected]
+        return [
+            Rejection(self.work.name, record["reason"], record["start"], again=record.get("again", False))
+            for record in rejected
+        ]
 
 
 def stage(
@@ -126,7 +131,8 @@ def stage(
     Args:
         work: in the order of the data set.
         make: turns an item into clips; importable by a fresh process (a module's function, or a partial of one).
-            Whatever it raises becomes a rejection of that item with the exception as the reason.
+            Whatever it raises becomes a rejection of that item with the exception as the reason; where the fault may be the
+            machine's, the item is tried again next time.
         directory: where the chunks lie; made if missing.
         processes: how many to use; 1 works in this process.
         unit: what the progress bar counts.
@@ -138,6 +144,7 @@ def stage(
 
     Raises:
         UserError: processes died (killed, or out of memory). What they had finished is kept. Or another host has other work.
+        OSError: the disk is full, or refuses to be written to. What was finished is kept.
     """
     directory.mkdir(parents=True, exist_ok=True)
     chunks = tuple(Chunk(directory / name_of(item, make), item) for item in work)
@@ -155,7 +162,10 @@ def stage(
     lists = [directory / f"list-{number:05d}-of-{shards:05d}" for number in range(shards)]
     with whole_file(lists[shard]) as scratch, open(scratch, "wb") as file:
         for chunk in own:
-            file.write(f"{chunk.path.name} {json.dumps(list(chunk.records()))}\n".encode())
+            records = list(chunk.records())
+            file.write(f"{chunk.path.name} {json.dumps(records)}\n".encode())
+            if any(record.get("again") for record in records):
+                chunk.path.unlink()
     barrier()
     return _listed(chunks, lists)
 
@@ -263,6 +273,9 @@ def write_chunk(chunk: Chunk, make: Make, report: Callable[[int], Any] = lambda 
 
     Args:
         report: is told how much of the work's amount was done since it was told last.
+
+    Raises:
+        OSError: it cannot be written.
     """
     temporary = chunk.path.with_name(f".{chunk.path.name}.{os.getpid()}")
     try:
@@ -271,6 +284,9 @@ def write_chunk(chunk: Chunk, make: Make, report: Callable[[int], Any] = lambda 
             # Instead of waiting for the disk, which takes longer than a small file's sound: see is_whole.
             file.write(json.dumps({"end": count}).encode() + b"\n")
         os.replace(temporary, chunk.path)
+    except OSError as error:
+        advice = "what is finished is kept: mend that and run the same command again"
+        raise OSError(error.errno, f"{error.strerror}; {advice}", str(chunk.path.parent)) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -295,24 +311,38 @@ def _write_work(make: Make, work: Work, file: BinaryIO, report: Callable[[int], 
                 report(max(0, new - reported))
                 reported = max(reported, new)
                 continue
-            _write_rejection(made, file) if isinstance(made, Rejection) else _write_clip(made, file)
+            _put(_rejection(made) if isinstance(made, Rejection) else _clip(made), file)
             count += 1
+    except _UnwritableError:
+        raise
     except Exception as error:  # one bad file or tune must not end the build of ten thousand
         reason = str(error) if isinstance(error, UnusableError) else f"{type(error).__name__}: {error}"
         file.seek(0)
         file.truncate()
         count = 1
-        _write_rejection(Rejection(work.name, reason), file)
+        _put(_rejection(Rejection(work.name, reason, again=isinstance(error, _MACHINE))), file)
     report(work.amount - reported)
     return count
 
 
-def _write_rejection(rejection: Rejection, file: BinaryIO) -> None:
+class _UnwritableError(OSError):
+    """The chunk cannot be written: no fault of what it should hold."""
+
+
+def _put(data: bytes, file: BinaryIO) -> None:
+    try:
+        file.write(data)
+    except OSError as error:
+        raise _UnwritableError(error.errno, error.strerror) from None
+
+
+def _rejection(rejection: Rejection) -> bytes:
     row = {"path": rejection.path, "reason": rejection.reason, "start": rejection.start}
-    file.write(json.dumps(row).encode() + b"\n")
+    row |= {"again": True} if rejection.again else {}
+    return json.dumps(row).encode() + b"\n"
 
 
-def _write_clip(clip: Clip, file: BinaryIO) -> None:
+def _clip(clip: Clip) -> bytes:
     audio = to_int16(clip.audio).tobytes()
     truth = dataclasses.asdict(clip.truth) if clip.truth else None
     record = {
@@ -327,5 +357,4 @@ def _write_clip(clip: Clip, file: BinaryIO) -> None:
     digest = hashlib.blake2b(audio, digest_size=16).hexdigest()
     record |= {"truth": truth, "digest": digest, "samples": len(audio) // 2}
     record |= {"controls": controls.encode(clip.told).tolist()} if clip.told else {}
-    file.write(json.dumps(record).encode() + b"\n")
-    file.write(audio)
+    return json.dumps(record).encode() + b"\n" + audio

@@ -113,7 +113,7 @@ def read_tokens(directory: Path, split: str, limit: int | None = None) -> Iterat
     columns, features = read.open_split(directory, split)
     latents, more = read.open_split(read.latents_directory(directory), split)
     numbers = range(len(columns))[:limit]
-    for row, other in zip(columns.read(numbers), latents.read(numbers)):
+    for row, other in zip(columns.read(numbers), latents.read(numbers), strict=True):
         example = features.deserialize_example_np(row) | more.deserialize_example_np(other)
         example["id"], example["family"] = example["id"].decode(), example["family"].decode()
         yield example

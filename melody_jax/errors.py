@@ -16,6 +16,9 @@ not be written to. Its last checkpoint is intact. After signal n it ends with 12
 INTERRUPTED = 130
 """After SIGINT (128 + 2), whatever the command was doing."""
 
+BROKEN_PIPE = 141
+"""What reads our output has ended (128 + SIGPIPE)."""
+
 BOUND_PATHS = ("init_from", "parents_dir", "precompiled_dir")
 """Bindings whose values may be paths in buckets."""
 
@@ -24,6 +27,8 @@ _ADDRESS = re.compile(r"(?:^|[=\[(,'\"])\s*['\"]?([A-Za-z][A-Za-z0-9+.-]*://[^\s
 
 # Orbax and TensorStore have no exceptions of their own for a full disk or a refusal, but quote the system
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTSUP)
+# a path that cannot be what it is used as: a file for a folder, say
+_MISTAKEN = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 _FINAL = (*map(os.strerror, _REFUSED), "Forbidden: ", "PERMISSION_DENIED")  # and those of buckets
 
 
@@ -61,3 +66,16 @@ def exit_code_of(error: Exception) -> int:
     if isinstance(error, StoppedError):
         return error.exit_code
     return STOPPED if any(text in str(error) for text in _FINAL) else FAILED
+
+
+def refused(error: Exception) -> tuple[str, int] | None:
+    """What the system refused, in a line, and the exit code; None for all that may be a fault of ours.
+
+    STOPPED for a disk that is full or may not be used, BAD_ARGUMENTS for a path that is not what it should be.
+    """
+    if isinstance(error, OSError) and error.errno in (*_REFUSED, *_MISTAKEN):
+        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        return f"{place}{error.strerror}", STOPPED if error.errno in _REFUSED else BAD_ARGUMENTS
+    if exit_code_of(error) == STOPPED:  # TensorFlow's and others' own kinds of error
+        return " ".join(str(error).split()), STOPPED
+    return None

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from melody_jax import storage
+from melody_jax.errors import UserError
 from melody_jax.storage import Path
 
 CLOSE_SECONDS = 60.0
@@ -56,10 +57,28 @@ def json_lines(records: Any) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
+def read_json(path: Path, absent: str) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+      UserError: `absent` where there is no file; or it is not readable, or holds something else.
+    """
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(absent) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if not isinstance(info, dict):
+        raise UserError(f"{path} cannot be read: it holds no JSON object")
+    return info
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a file of JSON lines, [] if there is none; a line that a kill has cut short is left out."""
     records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    text = path.read_bytes().decode(errors="replace") if path.exists() else ""  # a crash may leave anything
+    for line in text.splitlines():
         try:
             record = json.loads(line)
         except ValueError:
@@ -80,7 +99,10 @@ class Appended:
     def __init__(self, path: Path):
         self._path = path
         self._lines = [] if isinstance(path, pathlib.Path) else [json_lines(read_lines(path))]
+        cut = isinstance(path, pathlib.Path) and path.exists() and _is_cut(path)
         self._open()
+        if cut and self._file is not None:
+            self._file.write("\n")  # or the next record would be lost with the line that a kill has cut
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Adds a line."""
@@ -107,6 +129,14 @@ class Appended:
     def _open(self) -> None:
         self._file = self._path.open("a") if isinstance(self._path, pathlib.Path) else None
         self._since = time.monotonic()
+
+
+def _is_cut(path: pathlib.Path) -> bool:
+    """Whether a file's last line has no end."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read() not in (b"", b"\n")
 
 
 @contextmanager

@@ -78,3 +78,12 @@ def test_metrics_and_events_of_a_killed_run_are_on_the_bucket(tmp_path, monkeypa
     assert [line["step"] for line in files.read_lines(tmp_path / metrics.LINES)] == [1, 2, 3]
     events = list((tmp_path / "tensorboard").iterdir())
     assert len(events) == 4 and sum(b"train/loss" in path.read_bytes() for path in events) == 3
+
+
+def test_after_a_cut_line_no_record_is_lost(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": 1}\n\xff{"b": ')
+    lines = files.Appended(path)
+    lines.write({"c": 3})
+    lines.close()
+    assert files.read_lines(path) == [{"a": 1}, {"c": 3}]

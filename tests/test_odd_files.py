@@ -10,6 +10,7 @@ import shutil
 
 import pytest
 
+from data_pipelines import read as data_sets
 from data_pipelines import sources
 from launch import job
 from melody_jax.bundle import Bundle, export
@@ -169,7 +170,16 @@ LAUNCH = {
     "brackets without end": (b"[" * 5_000, "is no YAML"),
     "Latin-1": ("name: fünf".encode("latin-1"), "cannot be read"),
 }  # fmt: skip
+METADATA = {
+    "of a data set": (b'{"id": "x"}', USED),
+    "cut": (b'{"id": "x"', "metadata.json cannot be read"),
+    "a list": (b"[1]", "holds no JSON object"),
+    "Latin-1": ('{"id": "fünf"}'.encode("latin-1"), "metadata.json cannot be read"),
+    "nothing": (b"", "metadata.json cannot be read"),
+    "of nothing": (b"{}", "does not say what data set this is"),
+}  # fmt: skip
 FILES = {
+    "data set": ("metadata.json", lambda path: data_sets.metadata(os.path.dirname(path)), METADATA),
     "launch": ("x.yaml", job.read, LAUNCH),
     "manifest": ("x.jsonl", sources.manifest, MANIFESTS),
     "packed manifest": ("x.jsonl.gz", sources.manifest, PACKED),

@@ -30,13 +30,12 @@ from melody_jax.bundle.part import (
     locate,
     read_geometry,
     read_info,
-    read_json,
     save_part,
     seal,
 )
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.errors import UserError
-from melody_jax.files import UNFINISHED, write_whole
+from melody_jax.files import UNFINISHED, read_json, write_whole
 from melody_jax.geometry import Geometry
 from melody_jax.mulan import minilm
 from melody_jax.mulan.config import PretrainedText

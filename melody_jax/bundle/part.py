@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from melody_jax import config as config_lib
 from melody_jax import storage
 from melody_jax.errors import UserError
-from melody_jax.files import UNFINISHED, whole_folder
+from melody_jax.files import UNFINISHED, read_json, whole_folder
 from melody_jax.geometry import Geometry
 from melody_jax.storage import Path
 
@@ -164,23 +164,6 @@ def read_info(directory: str | os.PathLike) -> dict[str, Any]:
     for name in ("parents", "files"):
         if not all(isinstance(value, str) for value in info[name].values()):
             raise UserError(f"{path}: {name} must name strings")
-    return info
-
-
-def read_json(path: Path, absent: str) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-      UserError: `absent` where there is no file; or it is not readable, or holds something else.
-    """
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(absent) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    if not isinstance(info, dict):
-        raise UserError(f"{path} cannot be read: it holds no JSON object")
     return info
 
 

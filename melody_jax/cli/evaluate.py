@@ -31,7 +31,7 @@ def evaluate(args: argparse.Namespace) -> int:
     found = measured(Evaluation(**given, token_dir=args.model_dir or args.out, judges=_judges_of(args.judge)))
     print(*(entry.markdown() for entry in found.tables), table(found.figures), sep="\n\n")
     write_report(Path(args.out), found.figures, found.facts, found.tables)
-    missed = [f"{figure.stage}: {figure.name}" for figure in found.figures if not figure.reached]
+    missed = [f"{figure.stage}: {figure.name}" for figure in found.figures if figure.missed]
     if missed:
         print(f"missed: {'; '.join(missed)}")
     return 1 if missed else 0

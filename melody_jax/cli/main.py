@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import keyword
 import os
 import signal
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from melody_jax import __version__
-from melody_jax.errors import BAD_ARGUMENTS, INTERRUPTED, StoppedError, UserError, refuse_addresses
+from melody_jax.errors import BAD_ARGUMENTS, BROKEN_PIPE, INTERRUPTED, StoppedError, UserError, refuse_addresses
 from melody_jax.operations.quiet import explained, quiet_workers, silence_tensorflow
 
 COMMANDS = {
@@ -79,6 +80,8 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names and prompts may hold what a terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     silence_tensorflow()
     try:
         return _dispatch(argv)
@@ -89,11 +92,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {stopped}", file=sys.stderr, flush=True)
         importlib.import_module("melody_jax.parallel.hosts").leave()
         return stopped.exit_code
+    except BrokenPipeError:  # the reader of `melody report | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except Exception as error:
-        if not (told := explained(error)):
+        if (told := explained(error)) is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
-        return BAD_ARGUMENTS
+        line, code = told
+        print(f"error: {line}", file=sys.stderr)
+        return code
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one, while threads and processes end, says nothing more
         print("interrupted", file=sys.stderr)

@@ -108,7 +108,7 @@ FILES = (
     option("--batch_size", "pieces worked on at once (default 16)", action=Positive, default=16),
 )
 MUSIC = (
-    option("music", "sound files (wav, flac, ogg, mp3)", nargs="+", metavar="FILE"),
+    option("music", "sound files (wav, flac, mp3, m4a, ...)", nargs="+", metavar="FILE"),
     option("--prompt", "what the new music should be (default: like the given)", metavar="TEXT"),
     *FILES,
 )

@@ -187,6 +187,19 @@ def from_sidecar(tags: Any) -> Controls:
     return told
 
 
+def not_understood(tags: Any) -> list[str]:
+    """What the JSON beside a sound file has under the names of controls and `from_sidecar` cannot read: "bpm 'fast'"."""
+    if not isinstance(tags, dict):
+        return []
+    readers = dict.fromkeys(("bpm", "tempo"), _lenient_tempo) | {
+        "downbeat": _lenient_seconds,
+        "key": lambda key: _lenient_key(key, tags.get("scale", tags.get("mode"))),
+    }
+    readers |= dict.fromkeys(("metre", "meter", "time_signature"), _lenient_metre)
+    stated = {name: tags[name] for name in readers if tags.get(name) not in (None, "", [])}
+    return [f"{name} {value!r:.40}" for name, value in stated.items() if readers[name](value) is None]
+
+
 def _strings(value: Any) -> list[str]:
     return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
 

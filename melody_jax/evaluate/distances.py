@@ -5,6 +5,9 @@ import numpy as np
 from melody_jax.evaluate.estimate import Estimate, mean
 from melody_jax.shapes import Float
 
+MAUVE_FEWEST = 20
+"""Pieces of each set of which there are two clusters."""
+
 
 def text_cosine(text: Float[np.ndarray, "n E"], music: Float[np.ndarray, "n E"]) -> Estimate:
     """Mean cosine of each text and its own music (unit norm)."""
@@ -14,10 +17,8 @@ def text_cosine(text: Float[np.ndarray, "n E"], music: Float[np.ndarray, "n E"])
 def frechet(made: Float[np.ndarray, "n E"], real: Float[np.ndarray, "m E"]) -> float:
     """Squared Fréchet distance of the two normal distributions that fit the sets (Kilgour et al., 2019).
 
-    It grows as sets shrink: compare sets of one size. Not a number below two clips.
+    It grows as sets shrink: compare sets of one size, of two pieces at least.
     """
-    if min(len(made), len(real)) < 2:
-        return float("nan")
     first, second = (np.cov(x.astype(np.float64), rowvar=False) for x in (made, real))
     # the trace of the root of a product of covariances, by eigenvalues of a symmetric matrix alone
     values, vectors = np.linalg.eigh(first)
@@ -31,10 +32,8 @@ def kernel_distance(made: Float[np.ndarray, "n E"], real: Float[np.ndarray, "m E
     """Kernel Audio Distance: 100 times the unbiased squared MMD with a Gaussian kernel (Chung et al., 2025).
 
     The kernel is as wide as the median distance of two real clips. Unlike Fréchet's it does not depend on the sets' sizes;
-    sets of one distribution lie around 0, on either side. Not a number below two clips.
+    sets of one distribution lie around 0, on either side. Sets are of two pieces at least.
     """
-    if min(len(made), len(real)) < 2:
-        return float("nan")
     within_real = _squares(real, real)
     width = np.median(within_real[~np.eye(len(real), dtype=bool)])
     kernels = [np.exp(-d / (2 * max(width, 1e-12))) for d in (_squares(made, made), within_real, _squares(made, real))]
@@ -47,18 +46,15 @@ def mauve_divergence(made: Float[np.ndarray, "n E"], real: Float[np.ndarray, "m 
 
     Both sets are counted in the clusters of their union, unit vectors in as many principal components as hold 90 % of the
     variance, ten pieces a cluster. MAUVE is the area under the curve of exp(-5 KL) of each set from mixtures of both: 1, so
-    that the divergence is 0, where clusters hold the same shares. Not a number below 20 pieces.
+    that the divergence is 0, where clusters hold the same shares. Sets are of MAUVE_FEWEST pieces at least.
     """
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
 
-    fewer = min(len(made), len(real))
-    if fewer < 20:
-        return float("nan")
     both = np.concatenate([made, real]).astype(np.float64)
     both /= np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-12)
     both = PCA(0.9, svd_solver="full").fit_transform(both)
-    clusters = round(fewer / 10)
+    clusters = round(min(len(made), len(real)) / 10)
     labels = KMeans(clusters, n_init=5, max_iter=500, random_state=0).fit_predict(both)  # pyright: ignore[reportArgumentType]
     p, q = (np.bincount(of, minlength=clusters) / len(of) for of in np.split(labels, [len(made)]))
     shares = np.linspace(1e-6, 1 - 1e-6, 25)[:, None]

@@ -23,6 +23,11 @@ class Estimate:
     high: float
     clips: int
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Both ends; not finite where one clip or none says something."""
+        return self.low, self.high
+
     def __str__(self) -> str:
         if not self.clips:
             return "-"
@@ -44,7 +49,7 @@ def mean(values: np.ndarray, weights: np.ndarray | None = None) -> Estimate:
         return NOTHING
     value = float(np.average(values, weights=weights))
     if np.isin(values, (0.0, 1.0)).all() and np.ptp(weights) == 0:
-        low, high = _wilson(value, len(values))
+        low, high = wilson(value, len(values))
     elif len(values) == 1:
         low, high = float("-inf"), float("inf")  # one clip says nothing of others
     else:
@@ -54,7 +59,12 @@ def mean(values: np.ndarray, weights: np.ndarray | None = None) -> Estimate:
     return Estimate(value, low, high, len(values))
 
 
-def _wilson(share: float, count: int) -> tuple[float, float]:
+def whole_mean(values: np.ndarray, weights: np.ndarray | None = None) -> Estimate:
+    """`mean` of what must be a number for every clip: not a number where one of them is none, as a broken model's is."""
+    return mean(values, weights) if np.isfinite(values).all() else NOTHING
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
     """Wilson's score interval of a share (Wilson, 1927), 95 %."""
     z = 1.96
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)

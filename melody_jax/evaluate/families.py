@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from melody_jax import dsp
+from melody_jax.errors import UserError
 from melody_jax.evaluate.estimate import Estimate, mean
 from melody_jax.shapes import Array, Float, Int
 
@@ -61,6 +62,9 @@ class Classifier:
     """A classifier of standardised features (scikit-learn).
 
     "linear" is L2-regularised multinomial logistic regression; "kernel" a support vector machine with a Gaussian kernel.
+
+    Raises:
+      UserError: there are fewer than two labels.
     """
 
     def __init__(self, features: Float[np.ndarray, "n features"], labels: Labels, kind: str = "linear"):
@@ -69,6 +73,8 @@ class Classifier:
         from sklearn.preprocessing import StandardScaler
         from sklearn.svm import SVC
 
+        if len(set(labels)) < 2:
+            raise UserError("to tell instrument families apart takes training clips of two of them")
         model = {"linear": LogisticRegression(C=0.1, max_iter=1000), "kernel": SVC(C=1.0)}[kind]
         self._model = make_pipeline(StandardScaler(), model)
         self._model.fit(features, np.asarray(labels))
@@ -77,10 +83,11 @@ class Classifier:
         """The most probable label of each row."""
         return [str(label) for label in self._model.predict(features)]
 
-    def accuracy(self, features: Float[np.ndarray, "n features"], labels: Labels) -> float:
+    def accuracy(self, features: Float[np.ndarray, "n features"], labels: Labels) -> Estimate:
         """Mean over the classes of the share recognised (balanced accuracy), so that guessing gives 1 / classes."""
         found = np.asarray(self.predict(features)) == np.asarray(labels)
-        return float(np.mean([found[np.asarray(labels) == label].mean() for label in sorted(set(labels))]))
+        _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        return mean(found, 1 / counts[index])
 
 
 class FamilyJudge:

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from melody_jax.evaluate.tables import Table, aligned
+from melody_jax.errors import UserError
+from melody_jax.evaluate.tables import Table, aligned, plain
+from melody_jax.files import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +23,8 @@ class Figure:
       baseline: what it is held against, in words with its value, e.g. "bigram 41.2".
       bound: the value to reach.
       sense: ">=" or "<=": on which side of `bound` the value must lie.
+      interval: 95 % of the value over clips (evaluate.estimate), infinite if there is one; None where it is not known.
+      lacks: what there was too little of to measure it; "" where it was measured.
     """
 
     stage: str
@@ -28,37 +33,71 @@ class Figure:
     baseline: str
     bound: float
     sense: Literal[">=", "<="]
+    interval: tuple[float, float] | None = None
+    lacks: str = ""
+
+    @classmethod
+    def unmeasured(cls, stage: str, name: str, lacks: str) -> "Figure":
+        """A figure for which there was too little of something."""
+        return cls(stage, name, math.nan, "-", math.nan, ">=", lacks=lacks)
 
     @property
     def reached(self) -> bool:
         """Whether the requirement holds; a value that is not a number never does."""
         return bool(self.value >= self.bound if self.sense == ">=" else self.value <= self.bound)
 
+    @property
+    def missed(self) -> bool:
+        """Whether it was measured and the requirement does not hold."""
+        return not self.lacks and not self.reached
+
+    def cells(self) -> tuple[str, ...]:
+        """Its row of the table."""
+        if self.lacks:
+            return (self.stage, self.name, f"not measured: {self.lacks}", "-", "-", "-")
+        sure = ""
+        if self.interval is not None and math.isfinite(self.value):
+            low, high = self.interval
+            sure = f" ({low:.3g} to {high:.3g})" if math.isfinite(high - low) else " (one clip)"
+        required, reached = f"{self.sense} {self.bound:.4g}", "yes" if self.reached else "NO"
+        return (self.stage, self.name, f"{self.value:.4g}{sure}", self.baseline, required, reached)
+
+    def json(self) -> dict[str, Any]:
+        """Its fields, as JSON can hold them: what is not finite is null."""
+        fields = dataclasses.asdict(self) | {"reached": None if self.lacks else self.reached}
+        return {name: plain(value) for name, value in fields.items()}
+
 
 def table(figures: Sequence[Figure]) -> str:
     """The figures as an aligned Markdown table."""
-    rows = [("stage", "figure", "value", "baseline", "required", "reached")]
-    rows += [
-        (f.stage, f.name, f"{f.value:.4g}", f.baseline, f"{f.sense} {f.bound:.4g}", "yes" if f.reached else "NO")
-        for f in figures
-    ]
-    return aligned(rows)
+    head = ("stage", "figure", "value (95 % interval)", "baseline", "required", "reached")
+    return aligned([head, *(figure.cells() for figure in figures)])
 
 
 def write_report(
     directory: pathlib.Path, figures: Sequence[Figure], facts: dict[str, Any], tables: Sequence[Table] = ()
 ) -> None:
-    """Writes `report.json` and `report.md`: figures, tables, and what was trained for how long on what (`facts`)."""
-    directory.mkdir(parents=True, exist_ok=True)
-    rows = [dataclasses.asdict(figure) | {"reached": figure.reached} for figure in figures]
-    found = {"figures": rows, "tables": {entry.title: entry.json() for entry in tables}, "facts": facts}
-    (directory / "report.json").write_text(json.dumps(found, indent=1) + "\n")
+    """Writes `report.json` and `report.md`: figures, tables, and what was trained for how long on what (`facts`).
+
+    Raises:
+      UserError: they cannot be written.
+    """
+    found = {
+        "figures": [figure.json() for figure in figures],
+        "tables": {entry.title: entry.json() for entry in tables},
+        "facts": facts,
+    }
     lines = ["# Held-out figures", "", table(figures), ""]
     for entry in tables:
         lines += [entry.markdown(), ""]
     lines += ["## What was trained, for how long, on what", ""]
     lines += [f"- {name}: {_words(fact)}" for name, fact in facts.items()]
-    (directory / "report.md").write_text("\n".join(lines) + "\n")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_whole(directory / "report.json", json.dumps(found, indent=1) + "\n")
+        write_whole(directory / "report.md", "\n".join(lines) + "\n")
+    except OSError as error:
+        raise UserError(f"the report cannot be written to {directory}: {error.strerror or error}") from None
 
 
 def _words(fact: Any) -> str:

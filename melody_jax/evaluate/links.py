@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from melody_jax.errors import UserError
 from melody_jax.evaluate import spectra
 from melody_jax.evaluate.estimate import Estimate
 from melody_jax.evaluate.families import FamilyJudge
@@ -15,6 +16,7 @@ from melody_jax.evaluate.truth import Truth
 from melody_jax.shapes import Float, Int
 
 PITCH, CHROMA, ONSETS, FAMILY = "pitch class, solos", "chroma cosine, several parts", "onsets F", "family"
+ANOTHER = "another clip"
 COLUMNS = (PITCH, CHROMA, ONSETS, FAMILY)
 NOTE = (
     "Share of frames of solos with the right pitch class, cosine of chroma with the original's where several parts play, "
@@ -31,11 +33,16 @@ class Judges:
       audio: training clips, solos among them.
       truth: of them.
       sample_rate: Hz.
+
+    Raises:
+      UserError: there are no solos, or they and the families are too much alike to tell apart.
     """
 
     def __init__(self, audio: Float[np.ndarray, "n T"], truth: Truth, sample_rate: int):
         self.sample_rate = sample_rate
         solos = np.flatnonzero(truth.solo)
+        if not len(solos):
+            raise UserError("a judge of pitch needs solos with truth")
         self.pitch = PitchClassJudge(audio[solos], truth.take(solos).notes, sample_rate)
         self.family = FamilyJudge(audio, truth.families, sample_rate)
 
@@ -73,10 +80,10 @@ def link_table(
       probes: rows of `probe_rows`.
     """
     reference = spectra.chroma(spectra.bands(original, judges.sample_rate))
-    rows: dict[str, Mapping[str, Cell]] = {
-        "another clip": _row(np.roll(original, 1, axis=0), reference, truth, judges),
-        "original": _row(original, reference, truth, judges),
-    }
+    rows: dict[str, Mapping[str, Cell]] = {}
+    if len(original) > 1:
+        rows[ANOTHER] = _row(np.roll(original, 1, axis=0), reference, truth, judges)
+    rows["original"] = _row(original, reference, truth, judges)
     rows |= {name: _row(audio, reference, truth, judges) for name, audio in links.items()}
     rows |= probes or {}
     for name, audio in (rewritten or {}).items():

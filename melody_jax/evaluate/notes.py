@@ -56,8 +56,8 @@ class PitchClassJudge:
         labels = np.stack([lone_pitch_class(clip, features.shape[1]) for clip in notes])
         chosen = np.random.default_rng(seed).permutation(np.flatnonzero(labels.ravel() != NONE))[:FITTED_FRAMES]
         frames, classes = features.reshape(-1, features.shape[-1])[chosen], labels.ravel()[chosen]
-        if not len(chosen):
-            raise UserError("no frame of these clips has exactly one note: a judge of pitch needs solos with truth")
+        if len(np.unique(classes)) < 2:
+            raise UserError("a judge of pitch needs solos with truth, in which several notes sound one at a time")
         options: dict[str, Any] = {"batch_size": min(250, len(chosen)), "learning_rate_init": 3e-3}
         self._model = MLPClassifier((64,), random_state=seed, **options)
         for epoch in range(max(EPOCHS, SEEN_FRAMES // len(chosen))):

@@ -15,7 +15,7 @@ import numpy as np
 from melody_jax.dpd import loss as dpd_loss
 from melody_jax.dpd import wiener
 from melody_jax.evaluate import distances, links, measures, memorisation, rates, spectra
-from melody_jax.evaluate.estimate import Estimate
+from melody_jax.evaluate.estimate import Estimate, whole_mean
 from melody_jax.evaluate.families import FamilyJudge
 from melody_jax.evaluate.figures import Figure
 from melody_jax.evaluate.judge_models import JudgeModel
@@ -29,6 +29,12 @@ BATCH = 8
 DIFFUSION_CLIPS = 64  # each is denoised at eight angles under three conditions
 DIFFUSION_SEED = 20230515  # the same noise in every evaluation, so that figures compare
 OWN = "diffusion, from the clip's own tokens"
+BESIDE_OWN = {"originals": "original", "another clip": links.ANOTHER}
+DISTANCES = {  # each with the least number of pieces that it takes
+    "Fréchet distance to unseen music": (distances.frechet, 2),
+    "kernel audio distance to unseen music": (distances.kernel_distance, 2),
+    "MAUVE audio divergence from unseen music": (distances.mauve_divergence, distances.MAUVE_FEWEST),
+}
 TARGETS = {
     "family": ">= 0.65",
     "key": ">= 0.64",
@@ -121,14 +127,14 @@ def token_models(loaded: Loaded, train: Columns, held_out: Columns) -> list[Figu
     figures = []
     if all(train.families) and all(held_out.families):
         figures += measures.codes(train.semantic, train.families, held_out.semantic, held_out.families, codes)
-    own, shuffled = (language_loss(loaded, held_out, by) for by in (0, 1))
-    figures += measures.language_model(np.exp(own), np.exp(shuffled), train.semantic, held_out.semantic, codes)
+    own, shuffled = (language_losses(loaded, held_out, by) for by in (0, 1))
+    figures += measures.language_model(own, shuffled, train.semantic, held_out.semantic, codes)
     passage = held_out.semantic[:, : loaded.system.window // 2 * loaded.geometry.semantic_levels]
     figures.append(
         memory(functools.partial(jax.jit(loaded.system.sequence_losses), loaded.weights["lm"]), held_out.mulan, passage)
     )
     some = held_out.take(np.arange(min(DIFFUSION_CLIPS, len(held_out.ids))))
-    return figures + measures.diffusion(*diffusion_errors(loaded, some))
+    return figures + measures.diffusion(diffusion_errors(loaded, some), len(some.ids))
 
 
 def memory(losses: Callable[..., Any], mulan: np.ndarray, semantic: np.ndarray) -> Figure:
@@ -143,14 +149,13 @@ def memory(losses: Callable[..., Any], mulan: np.ndarray, semantic: np.ndarray) 
       semantic: the passages, [n, N], half as long as a sequence.
     """
     rows = batched(lambda codes, once: np.asarray(losses(codes, np.concatenate([once, once], axis=1))), mulan, semantic)
-    new, known = (float(half.mean()) for half in np.split(rows, 2, axis=1))
-    return Figure(
-        "lm", "loss on what is repeated / on what is new", known / new, f"{known:.3f} / {new:.3f} nats", 1.0, "<="
-    )
+    new, known = (half.mean(axis=1) for half in np.split(rows, 2, axis=1))
+    ratio, beside = whole_mean(known / new, new), f"{known.mean():.3f} / {new.mean():.3f} nats"
+    return Figure("lm", "loss on what is repeated / on what is new", ratio.value, beside, 1.0, "<=", ratio.interval)
 
 
-def language_loss(loaded: Loaded, clips: Columns, shift: int = 0) -> float:
-    """Nats per semantic token, given MuLan tokens and controls of the clip `shift` places before."""
+def language_losses(loaded: Loaded, clips: Columns, shift: int = 0) -> np.ndarray:
+    """Nats per semantic token of each clip [n], given MuLan tokens and controls of the clip `shift` places before."""
     losses, weights = jax.jit(loaded.system.token_losses), loaded.weights["lm"]
     columns = [np.roll(clips.mulan, shift, axis=0), clips.semantic]
     if loaded.system.vocabulary.controls and clips.controls is not None:
@@ -159,11 +164,12 @@ def language_loss(loaded: Loaded, clips: Columns, shift: int = 0) -> float:
     def loss(mulan: np.ndarray, semantic: np.ndarray, controls: np.ndarray | None = None) -> np.ndarray:
         return np.asarray(losses(weights, mulan, semantic, None, controls))
 
-    return float(np.mean(batched(loss, *columns)))
+    return batched(loss, *columns)
 
 
-def diffusion_errors(loaded: Loaded, clips: Columns) -> tuple[float, float, float]:
-    """Velocity errors over a grid of angles: with the clips' own tokens, with another clip's, of the Wiener predictor."""
+def diffusion_errors(loaded: Loaded, clips: Columns) -> np.ndarray:
+    """Velocity errors over a grid of angles, of every batch [batches, 3]: with the clips' own tokens, with another clip's, of
+    the Wiener predictor."""
     grid = dpd_loss.angle_grid()
 
     @jax.jit
@@ -185,8 +191,7 @@ def diffusion_errors(loaded: Loaded, clips: Columns) -> tuple[float, float, floa
         errors(weights, *(x[i : i + size] for x in (clean, tokens, others)))
         for i in range(0, len(clean) - size + 1, size)
     ]
-    own, shuffled, linear = (float(x) for x in np.mean(np.asarray(rows), axis=0))
-    return own, shuffled, linear
+    return np.asarray(rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,10 +252,13 @@ def notes_at_every_link(
 
 def own_notes(table: Table) -> Figure:
     """The bound on the notes that the diffusion plays from a clip's own tokens."""
-    cells = [table.rows[name].get(links.PITCH) for name in (OWN, "original", "another clip")]
-    value, original, chance = (cell.value if isinstance(cell, Estimate) else float("nan") for cell in cells)
-    beside = f"originals {original:.3f}, another clip {chance:.3f}"
-    return Figure("dpd", "pitch class from own tokens, solos", value, beside, 0.6, ">=")
+    name = "pitch class from own tokens, solos"
+    own = table.rows[OWN].get(links.PITCH)
+    if not isinstance(own, Estimate):
+        return Figure.unmeasured("dpd", name, "it takes a held-out solo whose notes are known")
+    cells = {words: table.rows.get(row, {}).get(links.PITCH) for words, row in BESIDE_OWN.items()}
+    beside = ", ".join(f"{words} {cell.value:.3f}" for words, cell in cells.items() if isinstance(cell, Estimate))
+    return Figure("dpd", name, own.value, beside, 0.6, ">=", own.interval)
 
 
 def text_to_music(
@@ -282,13 +290,11 @@ def text_to_music(
       listeners: by whose embeddings distances are measured too.
       progress: whether a bar is shown.
     """
-    known = judge is not None and all(clip.truth for clip in clips)
+    chosen, known = [], judge is not None and all(clip.truth for clip in clips)
     if known:
         chosen = choose_prompts([clip.captions for clip in clips], [clip.truth for clip in clips], prompts)
-    else:
-        chosen = [(i, clip.captions[i % len(clip.captions)]) for i, clip in enumerate(clips[:prompts]) if clip.captions]
     if not chosen:
-        return Table("Text to music, 0 prompts", "measure", (), {}, "No held-out clip has a caption to ask for."), []
+        chosen = [(i, clip.captions[i % len(clip.captions)]) for i, clip in enumerate(clips[:prompts])]
     rows, sentences = [row for row, _ in chosen], [sentence for _, sentence in chosen]
     seeds, seconds = [seed + i for i in range(len(chosen))], geometry.clip_seconds
     pieces = melody.generate(sentences, seed=seeds, seconds=seconds, progress=progress)
@@ -317,14 +323,17 @@ def text_to_music(
         found |= _distances(music, unseen, by)
         beside |= _distances(unseen[rows], unseen[others], by)
     table = rates.table(found, beside, len(chosen), TARGETS if known else None)
-    family = found.get("family")
-    if not isinstance(family, Estimate) or asked is None:
+    family, ceiling, name = found.get("family"), beside.get("family"), "asked family recognised"
+    if asked is None or not isinstance(family, Estimate) or not isinstance(ceiling, Estimate):
         return table, []
-    chance = 1 / len({name for name in asked.families if name})
-    ceiling = beside["family"]
-    words = f"chance {chance:.3f}, real renders {ceiling.value if isinstance(ceiling, Estimate) else np.nan:.3f}"
-    name = f"asked family recognised, {len(chosen)} prompts"
-    return table, [Figure("text-to-music", name, family.value, words, min(2 * chance, (1 + chance) / 2), ">=")]
+    kinds = {kind for kind in asked.families if kind}
+    if len(kinds) < 2:
+        lacks = "it takes held-out captions that name instruments of two families"
+        return table, [Figure.unmeasured("text-to-music", name, lacks)]
+    chance = 1 / len(kinds)
+    words = f"chance {chance:.3f}, real renders {ceiling.value:.3f}"
+    name, bound = f"{name}, {len(chosen)} prompts", min(2 * chance, (1 + chance) / 2)
+    return table, [Figure("text-to-music", name, family.value, words, bound, ">=", family.interval)]
 
 
 def _shared_runs(clips: np.ndarray, train: np.ndarray) -> dict[str, Cell]:
@@ -337,11 +346,12 @@ def _shared_runs(clips: np.ndarray, train: np.ndarray) -> dict[str, Cell]:
 
 
 def _distances(music: np.ndarray, real: np.ndarray, by: str) -> dict[str, Cell]:
-    """How far the music lies from real music; `by` says whose embeddings these are, where they are not MuLan's."""
+    """How far the music lies from real music, or how many pieces it takes to say; `by` says whose embeddings these are, where
+    they are not MuLan's."""
+    fewer = min(len(music), len(real))
     return {
-        f"Fréchet distance to unseen music{by}": distances.frechet(music, real),
-        f"kernel audio distance to unseen music{by}": distances.kernel_distance(music, real),
-        f"MAUVE audio divergence from unseen music{by}": distances.mauve_divergence(music, real),
+        f"{name}{by}": distance(music, real) if fewer >= fewest else f"it takes {fewest} pieces"
+        for name, (distance, fewest) in DISTANCES.items()
     }
 
 
@@ -360,6 +370,6 @@ def balanced(truths: Sequence[Any], count: int) -> list[int]:
     kinds: Mapping[bool, list[int]] = {
         solo: [i for i in known if (truths[i].texture == "solo") is solo] for solo in (True, False)
     }
-    turns = max(len(rows) for rows in kinds.values())
+    turns = max(map(len, kinds.values()))
     rows = [rows[turn] for turn in range(turns) for rows in kinds.values() if turn < len(rows)]
     return sorted(rows[:count])

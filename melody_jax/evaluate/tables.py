@@ -37,7 +37,7 @@ class Table:
     def json(self) -> dict[str, dict[str, Any]]:
         """Cells by row and column."""
         return {
-            name: {column: _plain(cells[column]) for column in self.columns if cells.get(column) is not None}
+            name: {column: plain(cells[column]) for column in self.columns if cells.get(column) is not None}
             for name, cells in self.rows.items()
         }
 
@@ -57,8 +57,10 @@ def _words(cell: Cell) -> str:
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
-def _plain(cell: Cell) -> Any:
-    """A cell as JSON can hold it: without nan and infinity."""
+def plain(cell: Any) -> Any:
+    """A cell, or a list of numbers, as JSON can hold it: without nan and infinity."""
     if isinstance(cell, Estimate):
-        return {"value": _plain(cell.value), "low": _plain(cell.low), "high": _plain(cell.high), "clips": cell.clips}
+        return {name: plain(value) for name, value in dataclasses.asdict(cell).items()}
+    if isinstance(cell, tuple):
+        return [plain(value) for value in cell]
     return None if isinstance(cell, float) and not math.isfinite(cell) else cell

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from melody_jax.generate import Melody, Result
 
 
+PAGE = "index.html"
+
+
 @dataclasses.dataclass(frozen=True)
 class Output:
     """What is to be written, and where.
@@ -66,11 +69,11 @@ class Files:
         there = [i for i, path in enumerate(self._paths) if path.exists()]
         if asked.overwrite and asked.skip_existing:
             raise UserError("--overwrite and --skip_existing exclude each other")
-        if there and not (asked.overwrite or asked.skip_existing):
-            others = f" and {len(there) - 1} more" if len(there) > 1 else ""
-            raise UserError(
-                f"{self._paths[there[0]]}{others} exists; --overwrite replaces it, --skip_existing makes the others"
-            )
+        taken = [file for path in self._paths for file in (path, *beside(path)) if file.exists()]
+        taken += [page for page in (self.folder / PAGE,) if self._html and page.exists()]
+        if taken and not (asked.overwrite or asked.skip_existing):
+            others = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
+            raise UserError(f"{taken[0]}{others} exists; --overwrite replaces it, --skip_existing makes the others")
         self.wanted = [i for i in range(len(self._paths)) if not (asked.skip_existing and i in there)]
         _try(self._paths)
         if self._html:
@@ -107,9 +110,9 @@ class Files:
             self._pieces.append((place, {"prompt": piece.prompt, "seed": piece.seed, "similarity": piece.similarity}))
         if self._html:
             try:
-                write_page(self.folder / "index.html", self._pieces)
+                write_page(self.folder / PAGE, self._pieces)
             except OSError as error:
-                warnings.warn(f"{self.folder / 'index.html'} was not written: {error}", stacklevel=2)
+                warnings.warn(f"{self.folder / PAGE} was not written: {error}", stacklevel=2)
         return kept
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -79,12 +80,17 @@ class Making:
 
 
 def told_beside(sound: str) -> Controls | None:
-    """What the JSON beside a sound file says of its tempo, metre and downbeat: ours, or a sidecar; None without one."""
+    """What the JSON beside a sound file says of its tempo, metre and downbeat: ours, or a sidecar; None without one. One that
+    cannot be read is a warning."""
+    file = storage.path(sound).with_suffix(".json")
+    if not file.is_file():
+        return None
     try:
-        info = json.loads(storage.path(sound).with_suffix(".json").read_bytes().decode("utf-8-sig"))
+        info = json.loads(file.read_bytes().decode("utf-8-sig"))
         call = info.get("call") if isinstance(info, dict) else None
         return controls_in(call) if isinstance(call, dict) else from_sidecar(info)
-    except (OSError, ValueError, RecursionError, UserError):
+    except (OSError, ValueError, RecursionError, UserError) as error:
+        warnings.warn(f"{file} cannot be read, so the music's tempo and metre are not known: {error}", stacklevel=2)
         return None
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 import unicodedata
+import warnings
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -126,29 +127,28 @@ def check_music(path: str | os.PathLike) -> None:
     Raises:
       UserError: it does not, or is not there.
     """
-    import soundfile
+    from data_pipelines import decode
 
     try:
-        with soundfile.SoundFile(os.fspath(path)):
-            pass
-    except (OSError, TypeError, soundfile.SoundFileError) as error:
+        decode.length_of(os.fspath(path), enough=0.0)
+    except decode.UnusableError as error:
         raise UserError(f"cannot read the music in {path}: {error}") from None
 
 
 def read_music(path: str | os.PathLike, sample_rate: int) -> Float[np.ndarray, " T"]:
-    """A sound file (wav, flac, ogg, mp3) as mono float32 at `sample_rate`.
+    """A sound file of any kind as mono float32 at `sample_rate`: all that is there, whatever its header states. What is odd
+    about it is a warning.
 
     Raises:
-      UserError: the file cannot be read or is empty.
+      UserError: the file cannot be read, or is none that a data set would use; the reason as in its rejected.jsonl.
     """
-    import soundfile
-    import soxr
+    from data_pipelines import decode
 
+    notes = []
     try:
-        audio, rate = soundfile.read(os.fspath(path), dtype="float32", always_2d=True)
-    except (OSError, TypeError, soundfile.SoundFileError) as error:
+        audio = decode.whole_of(os.fspath(path), sample_rate, notes=notes)
+    except decode.UnusableError as error:
         raise UserError(f"cannot read the music in {path}: {error}") from None
-    mono = audio.mean(axis=1)
-    if not mono.size or not np.isfinite(mono).all():
-        raise UserError(f"{path} holds no usable sound")
-    return mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate).astype(np.float32)
+    for note in notes:
+        warnings.warn(f"{path}, after {note.start:.2f} s: {note.reason}", stacklevel=2)
+    return audio

@@ -21,7 +21,7 @@ from melody_jax import config as config_lib
 from melody_jax.bundle.bundle import finished_in
 from melody_jax.bundle.part import Part, cast, flatten, load_part, save_part, unflatten
 from melody_jax.errors import UserError
-from melody_jax.files import UNFINISHED, publish
+from melody_jax.files import UNFINISHED, publish, read_json
 from melody_jax.geometry import Geometry
 from melody_jax.graph import ORDER
 from melody_jax.interop.counterparts import COUNTERPARTS
@@ -52,7 +52,7 @@ def import_folder(
       UserError: the folder cannot be read, is of another model, or has missing, extra or wrongly shaped tensors.
     """
     folder = pathlib.Path(source)
-    settings = _read_json(folder)
+    settings = read_json(folder / "config.json", f"{folder} is no Hugging Face folder: it holds no config.json")
     counterpart = _counterpart(settings, model, folder)
     try:
         fields = counterpart.read(settings)
@@ -199,24 +199,14 @@ def _counterpart(settings: Mapping[str, Any], model: str | None, folder: pathlib
     return wanted
 
 
-def _read_json(folder: pathlib.Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        found = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{folder} is no Hugging Face folder: cannot read {path} ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return found
-
-
 def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
     index = folder / f"{WEIGHTS}.index.json"
     names = [WEIGHTS]
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        files = read_json(index, f"{index} is gone").get("weight_map")
+        if not isinstance(files, dict) or not all(pathlib.PurePath(str(name)).name == name for name in files.values()):
+            raise UserError(f"{index} does not say which file of its folder holds each tensor")
+        names = sorted(set(files.values()))
     tensors: dict[str, np.ndarray] = {}
     for name in names:
         path = folder / name

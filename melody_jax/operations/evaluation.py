@@ -19,8 +19,6 @@ from melody_jax.generate import Melody
 from melody_jax.geometry import Geometry
 from melody_jax.operations.tokens import ensure
 
-FEWEST = 4
-"""The least number of clips on which figures mean anything."""
 JUDGE_CLIPS = 600
 """Real renders that judges and probes are fitted on."""
 
@@ -51,8 +49,8 @@ class Evaluation:
     judges: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        if self.clips < FEWEST or self.prompts < 0 or self.links < 0:
-            raise UserError(f"--clips must be at least {FEWEST}, --links and --prompts at least 0")
+        if self.clips < 1 or self.prompts < 0 or self.links < 0:
+            raise UserError("--clips must be at least 1, --links and --prompts at least 0")
         if self.judges and not self.prompts:
             raise UserError("--judge hears the music of --prompts, of which there is none")
 
@@ -67,21 +65,19 @@ class Measured:
 
 
 def evaluate(asked: Evaluation) -> Measured:
-    """Measures every model of the bundle, each figure beside its baseline.
+    """Measures every model of the bundle, each figure beside its baseline and with its interval.
+
+    One held-out clip is enough. What it takes more for is a figure that says so, and so is what needs known notes where the
+    training clips have none that judges could be fitted on.
 
     Raises:
-      UserError: no bundle, no data set, too few held-out clips, or a judge that cannot be loaded.
+      UserError: no bundle, no data set, no held-out clip, or a judge that cannot be loaded.
     """
     listeners = judge_models.load_all(asked.judges)
     bundle = Bundle.load(asked.bundle)
     geometry = bundle.geometry
     audio = read.audio_directory(asked.data_dir, asked.data)
     held_out = list(read.read_clips(audio, "test", asked.clips))
-    if len(held_out) < FEWEST:
-        raise UserError(
-            f"{audio}: {len(held_out)} clips in the test split are too few to measure on, it takes {FEWEST}; build it again "
-            "with a larger --test"
-        )
     melody = Melody(bundle)
     models = melody.loaded
     folder = ensure(bundle.parts, asked.token_dir, asked.data, asked.data_dir, tokenizer=bundle.tokenizer)
@@ -91,12 +87,15 @@ def evaluate(asked: Evaluation) -> Measured:
         *protocol.representations(models, held_out, geometry.sample_rate),
         *protocol.token_models(models, train, test),
     ]
-    tables, judges, probe = [], None, None
+    tables, real, judges, probe = [], None, None, None
     if (asked.links or asked.prompts) and all(clip.truth for clip in held_out):
-        real, judges, probe = _fitted(
-            [clip for clip in read.read_clips(audio, "train", JUDGE_CLIPS) if clip.truth], train, geometry
-        )
-        if rows := protocol.balanced([clip.truth for clip in held_out], asked.links):
+        try:
+            seen = [clip for clip in read.read_clips(audio, "train", JUDGE_CLIPS) if clip.truth]
+            real, judges, probe = _fitted(seen, train, geometry)
+        except UserError as lack:
+            figures.append(Figure.unmeasured("judges", "notes at every link, and what prompts name", str(lack)))
+        rows = protocol.balanced([clip.truth for clip in held_out], asked.links)
+        if rows and real and judges:
             linked = [held_out[row] for row in rows], test.take(rows)
             found, more = protocol.notes_at_every_link(geometry, melody, models, real, *linked, judges, asked.seed)
             tables, figures = [found], figures + more
@@ -112,7 +111,13 @@ def evaluate(asked: Evaluation) -> Measured:
 
 
 def _fitted(seen: Sequence[Any], train: Columns, geometry: Geometry) -> tuple[protocol.Real, links.Judges, MusicProbe]:
-    """Real renders of the training split, and what is fitted on them."""
+    """Real renders of the training split, and what is fitted on them.
+
+    Raises:
+      UserError: they are too few, or too much alike.
+    """
+    if not seen:
+        raise UserError("it takes training clips whose notes are known")
     real = protocol.Real(
         np.stack([clip.audio for clip in seen]),
         Truth.of([clip.truth for clip in seen]),

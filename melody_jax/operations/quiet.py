@@ -17,6 +17,8 @@ from typing import Any
 import absl.logging
 import tqdm
 
+from melody_jax.errors import BAD_ARGUMENTS, refused
+
 
 def silence_tensorflow() -> None:
     """Before TensorFlow is imported: only its errors are printed, unless TF_CPP_MIN_LOG_LEVEL says otherwise."""
@@ -50,16 +52,17 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
-def explained(error: Exception) -> str:
-    """One line for an error of jax or of a bucket that the user can mend; "" for any other."""
+def explained(error: Exception) -> tuple[str, int] | None:
+    """(one line, exit code) for an error of jax, of a bucket or of the system that the user can mend; None for any other."""
     if _lacks_devices(error):
         asked = os.environ.get("JAX_PLATFORMS", "")
-        return f"JAX_PLATFORMS={asked}: this machine or installation has no such device"
+        return f"JAX_PLATFORMS={asked}: this machine or installation has no such device", BAD_ARGUMENTS
 
     from melody_jax import storage  # which takes a tenth of a second, also from --help
 
-    reason = storage.refusal(error)
-    return f"the bucket may not be used from here: {reason}" if reason else ""
+    if reason := storage.refusal(error):
+        return f"the bucket may not be used from here: {reason}", BAD_ARGUMENTS
+    return refused(error)
 
 
 def _lacks_devices(error: Exception) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from melody_jax import storage
@@ -95,9 +96,20 @@ def ensure(
     barrier()
     loaded = Loaded({name: parts[name] for name in READ_AUDIO}, tokenizer)
     hosts = {"shard": jax.process_index(), "shards": jax.process_count()}
-    return precompute.precompute(
-        loaded.represent, audio, folder, data, lineage, loaded.geometry, batch_size, **hosts, barrier=barrier
+    cut = 0
+
+    def represent(audio: np.ndarray, captions: Sequence[Sequence[str]]) -> dict[str, Any]:
+        nonlocal cut
+        words = (caption for clip in captions for caption in clip)
+        cut += sum(loaded.tokenizer.kept(caption, loaded.text_length) is not None for caption in words)
+        return loaded.represent(audio, captions)
+
+    made = precompute.precompute(
+        represent, audio, folder, data, lineage, loaded.geometry, batch_size, **hosts, barrier=barrier
     )
+    if cut:
+        print(f"{made}: captions cut at the {loaded.text_length} tokens that the model reads: {cut}")
+    return made
 
 
 def check(model_dir: str, data: str, data_dir: str) -> None:

@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import errno
 import importlib
+import io
 import os
 import signal
 import subprocess
@@ -11,6 +13,7 @@ from typing import Literal
 
 import pytest
 
+from melody_jax.cli import main as command
 from melody_jax.cli.arguments import fields, fields_of
 from melody_jax.cli.main import Parser, main
 from melody_jax.config import described
@@ -273,3 +276,42 @@ def test_devices_that_are_not_here_are_one_line(platform):
     )
     assert (ended.returncode, ended.stderr.count("\n")) == (BAD_ARGUMENTS, 1)
     assert f"JAX_PLATFORMS={platform}: " in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x/a"), 4, "error: x/a: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), 4, "error: x: Permission denied"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "file/x"), 2, "error: file/x: Not a directory"),
+        (RuntimeError("x.tfrecord; No space left on device"), 4, "error: x.tfrecord; No space left on device"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(monkeypatch, capfd, error, code, line):
+    def refusing(argv):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "_dispatch", refusing)
+        patch.setattr(os, "dup2", lambda *_: None)
+        assert command.main(["describe"]) == code
+    assert capfd.readouterr().err.strip() == line
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    def failing(argv):
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr(command, "_dispatch", failing)
+    with pytest.raises(ConnectionResetError):
+        command.main(["describe"])
+
+
+def test_any_name_can_be_printed(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(command, "_dispatch", lambda argv: print("caf\udce9", "f\u00eate") or 0)
+    assert not command.main([])
+    out.flush()
+    assert out.buffer.getvalue() == b"caf\\udce9 f\\xeate\n"

@@ -4,7 +4,15 @@ import time
 
 import pytest
 
-from melody_jax.codes.control_words import from_sidecar, key_of, metre_of, pace_of, parse, read_sentence
+from melody_jax.codes.control_words import (
+    from_sidecar,
+    key_of,
+    metre_of,
+    not_understood,
+    pace_of,
+    parse,
+    read_sentence,
+)
 from melody_jax.codes.controls import Controls, merge, to_json
 from melody_jax.codes.instruments import FAMILIES, NAMES, canonical, mentions
 from melody_jax.errors import UserError
@@ -310,3 +318,9 @@ def test_a_metre_without_a_code_is_another_one():
 )
 def test_a_pace_is_read_where_no_tempo_is_named(text, pace):
     assert pace_of(text) == pace
+
+
+def test_what_is_stated_and_not_understood_is_named():
+    tags = {"bpm": "fast", "key": "A", "mode": "minor", "metre": "4/4", "time_signature": "", "downbeat": None}
+    assert not_understood(tags) == ["bpm 'fast'"]
+    assert not_understood({"key": "8A", "tempo": [120]}) == ["tempo [120]", "key '8A'"] and not not_understood([1])

@@ -44,20 +44,21 @@ def sound(audio: np.ndarray, form: str = "WAV", subtype: str | None = None, rate
     return file.getvalue()
 
 
-def encoded(audio: np.ndarray, form: str, codec: str, rate: int = RATE, **options: Any) -> bytes:
-    """A file written by FFmpeg."""
+def encoded(audio: np.ndarray, form: str, codec: str, rate: int = RATE, streams: int = 1, **options: Any) -> bytes:
+    """A file written by FFmpeg; all streams but the first are empty."""
     with (
         tempfile.NamedTemporaryFile() as file,  # some containers are read again when they are finished
         av.open(file.name, "w", format=form, options=options) as container,
     ):
-        stream = container.add_stream(codec, rate=rate, layout="mono")
+        stream, *others = [container.add_stream(codec, rate=rate, layout="mono") for _ in range(streams)]
         stream.bit_rate = 64_000
         for start in range(0, len(audio), 1_024):
             block = audio[None, start : start + 1_024].astype(np.float32)
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
             container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        for ended in (stream, *others):
+            container.mux(ended.encode(None))
         container.close()
         return pathlib.Path(file.name).read_bytes()
 
@@ -172,6 +173,8 @@ KINDS: dict[str, Kind] = {
     "t.tta": Kind(_by("tta", "tta")),
     "m.mka": Kind(_by("matroska", "flac")),
     "w.webm": Kind(_by("webm", "libopus", 48_000)),
+    "v.mp4": Kind(_by("mp4", "aac", 16_000)),
+    "stems.mka": Kind(lambda audio: encoded(audio, "matroska", "flac", streams=2), reason="2 streams of sound, of which the first"),
     # Whole, with a header that says something else.
     "sox.wav": _pipe(0x7FFFF000),
     "sox_aligned.wav": _pipe(0x7FFFEFDC),
@@ -235,12 +238,14 @@ KINDS: dict[str, Kind] = {
     "blank.wav": Kind(_WAV, 0, "no caption", {".txt": b" \n\n"}),
     "bom.wav": Kind(_WAV, sidecars={".txt": b"\xef\xbb\xbfa tone"}),
     "bom_json.wav": Kind(_WAV, sidecars={".json": b'\xef\xbb\xbf{"caption": "a tone"}'}),
-    "audiocraft.wav": Kind(_WAV, sidecars=json_sidecar(description="a tone", bpm=float("inf"), key="C", keywords=["x"])),
+    "audiocraft.wav": Kind(_WAV, sidecars=json_sidecar(description="a tone", bpm=126.0, key="C", keywords=["x"])),
+    "infinite_bpm.wav": Kind(_WAV, 3, "its bpm inf is not understood", json_sidecar(caption="a tone", bpm=float("inf"))),
     "latin1.wav": Kind(_WAV, 0, "caption file is unreadable", {".txt": "fünf".encode("latin-1")}),
     "broken_json.wav": Kind(_WAV, 0, "caption file is unreadable", {".json": b"{broken"}),
     "deep_json.wav": Kind(_WAV, 0, "caption file is unreadable", {".json": b"[" * 200_000}),
-    "digits.wav": Kind(_WAV, sidecars={".json": b'{"caption": "a tone", "bpm": ' + b"1" * 4_000 + b"}"}),
-    "never.wav": Kind(_WAV, sidecars=json_sidecar(caption="a tone", bpm=96, downbeat=10**400)),
+    "digits.wav": Kind(_WAV, 3, "its bpm 1+ is not understood", {".json": b'{"caption": "a", "bpm": ' + b"1" * 4_000 + b"}"}),
+    "never.wav": Kind(_WAV, 3, "its downbeat 10+ is not understood", json_sidecar(caption="a", downbeat=10**400)),
+    "camelot.wav": Kind(_WAV, 3, "its key '8A' is not understood", json_sidecar(caption="a", bpm="128 BPM", key="8A")),
     "half.wav": Kind(_WAV, 0, "no Unicode text", json_sidecar(caption=f"great tune {_HALF}")),
     "half_licence.wav": Kind(_WAV, 0, "no Unicode text", json_sidecar(caption="a tone", licence=_HALF)),
     "book.wav": Kind(_WAV, 0, r"book\.txt has 12\.0 MB", {".txt": b"word " * 2_400_000}),

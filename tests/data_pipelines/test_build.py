@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from data_pipelines import build, decode, read
 from data_pipelines.clip import Clip
+from data_pipelines.ffmpeg import UnreadError
 from data_pipelines.request import Request
 from melody_jax import lock
 from melody_jax.cli.main import main
@@ -292,3 +293,57 @@ def test_bad_arguments_are_one_line_and_exit_code_2(tmp_path, capsys, arguments,
     assert main(["data", *arguments.split(), *extra]) == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch, capsys):
+    """Its size and time do not change when its owner may read it again, or when the network is back."""
+    music, opened = write_music(tmp_path / "music", 4), decode.opened
+
+    def refusing(path):
+        if path.endswith("tune01.wav"):
+            raise UnreadError("cannot be read: Permission denied")
+        return opened(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "opened", refusing)
+        directory = build.build("x", _request(music, quota=0.5), str(tmp_path), processes=1)
+        assert sum(read.counts(directory).values()) == 6
+        assert "Permission denied" in (directory.parent / "rejected.jsonl").read_text()
+    build.build("x", _request(music, quota=0.5), str(tmp_path), processes=1)
+    assert "1 changed: tune01.wav (usable or not)" in capsys.readouterr().out
+    assert sum(read.counts(directory).values()) == 8 and not (directory.parent / "rejected.jsonl").read_text()
+
+
+def test_one_tune_in_two_formats_stands_in_one_split(tmp_path):
+    """They sound alike, but no sample is the same."""
+    music = write_music(tmp_path / "music", 12)
+    for number in range(12):
+        soundfile.write(music / f"tune{number:02d}.flac", tone(201 + 20 * number, 2.0, RATE), RATE)
+    directory = build.build("x", _request(music, validation=0.3, test=0.3), str(tmp_path), processes=1)
+    places = {}
+    for split in read.counts(directory):
+        for clip in read.read_clips(directory, split):
+            places.setdefault(clip.tune.partition(".")[0], set()).add(split)
+    assert len(places) == 12 and all(len(where) == 1 for where in places.values())
+    rows = [json.loads(line) for line in (directory.parent / "rejected.jsonl").read_text().splitlines()]
+    assert len(rows) == 12 and all("called like" in row["reason"] for row in rows)
+
+
+def test_what_is_passed_over_is_counted(tmp_path, capsys):
+    music = write_music(tmp_path / "music", 3)
+    for name in ("cover.jpg", "back.JPG", "score.mid", "notes"):
+        (music / name).write_bytes(b"x")
+    build.build("x", _request(music), str(tmp_path), processes=1)
+    assert "passed over, no sound by their names: 2 .jpg, 1 without an ending, 1 .mid" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("content", [b"{", b"{}", None])
+def test_a_damaged_data_set_is_one_line(small_data, tmp_path, name, content):
+    directory = pathlib.Path(shutil.copytree(small_data, tmp_path / "x" / small_data.name))
+    if content is None:
+        (directory / name).unlink()
+    else:
+        (directory / name).write_bytes(content)
+    with pytest.raises(UserError, match="delete its folder and make it again|cannot be read"):
+        read.open_split(directory, "train")

@@ -49,6 +49,8 @@ def outcome(tmp_path_factory):
     lines = {}
     for line in (root / "data" / "rejected.jsonl").read_text().splitlines():
         row = json.loads(line)
+        if row["reason"].startswith("called like"):  # the names of the table say what is odd, not what music it is
+            continue
         lines.setdefault(os.path.relpath(row["path"], music), []).append(row["reason"])
     return clips, lines
 

@@ -1,3 +1,5 @@
+import errno
+import io
 import multiprocessing
 import os
 import subprocess
@@ -73,6 +75,44 @@ def test_a_failing_maker_leaves_a_rejection_and_no_clip(tmp_path):
     assert rejected == [Rejection(n, "RuntimeError: the string broke") for n in ("1", "3")]
     (chunk,) = staging.stage(_works(1), make_with_half_a_character, tmp_path, 1, "clips")
     assert not list(chunk.clips()) and "surrogates not allowed" in chunk.rejections()[0].reason
+
+
+class _FullDisk(io.FileIO):
+    """A file on a disk without room."""
+
+    def write(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_no_fault_of_the_music(tmp_path, monkeypatch):
+    """It ends the build; when there is room again everything is there."""
+    staging.stage(_works(2), make_slowly, tmp_path, 1, "clips")
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "open", _FullDisk, raising=False)
+        with pytest.raises(OSError, match="No space left on device; what is finished is kept") as refusal:
+            staging.stage(_works(4), make_slowly, tmp_path, 1, "clips")
+    assert refusal.value.filename == str(tmp_path) and len(list(tmp_path.glob("*chunk*"))) == 2
+    chunks = staging.stage(_works(4), make_slowly, tmp_path, 1, "clips")
+    assert [clip["id"] for chunk in chunks for clip in chunk.clips()] == ["0", "1", "2", "3"]
+
+
+def make_where_allowed(item):
+    if _forbidden:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    yield from make_slowly(item)
+
+
+_forbidden = []
+
+
+def test_what_the_machine_did_not_give_is_asked_for_again(tmp_path):
+    _forbidden.append(True)
+    (refused,) = staging.stage(_works(1), make_where_allowed, tmp_path, 1, "clips")
+    _forbidden.clear()
+    (rejection,) = refused.rejections()
+    assert rejection.again and "Permission denied" in rejection.reason
+    (chunk,) = staging.stage(_works(1), make_where_allowed, tmp_path, 1, "clips")
+    assert not chunk.rejections() and len(list(chunk.clips())) == 1
 
 
 def make_and_die(item):

@@ -228,3 +228,13 @@ def test_each_epoch_takes_one_caption_of_each_clip_by_the_seed(token_set):
 def test_nothing_to_write_is_refused(tmp_path):
     with pytest.raises(UserError, match="no clips"):
         tokens.finish(tokens.writing(tmp_path, GEOMETRY, {"train": 0}, 1, []), GEOMETRY, LINEAGE, "")
+
+
+def test_latents_that_are_no_numbers_are_refused(small_data, tmp_path):
+    def broken(audio, captions):
+        found = encode(audio, captions)
+        return found | {"latents": np.where(found["latents"] > 0, np.nan, found["latents"])}
+
+    with pytest.raises(UserError, match="the latents of clip tune.* are no numbers"):
+        precompute.precompute(broken, small_data, str(tmp_path), "small", LINEAGE, GEOMETRY, BATCH)
+    assert not (read.tokens_directory(str(tmp_path), "small") / "metadata.json").is_file()

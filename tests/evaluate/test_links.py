@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 
+from melody_jax.errors import UserError
 from melody_jax.evaluate import links, probe, protocol, rates, spectra
 from melody_jax.evaluate.estimate import Estimate
 from melody_jax.evaluate.figures import Figure, write_report
@@ -156,6 +157,33 @@ def test_own_music_without_truth_gets_what_needs_none(music):
     )
     assert not figures and "family" not in table.rows and "key" not in table.rows
     assert table.rows["MuLan cosine of text and music"]["made"] and table.rows["beat strength"]["made"]
+
+
+def test_one_clip_whose_notes_are_known_is_measured_and_what_needs_more_is_named(music):
+    train, held_out, real, judges = music
+    one, melody = held_out[2:3], _Melody(held_out[2:3], lambda audio: audio)  # a duet
+    tokens = _tokens(one)
+    table, (own,) = protocol.notes_at_every_link(GEOMETRY, melody, _Models(), real, one, tokens, judges, progress=False)
+    assert "another clip" not in table.rows and _value(table.rows["original"][links.CHROMA]) > 0.99
+    assert own.lacks == "it takes a held-out solo whose notes are known" and not own.missed
+    arguments = GEOMETRY, melody, _Models(), one, tokens, _tokens(train), judges.family, None, 6
+    table, (family,) = protocol.text_to_music(*arguments, progress=False)
+    assert family.lacks and _value(table.rows["key"]["made"]) == 1.0
+    assert table.rows["Fréchet distance to unseen music"]["made"] == "it takes 2 pieces"
+    one[0].captions = ("a tune",)  # which names nothing that could be recognised
+    try:
+        table, (family,) = protocol.text_to_music(*arguments, progress=False)
+    finally:
+        one[0].captions = ("flute in C major, 96 bpm",)
+    assert family.lacks and table.rows["key"]["made"].clips == 0 and table.rows["beat strength"]["made"].clips == 1
+
+
+def test_solos_of_one_pitch_fit_no_judge():
+    seen = [clip for clip in _clips(3, 4) if clip.truth.texture == "solo"]
+    for clip in seen:
+        clip.truth.notes = ((0.0, 4.0, 60, 0),)
+    with pytest.raises(UserError, match="several notes sound one at a time"):
+        links.Judges(np.stack([clip.audio for clip in seen]), Truth.of([clip.truth for clip in seen]), RATE)
 
 
 def test_other_listeners_measure_distances_too(music):

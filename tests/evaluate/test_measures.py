@@ -3,7 +3,9 @@
 import json
 
 import numpy as np
+import pytest
 
+from melody_jax.errors import UserError
 from melody_jax.evaluate import families, measures
 from melody_jax.evaluate.figures import Figure, table, write_report
 
@@ -34,6 +36,9 @@ def test_the_report_holds_every_figure(tmp_path):
     assert [row["reached"] for row in report["figures"]] == [True, False]
     text = (tmp_path / "report.md").read_text()
     assert table(rows) in text and "steps 10, seconds 1.5" in text and "| NO" in text
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="the report cannot be written to .*/file/x: Not a directory"):
+        write_report(tmp_path / "file" / "x", rows, {})
 
 
 def test_timbre_ignores_the_level():
@@ -71,8 +76,9 @@ def test_retrieval_and_diffusion_bounds():
     music /= np.linalg.norm(music, axis=1, keepdims=True)
     assert measures.text_to_music_retrieval(music, music)[0].value == 1.0
     assert not measures.text_to_music_retrieval(np.roll(music, 1, axis=0), music)[0].reached
-    better, ignored = measures.diffusion(error=0.5, shuffled=0.5, wiener=0.6)
-    assert better.reached and not ignored.reached
+    better, ignored = measures.diffusion(np.array([[0.4, 0.4, 0.6], [0.6, 0.6, 0.6]]), clips=16)
+    assert better.value == 0.5 and better.reached and ignored.value == 1.0 and not ignored.reached
+    assert better.interval == (0.4, 0.6)
 
 
 def test_reconstruction_counts_the_spectrum_alone():
@@ -92,3 +98,36 @@ def test_of_few_clips_no_more_is_asked_than_they_can_show():
     assert not measures.text_to_music_retrieval(np.roll(music, 1, axis=0), music)[0].reached
     labels, tokens = np.array(["a", "b"] * 4), rng.integers(0, 1000, (8, 50))
     assert measures.codes(tokens, labels, tokens, labels, 1000)[0].reached
+
+
+def test_one_clip_says_how_little_it_says():
+    rng = np.random.default_rng(0)
+    (retrieved,) = measures.text_to_music_retrieval(np.ones((1, 4), np.float32), np.ones((1, 4), np.float32))
+    train, tokens = rng.integers(0, 9, (5, 50)), rng.integers(0, 9, (1, 50))
+    perplexity, shuffled = measures.language_model(np.array([2.0]), np.array([2.0]), train, tokens, 9)
+    error, ignored = measures.diffusion(np.array([[0.5, 0.5, 0.6]]), clips=1)
+    _, family = measures.codes(train, ["a", "b", "a", "b", "a"], tokens, ["a"], 9)
+    for figure in (retrieved, shuffled, ignored, family):
+        assert figure.lacks and not figure.reached and not figure.missed
+    assert error.reached and perplexity.value == pytest.approx(np.exp(2))
+    text = table([perplexity, retrieved])
+    assert "7.389 (one clip)" in text and "not measured: it takes two held-out clips" in text
+    assert retrieved.json() | {"stage": "", "name": "", "lacks": ""} == {
+        "stage": "", "name": "", "value": None, "baseline": "-", "bound": None, "sense": ">=", "interval": None,
+        "lacks": "", "reached": None,
+    }  # fmt: skip
+
+
+def test_a_model_that_breaks_on_one_clip_is_broken():
+    tokens = np.zeros((4, 50), int)
+    perplexity, _ = measures.language_model(np.array([1.0, np.nan, 1.0, 1.0]), np.ones(4), tokens, tokens, 9)
+    assert perplexity.missed and "| nan " in table([perplexity]) and perplexity.json()["value"] is None
+
+
+def test_figures_say_how_sure_they_are():
+    rng = np.random.default_rng(1)
+    train, tokens = rng.integers(0, 9, (5, 50)), rng.integers(0, 9, (30, 50))
+    own = rng.normal(2.0, 0.1, 30)
+    perplexity, _ = measures.language_model(own, own, train, tokens, 9)
+    low, high = perplexity.interval
+    assert low < perplexity.value < high < low + 1 and f"({low:.3g} to {high:.3g})" in table([perplexity])

@@ -113,8 +113,6 @@ def test_distances_of_equal_sets_are_small_and_grow_with_what_differs():
     # of N(0, 1) and N(0, 4) in one dimension: (2 - 1)^2
     wide, narrow = 2 * rng.standard_normal((20_000, 2)), rng.standard_normal((20_000, 2))
     assert abs(distances.frechet(wide, narrow) - 2.0) < 0.1
-    assert np.isnan(distances.frechet(real[:1], real)) and np.isnan(distances.kernel_distance(real[:1], real))
     assert distances.mauve_divergence(other + 1.0, real) > 10 * abs(distances.mauve_divergence(other, real))
-    assert np.isnan(distances.mauve_divergence(real[:19], real))
     unit = real / np.linalg.norm(real, axis=1, keepdims=True)
     assert abs(distances.text_cosine(unit, unit).value - 1.0) < 1e-6

@@ -115,7 +115,6 @@ def test_what_goes_on_with_a_piece_keeps_its_beat(told):
     ("beside", "told"),
     [
         ({"call": {"controls": {"tempo": 96.0, "downbeat": 0.5}}}, Controls(96.0, downbeat=0.5)),
-        ({"call": {"controls": {"tempo": "?"}}}, None),
         ({"call": {}}, None),
         ({"bpm": 96, "downbeat": 0.5}, Controls(96.0, downbeat=0.5)),
         ([], Controls()),
@@ -126,3 +125,10 @@ def test_the_json_beside_a_sound_file_tells_its_beat(tmp_path, beside, told):
     if beside is not None:
         (tmp_path / "a.json").write_text(json.dumps(beside))
     assert told_beside(str(tmp_path / "a.wav")) == told
+
+
+@pytest.mark.parametrize("text", ["{broken", '{"call": {"controls": {"tempo": "?"}}}'])
+def test_a_json_beside_a_sound_file_that_cannot_be_read_is_named(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.warns(UserWarning, match="a.json cannot be read"):
+        assert told_beside(str(tmp_path / "a.wav")) is None

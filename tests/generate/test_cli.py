@@ -194,7 +194,7 @@ def test_a_stream_ends_after_its_seconds(bundle_dir, tmp_path, capsys, loaded_on
 
 
 def test_commands_of_given_music_refuse_in_one_line(bundle_dir, tmp_path, capsys, loaded_once):
-    soundfile.write(tmp_path / "x.wav", np.zeros(4_000), 4_000)
+    soundfile.write(tmp_path / "x.wav", 0.1 * np.sin(np.arange(4_000)), 4_000)
     where = words("--bundle", bundle_dir, "--out", tmp_path / "y.wav")
     for command, said in (
         (["inpaint", tmp_path / "x.wav"], "no span"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from melody_jax.errors import UserError
+from melody_jax.generate.files import Files, Output
 from melody_jax.generate.page import write_page
 from melody_jax.generate.picture import LOWEST_HZ, log_spectrogram
 from melody_jax.generate.settings import Settings
@@ -146,8 +147,27 @@ def test_music_prompt_is_read_as_mono_at_the_rate(tmp_path):
     mono = read_music(tmp_path / "x.wav", 4000)
     assert mono.shape == (4000,) and mono.dtype == np.float32
     np.testing.assert_allclose(mono[100:-100], 0.5, atol=0.01)
+    whole = (tmp_path / "x.wav").read_bytes()
+    (tmp_path / "pipe.wav").write_bytes(whole[:40] + (0x7FFFF000).to_bytes(4, "little") + whole[44:])  # as sox pipes it
+    with pytest.warns(UserWarning, match="does not know its length"):
+        np.testing.assert_array_equal(read_music(tmp_path / "pipe.wav", 4000), mono)
+    (tmp_path / "cut.wav").write_bytes(whole[:20_000])
+    with pytest.raises(UserError, match="truncated: .* s are missing"):
+        read_music(tmp_path / "cut.wav", 4000)
     (tmp_path / "bad.wav").write_text("no sound")
     for name in ("bad.wav", "absent.wav"):
         for read in (lambda path: read_music(path, 4000), check_music):
             with pytest.raises(UserError, match="cannot read the music"):
                 read(tmp_path / name)
+
+
+def test_what_stands_beside_is_not_replaced_unasked(tmp_path):
+    """A song's own captions and cover are called like what is written beside a piece."""
+    for name in ("song.json", "song.png", "index.html"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=r"song\.png and 1 more exists"):
+        Files(Output(str(tmp_path / "song.wav")), ["a"])
+    with pytest.raises(UserError, match=r"index\.html exists"):
+        Files(Output(str(tmp_path / "new.wav"), html=True), ["a"])
+    assert Files(Output(str(tmp_path / "song.wav"), overwrite=True), ["a"]).wanted == [0]
+    assert Files(Output(str(tmp_path / "new.wav")), ["a"]).wanted == [0]

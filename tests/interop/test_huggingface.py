@@ -179,8 +179,12 @@ def test_bad_folders(tmp_path):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").touch()
     assert "convert pytorch_model.bin to safetensors" in refusal(folder, tmp_path)
-    (folder / "config.json").write_text("{")
-    assert "no JSON" in refusal(folder, tmp_path)
+    for index in ("[]", "{}", '{"weight_map": ["a"]}', '{"weight_map": {"a": "../model.safetensors"}}', "{"):
+        (folder / "model.safetensors.index.json").write_text(index)
+        assert "model.safetensors.index.json" in refusal(folder, tmp_path)
+    for config in ("{", "[" * 200_000, "[1]"):
+        (folder / "config.json").write_text(config)
+        assert "config.json cannot be read" in refusal(folder, tmp_path)
 
 
 @pytest.mark.parametrize("model", MODELS)

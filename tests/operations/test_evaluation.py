@@ -1,16 +1,68 @@
-"""What an evaluation refuses before it measures."""
+"""Evaluation of own music of few clips: what can be measured is, what cannot is named, nothing is refused."""
 
-import types
+import dataclasses
+import json
 
+import numpy as np
 import pytest
 
+from data_pipelines import build, read
+from data_pipelines.clip import Truth
+from data_pipelines.request import Request
+from melody_jax.cli.main import main
 from melody_jax.errors import UserError
 from melody_jax.operations import evaluation
+from tests.data_pipelines.tones import write_music
+from tests.generate.conftest import GEOMETRY, bundle_dir, model_dir  # noqa: F401
+
+TRUTH = Truth(("flute",), "flute", ("flute",), 96.0, "C", "major", "", "solo", (), notes=((0.0, 0.3, 60, 0),))
 
 
-def test_too_few_clips_say_what_to_do(monkeypatch):
-    bundle = types.SimpleNamespace(load=lambda directory: types.SimpleNamespace(geometry=None))
-    monkeypatch.setattr(evaluation, "Bundle", bundle)
-    monkeypatch.setattr(evaluation.read, "read_clips", lambda *which: [None] * 3)
-    with pytest.raises(UserError, match="3 clips in the test split .* it takes 4; build it again with a larger --test"):
-        evaluation.evaluate(evaluation.Evaluation("bundle", "x", "data", "tokens"))
+@pytest.fixture(scope="module")
+def own_music(tmp_path_factory):
+    """Folder of a data set of three tones: one clip in each split."""
+    root = tmp_path_factory.mktemp("own")
+    music = write_music(root / "music", 3, seconds=GEOMETRY.clip_seconds)
+    (music / "tune00.txt").write_text("a tone\nof more letters than the sixteen tokens of these models\n")
+    form = {"sample_rate": GEOMETRY.sample_rate, "seconds": GEOMETRY.clip_seconds, "min_seconds": 0.3}
+    directory = build.build("own", Request("folder", str(music), **form), str(root), processes=1)
+    assert read.counts(directory) == {"train": 1, "validation": 1, "test": 1}
+    return root
+
+
+def test_one_test_clip_is_measured(own_music, bundle_dir, tmp_path, capsys):  # noqa: F811
+    command = f"evaluate --bundle {bundle_dir} --data own --data_dir {own_music} --out {tmp_path}"
+    assert main(command.split()) in (0, 1)
+    printed, report = capsys.readouterr().out, json.loads((tmp_path / "report.json").read_text())
+    figures = {figure["name"]: figure for figure in report["figures"]}
+    for name in ("text-to-music R@1", "perplexity, prefixes shuffled", "error, tokens shuffled / right"):
+        assert figures[name]["lacks"] == "it takes two held-out clips" and figures[name]["reached"] is None
+        assert name not in printed.partition("missed: ")[2]
+    for name in ("log-mel distance", "perplexity", "velocity error"):
+        assert np.isfinite(figures[name]["value"]) and figures[name]["reached"] in (True, False)
+    assert "(one clip)" in printed and "captions cut at the 16 tokens that the model reads: 1" in printed
+    (table,) = report["tables"].values()
+    assert table["MuLan cosine of text and music"]["made"]["clips"] == 1
+    assert table["kernel audio distance to unseen music"]["made"] == "it takes 2 pieces"
+    assert table["MAUVE audio divergence from unseen music"]["made"] == "it takes 20 pieces"
+
+
+def test_notes_that_no_training_clip_knows_are_named(own_music, bundle_dir, tmp_path, monkeypatch):  # noqa: F811
+    """The held-out clip was rendered from a score, what judges would be fitted on was not."""
+    plain = read.read_clips
+
+    def known(directory, split, limit=None):
+        truth = TRUTH if split == "test" else None
+        return (dataclasses.replace(clip, truth=truth) for clip in plain(directory, split, limit))
+
+    monkeypatch.setattr(read, "read_clips", known)
+    asked = evaluation.Evaluation(str(bundle_dir), "own", str(own_music), str(tmp_path))
+    found = evaluation.evaluate(asked)
+    (lacking,) = (figure for figure in found.figures if figure.stage == "judges")
+    assert lacking.lacks == "it takes training clips whose notes are known" and not lacking.missed
+    assert [table.title for table in found.tables] == ["Text to music, 1 prompts"]
+
+
+def test_no_clip_at_all_is_refused(own_music, tmp_path):
+    with pytest.raises(UserError, match="--clips must be at least 1"):
+        evaluation.Evaluation("bundle", "own", str(own_music), str(tmp_path), clips=0)
