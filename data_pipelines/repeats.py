@@ -2,11 +2,11 @@
 
 import dataclasses
 import hashlib
-import pathlib
 from collections.abc import Iterable
 
 from data_pipelines import staging
 from data_pipelines.sources import Rejection
+from melody_jax.storage import Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Repeats:
           that is used but shares some.
     """
 
-    groups: dict[pathlib.Path, str]
+    groups: dict[Path, str]
     rejections: list[Rejection]
 
 
@@ -29,7 +29,7 @@ def find(chunks: Iterable[staging.Chunk]) -> Repeats:
     parents: dict[str, str] = {}
     whole: dict[bytes, staging.Chunk] = {}
     owners: dict[bytes, staging.Chunk] = {}
-    groups: dict[pathlib.Path, str] = {}
+    groups: dict[Path, str] = {}
     rejections: list[Rejection] = []
 
     def head(name: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 from data_pipelines import batches, precompute, read, records, tasks
 from melody_jax import storage
 from melody_jax.errors import UserError
+from melody_jax.parallel.share import Share
 from tests.data_pipelines.test_tokens import BATCH, GEOMETRY, LINEAGE, encode
 
 
@@ -31,7 +32,7 @@ def test_two_hosts_tokenise_from_and_to_the_bucket_what_one_does_on_disks(audio,
     arguments = (encode, audio, f"{gcs_folder}/run", "small", LINEAGE, GEOMETRY, BATCH)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         barrier = threading.Barrier(2, timeout=120).wait
-        hosts = [pool.submit(precompute.precompute, *arguments, shard, 2, barrier) for shard in range(2)]
+        hosts = [pool.submit(precompute.precompute, *arguments, Share(host, 2, barrier)) for host in range(2)]
         (directory,) = {host.result() for host in hosts}
     assert directory == read.tokens_directory(f"{gcs_folder}/run", "small") and storage.in_bucket(directory)
     assert contents(directory) == contents(local)
