@@ -140,7 +140,7 @@ def _places(directory: Path) -> dict[str, list[tuple[int, str, int]]]:
 
 def _rows(directory: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in (directory / FILE).read_text(encoding="ascii").splitlines()]
+        return [json.loads(line) for line in (directory / FILE).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
         return []
 
