@@ -100,7 +100,9 @@ def test_hosts_build_a_data_set_in_the_bucket_together(gcs, gcs_folder, small_da
 
 
 def test_the_corpus_is_parsed_and_rendered_into_the_bucket(gcs_folder, tmp_path, monkeypatch):
-    chosen = [dataclasses.replace(one, pattern="north*.abc") for one in scores.COLLECTIONS if one.name == "miscFolk"]
+    patterns = {"miscFolk": "north*.abc", "bach": "bwv26*.mxl"}
+    named = [one for one in scores.COLLECTIONS if one.name in patterns]
+    chosen = [dataclasses.replace(one, pattern=patterns[one.name]) for one in named]
     monkeypatch.setattr(scores, "chosen", lambda restricted: chosen)
     request = Request("corpus", clips=3, sample_rate=RATE, seconds=2.0, min_seconds=2.0, validation=0, test=0)
     ours, theirs = (build.build("scores", request, str(where), 1) for where in (gcs_folder / "data", tmp_path))
