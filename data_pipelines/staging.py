@@ -159,8 +159,10 @@ def stage(
         whole_file(lists[share.index]) as scratch,
         open(scratch, "wb") as file,
     ):
-        for chunk, listed in zip(own, pool.map(Chunk.listing, own), strict=True):
-            file.write(b"%s %s\n" % (chunk.path.name.encode(), listed))
+        for start in range(0, len(own), _READS):
+            some = own[start : start + _READS]
+            for chunk, listed in zip(some, pool.map(Chunk.listing, some), strict=True):
+                file.write(b"%s %s\n" % (chunk.path.name.encode(), listed))
     share.barrier()
     return _listed(chunks, lists)
 
