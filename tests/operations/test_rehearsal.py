@@ -92,7 +92,11 @@ def pod(model_dir, loss, codes):
             (directory / "checkpoints" / str(at)).mkdir(parents=True, exist_ok=True)
             write_whole(directory / "checkpoints" / str(at) / "commit_success.txt", "")
         write_whole(directory / "metrics.jsonl", json_lines(rows))
-        spent = {"seconds": {"checkpointing": 4, "steps": 9, "startup": 2.0, "compilation": 3.0}, "taken": 10, "process": 1}
+        spent = {
+            "seconds": {"checkpointing": 4, "steps": 9, "startup": 2.0, "compilation": 3.0},
+            "taken": 10,
+            "process": 1,
+        }
         write_whole(directory / goodput.FILE, json_lines([spent]))
         killed = kill_when is not None and kill_when()
         return codes[number] if codes else KILLED if killed else 0
