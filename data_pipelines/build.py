@@ -8,19 +8,20 @@ import hashlib
 import importlib.util
 import json
 import os
-import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data_pipelines import decode, inputs, read, repeats, replacing, sources, splits, staging
 from data_pipelines.clip import Clip
 from data_pipelines.request import Request
 from data_pipelines.sources import Rejection, SoundFile
-from melody_jax import config
+from melody_jax import config, storage
 from melody_jax.codes.control_words import from_sidecar, not_understood
 from melody_jax.codes.controls import merge
 from melody_jax.errors import UserError
 from melody_jax.files import json_lines, write_whole
+from melody_jax.parallel.share import ALONE, Share
+from melody_jax.storage import Path
 
 # A MusicCaps clip has 10 s; a longer file that reaches to the clip's end is the recording that it was cut from.
 _LONGER_THAN_A_CLIP = 11.0
@@ -52,7 +53,7 @@ class Prepared:
                     digest.update(json.dumps([split, clip]).encode())
         return digest.hexdigest()
 
-    def write_inputs(self, directory: pathlib.Path) -> None:
+    def write_inputs(self, directory: Path) -> None:
         """Writes what it was made from into `directory`."""
         chunks = [chunk for chunks in self.chunks.values() for chunk in chunks]
         files = {chunk.work.item.name: chunk for chunk in chunks if isinstance(chunk.work.item, SoundFile)}
@@ -82,13 +83,11 @@ def listed(request: Request) -> list[sources.Listed]:
 
 def prepare(
     request: Request,
-    directory: pathlib.Path,
+    directory: Path,
     processes: int | None = None,
-    old: pathlib.Path | None = None,
+    old: Path | None = None,
     found: Sequence[sources.Listed] | None = None,
-    shard: int = 0,
-    shards: int = 1,
-    barrier: Callable[[], None] = lambda: None,
+    share: Share = ALONE,
 ) -> Prepared:
     """Stages every clip of `request` under `directory`/staging and writes `directory`/rejected.jsonl.
 
@@ -97,8 +96,7 @@ def prepare(
         processes: None takes all cores that this process may use.
         old: a finished data set of an equal request, whose clips are used where their files did not change.
         found: what `listed` found, where it has been called.
-        shard, shards: this host, and how many share the work and the disk.
-        barrier: waits for all hosts.
+        share: this host's.
 
     Raises:
         UserError: bad paths, a share of refused files above the quota, or nothing left at all; on all hosts alike.
@@ -107,17 +105,17 @@ def prepare(
     processes = processes or len(os.sched_getaffinity(0))
     is_corpus = request.kind == "corpus"
     if is_corpus:
-        if shard:
-            barrier()  # the first host parses the scores
+        if not share.first:
+            share.barrier()  # the first host parses the scores
         work, rejected, make = _corpus_work(request, directory.parents[1] / "scores", processes)
-        if shard == 0:
-            barrier()
+        if share.first:
+            share.barrier()
     else:
         work, rejected, make = _file_work(request, found)
     if old is not None and not is_corpus:
-        _reuse(old, work[shard::shards], make, directory / "staging")
+        _reuse(old, share.of(work), make, directory / "staging")
     unit = " clips" if is_corpus else "B"
-    chunks = staging.stage(work, make, directory / "staging", processes, unit, shard, shards, barrier)
+    chunks = staging.stage(work, make, directory / "staging", processes, unit, share)
     for chunk in chunks:
         rejected += chunk.rejections()
     if is_corpus:
@@ -128,7 +126,7 @@ def prepare(
         assigned = splits.splits_of(set(same.groups.values()), request.validation, request.test)
         chosen = {path: assigned[group] for path, group in same.groups.items()}
     works = len(work) if is_corpus else len(found)
-    if shard == 0:
+    if share.first:
         _write_rejected(rejected, directory / "rejected.jsonl")
     _check_quota(rejected, works, request.quota, directory / "rejected.jsonl")
     by_split = {split: tuple(c for c in chunks if chosen.get(c.path) == split) for split in splits.SPLITS}
@@ -143,10 +141,8 @@ def build(
     request: Request,
     data_dir: str,
     processes: int | None = None,
-    shard: int = 0,
-    shards: int = 1,
-    barrier: Callable[[], None] = lambda: None,
-) -> pathlib.Path:
+    share: Share = ALONE,
+) -> Path:
     """Builds data set `name` and returns its folder. The bytes are the same for any number of hosts and processes.
 
     Hosts share the folders of the music and of the data set. Each decodes its share of the files, then writes its share of
@@ -154,8 +150,7 @@ def build(
     changed, and is made again otherwise. While another process writes it, this one waits.
 
     Args:
-        shard, shards: this host and how many there are.
-        barrier: waits for all hosts.
+        share: this host's.
 
     Raises:
         UserError: as `prepare`, or `name` is none for a data set, or exists and was made from another request.
@@ -165,9 +160,9 @@ def build(
     # Said before any work; TensorFlow is loaded after it, as it takes 0.5 GB.
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise ModuleNotFoundError("No module named 'tensorflow_datasets'")
-    directory = pathlib.Path(read.audio_directory(data_dir, name))
-    with replacing.sole_writer(directory) if shard == 0 else contextlib.nullcontext():
-        barrier()  # the others begin when the first host has the lock, for all of them
+    directory = read.audio_directory(data_dir, name)
+    with replacing.sole_writer(directory) if share.first else contextlib.nullcontext():
+        share.barrier()  # the others begin when the first host has the lock, for all of them
         found = listed(request)
         old = directory if (directory / "metadata.json").is_file() else None
         if old is not None:
@@ -175,20 +170,20 @@ def build(
             difference = inputs.changes(old, inputs.entries_of(found))
             if not difference:
                 return directory
-            if shard == 0:
+            if share.first:
                 print(f"{directory}: its music has changed and it is made anew: {difference}")
-        if shard == 0 and request.kind == "folder" and (others := sources.passed_over(request.path)):
+        if share.first and request.kind == "folder" and (others := sources.passed_over(request.path)):
             print(f"{request.path}: passed over, no sound by their names: {others}")
-        prepared = prepare(request, directory.parent, processes, old, found, shard, shards, barrier)
+        prepared = prepare(request, directory.parent, processes, old, found, share)
         from data_pipelines import melody_audio
 
-        if shard == 0:
+        if share.first:
             print(f"writing {directory}")
-        melody_audio.write(prepared, request, directory, old is not None, shard, shards, barrier)
+        melody_audio.write(prepared, request, directory, old is not None, share)
     return directory
 
 
-def _check_request(name: str, request: Request, directory: pathlib.Path) -> None:
+def _check_request(name: str, request: Request, directory: Path) -> None:
     """Refuses another request under the same name. The quota decides whether a data set is made, not what it holds."""
     made_from = dict(read.metadata(directory).get("request") or {})
     wanted = config.to_dict(request)
@@ -200,7 +195,7 @@ def _check_request(name: str, request: Request, directory: pathlib.Path) -> None
         )
 
 
-def _reuse(old: pathlib.Path, work: Sequence[staging.Work], make: staging.Make, directory: pathlib.Path) -> None:
+def _reuse(old: Path, work: Sequence[staging.Work], make: staging.Make, directory: Path) -> None:
     chunks = [staging.Chunk(directory / staging.name_of(item, make), item) for item in work]
     try:
         count = inputs.reuse(old, chunks)
@@ -216,12 +211,17 @@ def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip |
     Raises:
         decode.UnusableError: nothing of the file can be used.
     """
+    with storage.fetched(storage.path(file.path)) as sound:
+        yield from _clips_of(file, str(sound), form)
+
+
+def _clips_of(file: SoundFile, sound: str, form: decode.ClipFormat) -> Iterator[Clip | Rejection | staging.Progress]:
     name, end = inputs.tune_of(file.name), file.end
     if end is not None:
-        length = decode.length_of(file.path, max(end, _LONGER_THAN_A_CLIP + 0.1))
+        length = decode.length_of(sound, max(end, _LONGER_THAN_A_CLIP + 0.1))
         end = end if length > _LONGER_THAN_A_CLIP and length >= end - 0.1 else None
     start = 0.0 if end is None else file.start
-    clips, sounding = decode.clips_of(file.path, form, start, end), 0
+    clips, sounding = decode.clips_of(sound, form, start, end), 0
     told, _ = merge(from_sidecar(file.tags), from_sidecar({"captions": list(file.captions)}))
     odd = [f"its {value} is not understood, and so not told to the model" for value in not_understood(file.tags)]
     faults = []
@@ -264,13 +264,13 @@ def _without_repeats(listed: Sequence[sources.Listed]) -> list[sources.Listed]:
     return result
 
 
-def _write_rejected(rejected: Sequence[Rejection], path: pathlib.Path) -> None:
+def _write_rejected(rejected: Sequence[Rejection], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = (dataclasses.asdict(item).items() for item in rejected)
     write_whole(path, json_lines({k: v for k, v in row if v is not None and v is not False} for row in rows))
 
 
-def _check_quota(rejected: Sequence[Rejection], works: int, quota: float, path: pathlib.Path) -> None:
+def _check_quota(rejected: Sequence[Rejection], works: int, quota: float, path: Path) -> None:
     """Counts whole files. Silent stretches of good files and repeated sounds are listed, but do not count."""
     whole = [item for item in rejected if item.is_fault]
     if len(whole) > quota * works:
@@ -282,7 +282,7 @@ def _check_quota(rejected: Sequence[Rejection], works: int, quota: float, path: 
 
 
 def _corpus_work(
-    request: Request, scores: pathlib.Path, processes: int
+    request: Request, scores: Path, processes: int
 ) -> tuple[list[staging.Work], list[Rejection], staging.Make]:
     """`scores`: where the parsed scores lie, shared by all data sets of a data_dir."""
     from data_pipelines.corpus import plan

@@ -8,13 +8,14 @@ the old data set, all other files are decoded.
 
 import hashlib
 import json
-import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from data_pipelines import read, staging
 from data_pipelines.clip import Clip
 from data_pipelines.sources import Listed, Rejection
+from melody_jax.files import whole_file
+from melody_jax.storage import Path
 
 FILE = "inputs.jsonl"
 _NAMED = 3
@@ -43,13 +44,13 @@ def hash_of(entries: Sequence[Mapping[str, Any]]) -> str:
     return _hash(json.dumps([{k: v for k, v in entry.items() if k != "path"} for entry in entries]))
 
 
-def write(directory: pathlib.Path, entries: Sequence[Mapping[str, Any]], chunks: Mapping[str, staging.Chunk]) -> None:
+def write(directory: Path, entries: Sequence[Mapping[str, Any]], chunks: Mapping[str, staging.Chunk]) -> None:
     """Writes the list into the folder of a data set, with what `reuse` needs.
 
     Args:
         chunks: by the name of their entry; only those whose clips all stand in the data set.
     """
-    with open(directory / FILE, "w", encoding="ascii") as file:
+    with whole_file(directory / FILE) as scratch, open(scratch, "w", encoding="ascii") as file:
         for entry in entries:
             row: dict[str, Any] = dict(entry)
             chunk = chunks.get(entry["name"])
@@ -61,7 +62,7 @@ def write(directory: pathlib.Path, entries: Sequence[Mapping[str, Any]], chunks:
             file.write(json.dumps(row) + "\n")
 
 
-def changes(directory: pathlib.Path, entries: Sequence[Mapping[str, Any]]) -> str:
+def changes(directory: Path, entries: Sequence[Mapping[str, Any]]) -> str:
     """What differs between the inputs of the data set in `directory` and `entries`, in words; "" where nothing does."""
     known = read.metadata(directory).get("inputs")
     if known == hash_of(entries) or (known is None and not entries):
@@ -98,7 +99,7 @@ def _difference(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
     return ", ".join(text for key, text in names.items() if old.get(key) != new.get(key))
 
 
-def reuse(directory: pathlib.Path, chunks: Iterable[staging.Chunk]) -> int:
+def reuse(directory: Path, chunks: Iterable[staging.Chunk]) -> int:
     """Restores chunks to the stage from the finished data set in `directory`. Returns how many."""
     rows = {row["chunk"]: row for row in _rows(directory) if "chunk" in row}
     wanted = {
@@ -130,7 +131,7 @@ def _again(opened: Mapping[str, Any], row: Mapping[str, Any], found: Sequence[tu
         yield Rejection(row["path"], reason, start)
 
 
-def _places(directory: pathlib.Path) -> dict[str, list[tuple[int, str, int]]]:
+def _places(directory: Path) -> dict[str, list[tuple[int, str, int]]]:
     """By tune: (number in the tune, split, number of the record) of its clips."""
     places: dict[str, list[tuple[int, str, int]]] = {}
     for split in read.counts(directory):
@@ -142,9 +143,9 @@ def _places(directory: pathlib.Path) -> dict[str, list[tuple[int, str, int]]]:
     return places
 
 
-def _rows(directory: pathlib.Path) -> list[dict[str, Any]]:
+def _rows(directory: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in (directory / FILE).read_text(encoding="ascii").splitlines()]
+        return [json.loads(line) for line in (directory / FILE).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
         return []
 

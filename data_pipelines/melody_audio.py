@@ -14,8 +14,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,11 @@ from data_pipelines import build, inputs, read, records, staging
 from data_pipelines.request import Request
 from data_pipelines.sharded import DataSet, Writing
 from melody_jax import config as config_lib
+from melody_jax import storage
 from melody_jax.codes import controls
 from melody_jax.files import publish
+from melody_jax.parallel.share import ALONE, Share
+from melody_jax.storage import Path
 
 _DESCRIPTION = "Clips of music with captions; see the metadata for where they come from."
 # Files are many enough to be shared out, and none is too large; their number depends on the clips alone.
@@ -90,11 +92,9 @@ class MelodyAudio(FileReaderBuilder):
 def write(
     prepared: build.Prepared,
     request: Request,
-    directory: pathlib.Path,
+    directory: Path,
     replaces: bool,
-    shard: int = 0,
-    shards: int = 1,
-    barrier: Callable[[], None] = lambda: None,
+    share: Share = ALONE,
 ) -> None:
     """Makes a data set of what is staged, and clears the stage.
 
@@ -103,24 +103,26 @@ def write(
 
     Args:
         directory: the version folder.
-        replaces: it holds a finished data set, which stands until this one is finished.
-        shard, shards, barrier: as of `build.build`.
+        replaces: it holds a finished data set. On a disk that one stands until this one is finished; in a bucket, where
+            nothing is renamed, until the first file of this one is written.
+        share: this host's.
     """
     places = {split: _places(split, chunks) for split, chunks in prepared.chunks.items()}
     counts = {split: len(place) for split, place in places.items() if len(place)}
     size = min(max(sum(counts.values()) // _FILES, _FEWEST), max(_FILE_BYTES // (2 * request.form.samples), 1))
-    target = directory.with_name(f"unfinished-{directory.name}") if replaces else directory
+    moved = replaces and not storage.in_bucket(directory)
+    target = directory.with_name(f"unfinished-{directory.name}") if moved else directory
     sets = (DataSet("melody_audio", features(request.form.samples)),)
-    made_of = prepared.content_hash() if shard == 0 else ""
+    made_of = prepared.content_hash() if share.first else ""
     writing = Writing(target, read.AUDIO_VERSION, sets, counts, size, made_of)
-    if shard == 0:
+    if share.first:
         writing.begin()
-    barrier()
-    own = writing.chunks[shard::shards]
+    share.barrier()
+    own = share.of(writing.chunks)
 
-    def example(split: str, place: tuple[int, int]) -> dict[str, Any]:
-        number, at = place
-        return _example(prepared.chunks[split][number].clip(at))
+    def example(split: str, place: tuple[int, int, int]) -> dict[str, Any]:
+        number, start, stop = place
+        return _example(prepared.chunks[split][number].clip(start, stop))
 
     with (
         concurrent.futures.ThreadPoolExecutor(records.IN_FLIGHT) as pool,
@@ -131,25 +133,25 @@ def write(
                 here = places[file.split][file.start : file.stop].tolist()
                 writing.write(file, pool.map(functools.partial(example, file.split), here))
             progress.update(file.stop - file.start)
-    barrier()
-    if shard == 0:
+    share.barrier()
+    if share.first:
         prepared.write_inputs(target)
         writing.finish(_facts(prepared, request, made_of), _DESCRIPTION)
-        if replaces:
+        if isinstance(target, pathlib.Path) and moved:
             publish(target, directory, "metadata.json")
-        shutil.rmtree(directory.parent / "staging", ignore_errors=True)
-    barrier()
+        storage.remove_folder(directory.parent / "staging")
+    share.barrier()
 
 
 def _places(split: str, chunks: Sequence[staging.Chunk]) -> np.ndarray:
-    """int64 [clips, 2]: number of the chunk, and place in it, of every clip of a split in the stored order."""
+    """int64 [clips, 3]: number of the chunk, and place in it, of every clip of a split in the stored order."""
     keys, places = bytearray(), array.array("q")
     for number, chunk in enumerate(chunks):
         for clip in chunk.clips():
             keys += hashlib.md5(f"{split}{clip['id']}".encode()).digest()
-            places.extend((number, clip["at"]))
+            places.extend((number, *clip["at"]))
     order = np.argsort(np.frombuffer(keys, "S16"), kind="stable")
-    return np.frombuffer(places, np.int64).reshape(-1, 2)[order]
+    return np.frombuffer(places, np.int64).reshape(-1, 3)[order]
 
 
 def _example(clip: dict[str, Any]) -> dict[str, Any]:

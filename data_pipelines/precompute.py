@@ -15,6 +15,7 @@ from melody_jax import config, storage
 from melody_jax.codes import controls
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
+from melody_jax.parallel.share import ALONE, Share
 from melody_jax.samples import from_int16
 from melody_jax.storage import Path
 
@@ -31,9 +32,7 @@ def precompute(
     lineage: Mapping[str, str],
     geometry: Geometry,
     batch_size: int = 16,
-    shard: int = 0,
-    shards: int = 1,
-    barrier: Callable[[], None] = lambda: None,
+    share: Share = ALONE,
 ) -> Path:
     """Makes the tokenised data set `name` from the audio data set in `audio`.
 
@@ -47,8 +46,7 @@ def precompute(
             music as the codes of its text.
         audio: version folder of an audio data set whose clips have the geometry's length.
         lineage: {part's name: part's id} of what `encode` uses.
-        shard, shards: this host and how many there are.
-        barrier: waits for all hosts.
+        share: this host's.
 
     Returns:
         the version folder of the tokenised data set. An existing one of the same parts and audio is kept; any other is
@@ -57,8 +55,8 @@ def precompute(
     Raises:
         UserError: the clips do not fit the geometry, latents are not finite, or the audio data set changed meanwhile.
     """
-    with replacing.sole_writer(read.tokens_directory(data_dir, name)) if shard == 0 else contextlib.nullcontext():
-        barrier()  # the others begin when the first host has the lock, for all of them
+    with replacing.sole_writer(read.tokens_directory(data_dir, name)) if share.first else contextlib.nullcontext():
+        share.barrier()  # the others begin when the first host has the lock, for all of them
         directory = read.tokens_directory(data_dir, name)  # the process that had the lock may have made it
         facts = read.metadata(audio)
         stored = (facts["sample_rate"], facts["seconds"])
@@ -67,21 +65,21 @@ def precompute(
         reason = _out_of_date(directory, facts["id"], lineage, geometry)
         if reason is None:
             return directory
-        barrier()  # until all hosts have seen what was there
-        if reason and shard == 0:
+        share.barrier()  # until all hosts have seen what was there
+        if reason and share.first:
             print(f"{directory}: {reason}; made anew")
             storage.remove_folder(directory)
         writing = _writing(directory.with_name(read.TOKENS_VERSION), audio, lineage, geometry, batch_size)
-        if shard == 0:
+        if share.first:
             writing.begin()
-        barrier()
-        _encode_all(encode, audio, writing, batch_size, shard, shards)
-        barrier()
-        if shard == 0:
+        share.barrier()
+        _encode_all(encode, audio, writing, batch_size, share)
+        share.barrier()
+        if share.first:
             if read.metadata(audio)["id"] != facts["id"]:
                 raise UserError(f"{audio} was made anew while it was tokenised; run the same command again")
             tokens.finish(writing, geometry, lineage, facts["id"])
-        barrier()
+        share.barrier()
     return writing.directory
 
 
@@ -107,9 +105,9 @@ def _out_of_date(directory: Path, source: str, lineage: Mapping[str, str], geome
     return None if facts["geometry"] == config.to_dict(geometry) else "made for another geometry"
 
 
-def _encode_all(encode: Encode, audio: Path, writing: Writing, batch_size: int, shard: int, shards: int) -> None:
+def _encode_all(encode: Encode, audio: Path, writing: Writing, batch_size: int, share: Share) -> None:
     """Writes this host's chunks of every split."""
-    chunks = writing.chunks[shard::shards]
+    chunks = share.of(writing.chunks)
     with tqdm.tqdm(
         total=sum(chunk.stop - chunk.start for chunk in chunks), unit=" clips", desc="tokenizing"
     ) as progress:

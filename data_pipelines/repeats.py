@@ -3,11 +3,11 @@
 import dataclasses
 import hashlib
 import os
-import pathlib
 from collections.abc import Iterable
 
 from data_pipelines import staging
 from data_pipelines.sources import Rejection
+from melody_jax.storage import Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Repeats:
             that is used but shares some, or its name.
     """
 
-    groups: dict[pathlib.Path, str]
+    groups: dict[Path, str]
     rejections: list[Rejection]
 
 
@@ -31,7 +31,7 @@ def find(chunks: Iterable[staging.Chunk]) -> Repeats:
     whole: dict[bytes, staging.Chunk] = {}
     owners: dict[bytes, staging.Chunk] = {}
     stems: dict[str, staging.Chunk] = {}
-    groups: dict[pathlib.Path, str] = {}
+    groups: dict[Path, str] = {}
     rejections: list[Rejection] = []
 
     def head(name: str) -> str:

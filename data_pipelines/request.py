@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from data_pipelines.decode import ClipFormat
+from melody_jax import storage
 from melody_jax.errors import UserError
 
 KINDS = ("corpus", "folder", "manifest", "musiccaps")
@@ -16,7 +17,7 @@ class Request:
 
     Attributes:
         kind: "corpus" (built-in scores, rendered), "folder", "manifest" or "musiccaps" (the user's own music).
-        path: the folder, the jsonl manifest or the MusicCaps CSV; "" for the corpus.
+        path: the folder, the jsonl manifest or the MusicCaps CSV, in a bucket too; "" for the corpus.
         audio: folder of the clips of a MusicCaps CSV, else "".
         clips: how many clips the corpus renders, all splits together; the other kinds take all there is.
         seed: of the corpus; the same seed gives the same data set.
@@ -77,7 +78,8 @@ def request(hours: float | None = None, **given: Any) -> Request:
         UserError: fields that do not go together, or less than one clip.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    given |= {name: os.path.abspath(given[name]) for name in ("path", "audio", "font") if given.get(name)}
+    paths = [name for name in ("path", "audio", "font") if given.get(name) and not storage.in_bucket(given[name])]
+    given |= {name: os.path.abspath(given[name]) for name in paths}
     seconds = given["seconds"]
     if given["kind"] != "corpus":
         return Request(**{"min_seconds": 0.95 * seconds} | given)

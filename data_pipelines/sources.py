@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import concurrent.futures
 import csv
 import dataclasses
 import gzip
@@ -10,18 +11,22 @@ import json
 import math
 import os
 import pathlib
+import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from data_pipelines.decode import EXTENSIONS
+from melody_jax import storage
 from melody_jax.errors import UserError
+from melody_jax.storage import Path
 
 # A text tower reads a few hundred words; a caption is tokenised at every draw.
 _MOST_CHARACTERS = 10_000
 _MOST_CAPTIONS = 100
 _SIDECARS = (".txt", ".json")
 _MOST_SIDECAR_BYTES = 1 << 20
+_READS = 128  # under way at a time
 # What json.loads and ast.literal_eval raise for text that is not what it should be, or is nested too deep.
 _UNREADABLE = (ValueError, SyntaxError, TypeError, KeyError, OverflowError, MemoryError, RecursionError)
 
@@ -92,14 +97,13 @@ def folder(path: str, licence: str = "") -> list[Listed]:
     Raises:
         UserError: no folder at `path`, or no sound file in it.
     """
-    root = pathlib.Path(path)
+    root = storage.path(path)
     if not root.is_dir():
         raise UserError(f"{path}: no such folder")
     sounds, unreadable = _sounds_below(root)
     if not sounds and not unreadable:
         raise UserError(f"{path}: no sound files ({', '.join(EXTENSIONS[:12])}, ...) in this folder or below it")
-    listed = [_listed(sound, sound.relative_to(root).as_posix(), "folder", licence) for sound in sounds]
-    return [*listed, *unreadable]
+    return [*_each(lambda sound: _listed(sound, _name(sound, root), "folder", licence), sounds), *unreadable]
 
 
 def manifest(path: str, licence: str = "") -> list[Listed]:
@@ -112,13 +116,11 @@ def manifest(path: str, licence: str = "") -> list[Listed]:
         UserError: no such file, no UTF-8, a damaged .gz, or a line that is no JSON object with a "path" (named by its
             number).
     """
-    file = pathlib.Path(path)
+    file = storage.path(path)
     if not file.is_file():
         raise UserError(f"{path}: no such manifest")
-    listed: list[Listed] = []
-    for number, line in enumerate(_text_of(file).split("\n"), 1):
-        if line.strip():
-            listed.append(_manifest_row(line, f"{path}, line {number}", file.parent, licence))
+    lines = [(number, line) for number, line in enumerate(_text_of(file).split("\n"), 1) if line.strip()]
+    listed = _each(lambda row: _manifest_row(row[1], f"{path}, line {row[0]}", file.parent, licence), lines)
     if not listed:
         raise UserError(f"{path}: the manifest is empty")
     return listed
@@ -134,12 +136,12 @@ def musiccaps(path: str, audio: str, licence: str = "") -> list[Listed]:
     Raises:
         UserError: the table or the folder is missing, or a column is.
     """
-    table, root = pathlib.Path(path), pathlib.Path(audio)
+    table, root = storage.path(path), storage.path(audio)
     if not table.is_file():
         raise UserError(f"{path}: no such MusicCaps table")
     if not root.is_dir():
         raise UserError(f"{audio}: no such folder of MusicCaps clips")
-    by_id: dict[str, pathlib.Path] = {}
+    by_id: dict[str, Path] = {}
     sounds, unreadable = _sounds_below(root)
     for sound in sounds:  # a YouTube id has 11 characters, "_" and "-" among them
         by_id.setdefault(sound.stem.lstrip("[")[:11], sound)
@@ -148,12 +150,12 @@ def musiccaps(path: str, audio: str, licence: str = "") -> list[Listed]:
         missing = {"ytid", "start_s", "end_s", "aspect_list", "caption"} - set(rows.fieldnames or ())
         if missing:
             raise UserError(f"{path}: not a MusicCaps table, it has no column {', '.join(sorted(missing))}")
-        listed = [_musiccaps_row(row, f"{path}, line {rows.line_num}", by_id, licence) for row in rows]
+        numbered = [(f"{path}, line {rows.line_num}", row) for row in rows]
     except csv.Error as error:
         raise UserError(f"{path}, line {rows.line_num + 1}: {error}") from None
-    if not listed:
+    if not numbered:
         raise UserError(f"{path}: the table is empty")
-    return [*listed, *unreadable]
+    return [*_each(lambda row: _musiccaps_row(row[1], row[0], by_id, licence), numbered), *unreadable]
 
 
 def captions_of_tags(tags: Any) -> tuple[str, ...]:
@@ -194,24 +196,36 @@ def _clean(texts: Iterable[str]) -> tuple[str, ...]:
 
 def passed_over(path: str) -> str:
     """How many files under `path` are neither sound nor captions by their names, in words; "" if none."""
-    files, _ = _files_below(pathlib.Path(path))
+    files, _ = _files_below(storage.path(path))
     endings = (file.suffix.lower() for file in files)
     counts = collections.Counter(ending for ending in endings if ending not in (*EXTENSIONS, *_SIDECARS))
     return ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in counts.most_common())
 
 
-def _sounds_below(root: pathlib.Path) -> tuple[list[pathlib.Path], list[Rejection]]:
+def _each(make: Callable[[Any], Listed], items: Iterable[Any]) -> list[Listed]:
+    """`make` of every item, many at a time: a file of a bucket takes several requests."""
+    with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
+        return list(pool.map(make, items))
+
+
+def _name(sound: Path, root: Path) -> str:
+    return sound.relative_to(root).as_posix()
+
+
+def _sounds_below(root: Path) -> tuple[list[Path], list[Rejection]]:
     """The sound files of a folder and those below it, and what cannot be read: see `_files_below`."""
     files, rejected = _files_below(root)
     return [file for file in files if file.suffix.lower() in EXTENSIONS], rejected
 
 
-def _files_below(root: pathlib.Path) -> tuple[list[pathlib.Path], list[Rejection]]:
+def _files_below(root: Path) -> tuple[list[Path], list[Rejection]]:
     """The files of a folder and those below it, sorted, hidden ones left out, and folders and links that cannot be read.
 
     Links to folders are followed, but never into a folder that contains the link.
     """
-    files: list[pathlib.Path] = []
+    if not isinstance(root, pathlib.Path):
+        return sorted(root / name for name in storage.files_below(root) if not re.search(r"(^|/)\.", name)), []
+    files: list[Path] = []
     rejected: list[Rejection] = []
     waiting: list[tuple[pathlib.Path, tuple[str, ...]]] = [(root, (os.path.realpath(root),))]
     while waiting:
@@ -234,7 +248,7 @@ def _files_below(root: pathlib.Path) -> tuple[list[pathlib.Path], list[Rejection
     return sorted(files), sorted(rejected, key=lambda item: item.path)
 
 
-def _text_of(file: pathlib.Path) -> str:
+def _text_of(file: Path) -> str:
     """A text file in UTF-8, with or without a byte order mark; `.gz` is unpacked.
 
     Raises:
@@ -253,7 +267,7 @@ def _text_of(file: pathlib.Path) -> str:
         raise UserError(f"{file}, line {line}: not UTF-8 ({error.reason}); save it as UTF-8") from None
 
 
-def _manifest_row(line: str, where: str, root: pathlib.Path, licence: str) -> Listed:
+def _manifest_row(line: str, where: str, root: Path, licence: str) -> Listed:
     try:
         row = json.loads(line)
         name = row["path"]
@@ -261,10 +275,10 @@ def _manifest_row(line: str, where: str, root: pathlib.Path, licence: str) -> Li
         raise UserError(f'{where}: not a JSON object with a "path"') from None
     if not isinstance(name, str) or not name:
         raise UserError(f'{where}: "path" is no file name')
-    return _listed(root / name, name, "manifest", licence, row)
+    return _listed(storage.below(root, name), name, "manifest", licence, row)
 
 
-def _musiccaps_row(row: dict[str, str], where: str, by_id: dict[str, pathlib.Path], licence: str) -> Listed:
+def _musiccaps_row(row: dict[str, str], where: str, by_id: dict[str, Path], licence: str) -> Listed:
     name = row["ytid"] or where
     try:
         start, end = float(row["start_s"]), float(row["end_s"])
@@ -281,12 +295,12 @@ def _musiccaps_row(row: dict[str, str], where: str, by_id: dict[str, pathlib.Pat
     return listed if isinstance(listed, Rejection) else dataclasses.replace(listed, start=start, end=end)
 
 
-def _listed(path: pathlib.Path, name: str, source: str, licence: str, tags: dict[str, Any] | None = None) -> Listed:
+def _listed(path: Path, name: str, source: str, licence: str, tags: dict[str, Any] | None = None) -> Listed:
     """A sound file with the captions of its tags and sidecars; a rejection where there are none, or unusable ones."""
     tags = dict(tags or {})
     shown = str(path)
     try:
-        stat = path.stat()
+        size, modified = storage.size_and_change(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         return Rejection(shown, f"cannot be read: {getattr(error, 'strerror', None) or error}")
     try:
@@ -299,14 +313,14 @@ def _listed(path: pathlib.Path, name: str, source: str, licence: str, tags: dict
     except _UNREADABLE as error:
         return Rejection(shown, f"its caption file is unreadable: {error or type(error).__name__}")
     except OSError as error:
-        return Rejection(shown, f"its caption file is unreadable: {error.strerror}")
+        return Rejection(shown, f"its caption file is unreadable: {error.strerror or error}")
     licence = next(iter(_words(tags.get("licence")) + _words(tags.get("license"))), licence)
     unique = _clean(captions)
     wrong = _what_is_wrong(unique, licence)
     if wrong:
         return Rejection(shown, wrong)
-    size, modified = stat.st_size, stat.st_mtime_ns
-    return SoundFile(os.path.abspath(path), name, unique, source, licence, size=size, modified=modified, tags=tags)
+    place = shown if storage.in_bucket(path) else os.path.abspath(path)
+    return SoundFile(place, name, unique, source, licence, size=size, modified=modified, tags=tags)
 
 
 def _what_is_wrong(captions: tuple[str, ...], licence: str) -> str:
@@ -326,21 +340,19 @@ def _what_is_wrong(captions: tuple[str, ...], licence: str) -> str:
     return ""
 
 
-def _sidecars(path: pathlib.Path, tags: dict[str, Any]) -> Iterator[pathlib.Path]:
-    candidates = [path.with_suffix(".json"), pathlib.Path(f"{path}.json"), path.with_suffix(".txt")]
+def _sidecars(path: Path, tags: dict[str, Any]) -> Iterator[Path]:
+    candidates = [path.with_suffix(".json"), path.with_name(f"{path.name}.json"), path.with_suffix(".txt")]
     if isinstance(tags.get("info_path"), str):
-        candidates.insert(0, path.parent / tags["info_path"])
+        candidates.insert(0, storage.below(path.parent, tags["info_path"]))
     yield from dict.fromkeys(candidate for candidate in candidates if candidate.is_file())
 
 
-def _read_sidecar(path: pathlib.Path) -> tuple[tuple[str, ...], str, dict[str, Any]]:
+def _read_sidecar(path: Path) -> tuple[tuple[str, ...], str, dict[str, Any]]:
     """(captions, licence, everything it says) of a `.txt` or `.json`. Raises ValueError where it is not UTF-8 or not JSON."""
-    with open(path, "rb") as file:
-        data = file.read(_MOST_SIDECAR_BYTES + 1)
-    if len(data) > _MOST_SIDECAR_BYTES:
-        size = path.stat().st_size / 1e6
-        raise ValueError(f"{path.name} has {size:.1f} MB, at most {_MOST_SIDECAR_BYTES / 1e6:.0f} MB are read")
-    text = data.decode("utf-8-sig")
+    size = storage.size_of(path)
+    if size > _MOST_SIDECAR_BYTES:
+        raise ValueError(f"{path.name} has {size / 1e6:.1f} MB, at most {_MOST_SIDECAR_BYTES / 1e6:.0f} MB are read")
+    text = path.read_bytes().decode("utf-8-sig")
     if path.suffix != ".json":
         return _clean(text.splitlines()), "", {}
     tags = json.loads(text)

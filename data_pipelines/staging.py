@@ -3,8 +3,8 @@
 Every piece of work has a chunk: a file that one process writes clip by clip, under a temporary name until it is
 complete, so that no sound file is in memory as a whole. A chunk depends on its work alone: neither the number of
 processes nor an interruption changes a byte. Its name is a hash of its work, so that a changed plan redoes only what
-changed. Hosts that share the disk share the work, and each leaves a list of what its chunks hold, so that later only the
-sound of a clip is read from its chunk. No TensorFlow here.
+changed. Hosts that share the disk or the bucket share the work, and each leaves a list of what its chunks hold, so that
+later only a clip's own bytes are read from its chunk. No TensorFlow here.
 """
 
 import concurrent.futures
@@ -27,14 +27,20 @@ import tqdm
 from data_pipelines.clip import Clip
 from data_pipelines.ffmpeg import UnreadError, UnusableError
 from data_pipelines.sources import Rejection
+from melody_jax import storage
 from melody_jax.codes import controls
 from melody_jax.errors import UserError
 from melody_jax.files import whole_file
+from melody_jax.parallel.share import ALONE, Share
 from melody_jax.samples import to_int16
+from melody_jax.storage import Path
 
 # Part of every chunk's name: raise it when the staged form or the making of clips changes.
-_FORM = 3
-_END = re.compile(rb'\{"end": \d+\}\n\Z')
+_FORM = 4
+# The last line of a chunk: how many records it has, and the bytes of the list of them before this line.
+_END = re.compile(rb'\{"end": \d+, "list": (\d+)\}\n\Z')
+_END_BYTES = 64
+_READS = 128  # under way at a time
 _TICK_SECONDS = 0.3
 # Pieces of work that wait in the queue for each process.
 _AHEAD = 4
@@ -78,34 +84,32 @@ class Chunk:
         listed: what it holds, where a list of that is at hand.
     """
 
-    path: pathlib.Path
+    path: Path
     work: Work
     listed: memoryview | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Rejections, and clips as the data set stores them: without their sound, but with its `digest` and a place, `at`."""
-        if self.listed is not None:
-            yield from json.loads(bytes(self.listed))
-            return
-        with open(self.path, "rb") as file:
-            at = 0
-            while "end" not in (record := json.loads(file.readline())):
-                if "samples" in record:
-                    file.seek(2 * record.pop("samples"), os.SEEK_CUR)
-                    record["at"] = at
-                at = file.tell()
-                yield record
+        yield from json.loads(self.listing() if self.listed is None else bytes(self.listed))
+
+    def listing(self) -> bytes:
+        """Its records as one line of JSON, which stand at its end."""
+        size = storage.size_of(self.path)
+        last = storage.read_range(self.path, max(0, size - _END_BYTES), size)
+        end = _END.search(last)
+        if end is None:
+            raise UserError(f"{self.path}: cut short; run the same command again")
+        stop = size - len(end[0])
+        return storage.read_range(self.path, stop - int(end[1]), stop)
 
     def clips(self) -> Iterator[dict[str, Any]]:
         """Without their sound."""
         return (record for record in self.records() if "reason" not in record)
 
-    def clip(self, at: int) -> dict[str, Any]:
-        """The clip that is there, with its sound: `audio`, int16 [T]."""
-        with open(self.path, "rb") as file:
-            file.seek(at)
-            record = json.loads(file.readline())
-            return record | {"audio": np.frombuffer(file.read(2 * record["samples"]), "<i2")}
+    def clip(self, start: int, stop: int) -> dict[str, Any]:
+        """The clip in these bytes, with its sound: `audio`, int16 [T]."""
+        record, _, audio = storage.read_range(self.path, start, stop).partition(b"\n")
+        return json.loads(record) | {"audio": np.frombuffer(audio, "<i2")}
 
     def rejections(self) -> list[Rejection]:
         """In terms of the work's own path: the sound may have been staged from another."""
@@ -119,12 +123,10 @@ class Chunk:
 def stage(
     work: Sequence[Work],
     make: Make,
-    directory: pathlib.Path,
+    directory: Path,
     processes: int,
     unit: str,
-    shard: int = 0,
-    shards: int = 1,
-    barrier: Callable[[], None] = lambda: None,
+    share: Share = ALONE,
 ) -> tuple[Chunk, ...]:
     """Makes all clips of `work` that are not staged yet, with a progress bar; of several hosts each makes its share.
 
@@ -136,8 +138,7 @@ def stage(
         directory: where the chunks lie; made if missing.
         processes: how many to use; 1 works in this process.
         unit: what the progress bar counts.
-        shard, shards: this host and how many there are.
-        barrier: waits for all hosts.
+        share: this host's.
 
     Returns:
         the chunks of all hosts in the order of `work`.
@@ -148,8 +149,8 @@ def stage(
     """
     directory.mkdir(parents=True, exist_ok=True)
     chunks = tuple(Chunk(directory / name_of(item, make), item) for item in work)
-    own = chunks[shard::shards]
-    waiting = [chunk for chunk in own if not is_whole(chunk.path)]
+    own = share.of(chunks)
+    waiting = _missing(own, directory)
     bar = {"unit": unit, "desc": "preparing clips", "smoothing": 0.05, "disable": not waiting, "unit_scale": True}
     with tqdm.tqdm(total=sum(chunk.work.amount for chunk in own), **bar) as progress:
         progress.update(progress.total - sum(chunk.work.amount for chunk in waiting))
@@ -159,31 +160,48 @@ def stage(
                 write_chunk(chunk, make, progress.update)
         else:
             _run(make, waiting, processes, progress)
-    lists = [directory / f"list-{number:05d}-of-{shards:05d}" for number in range(shards)]
-    with whole_file(lists[shard]) as scratch, open(scratch, "wb") as file:
-        for chunk in own:
-            records = list(chunk.records())
-            file.write(f"{chunk.path.name} {json.dumps(records)}\n".encode())
-            if any(record.get("again") for record in records):
-                chunk.path.unlink()
-    barrier()
+    lists = [directory / f"list-{number:05d}-of-{share.count:05d}" for number in range(share.count)]
+    with (
+        concurrent.futures.ThreadPoolExecutor(_READS) as pool,
+        whole_file(lists[share.index]) as scratch,
+        open(scratch, "wb") as file,
+    ):
+        for start in range(0, len(own), _READS):
+            some = own[start : start + _READS]
+            for chunk, listed in zip(some, pool.map(Chunk.listing, some), strict=True):
+                file.write(b"%s %s\n" % (chunk.path.name.encode(), listed))
+                if any(record.get("again") for record in json.loads(listed)):
+                    chunk.path.unlink()
+    share.barrier()
     return _listed(chunks, lists)
 
 
-def _listed(chunks: Sequence[Chunk], lists: Sequence[pathlib.Path]) -> tuple[Chunk, ...]:
-    """The chunks with what the lists of all hosts say of each; the lists are mapped into memory."""
+def _missing(chunks: Sequence[Chunk], directory: Path) -> list[Chunk]:
+    """Those that are not whole. Objects of a bucket are, so that one listing tells."""
+    if isinstance(directory, pathlib.Path):
+        return [chunk for chunk in chunks if not is_whole(chunk.path)]
+    there = storage.files_below(directory)
+    return [chunk for chunk in chunks if chunk.path.name not in there]
+
+
+def _listed(chunks: Sequence[Chunk], lists: Sequence[Path]) -> tuple[Chunk, ...]:
+    """The chunks with what the lists of all hosts say of each; on a disk the lists are mapped into memory."""
     found: dict[str, memoryview] = {}
     for path in lists:
-        if not path.stat().st_size:
+        if not storage.size_of(path):
             continue
-        with open(path, "rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        content = _mapped(path) if isinstance(path, pathlib.Path) else path.read_bytes()
         for start, stop in itertools.pairwise([0, *(end.end() for end in re.finditer(b"\n", content))]):
             space = content.find(b" ", start)
             found[content[start:space].decode()] = memoryview(content)[space:stop]
     if found.keys() != {chunk.path.name for chunk in chunks}:
         raise UserError(f"{lists[0].parent}: the hosts do not see the same music; mount the same folder on all of them")
     return tuple(dataclasses.replace(chunk, listed=found[chunk.path.name]) for chunk in chunks)
+
+
+def _mapped(path: pathlib.Path) -> mmap.mmap:
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def name_of(work: Work, make: Make) -> str:
@@ -277,33 +295,33 @@ def write_chunk(chunk: Chunk, make: Make, report: Callable[[int], Any] = lambda 
     Raises:
         OSError: it cannot be written.
     """
-    temporary = chunk.path.with_name(f".{chunk.path.name}.{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
-            count = _write_work(make, chunk.work, file, report)
+        with whole_file(chunk.path) as scratch, open(scratch, "wb") as file:
+            records = _write_work(make, chunk.work, file, report)
+            listed = json.dumps(records).encode()
             # Instead of waiting for the disk, which takes longer than a small file's sound: see is_whole.
-            file.write(json.dumps({"end": count}).encode() + b"\n")
-        os.replace(temporary, chunk.path)
+            file.write(listed + json.dumps({"end": len(records), "list": len(listed)}).encode() + b"\n")
     except OSError as error:
         advice = "what is finished is kept: mend that and run the same command again"
         raise OSError(error.errno, f"{error.strerror}; {advice}", str(chunk.path.parent)) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def is_whole(path: pathlib.Path) -> bool:
-    """Whether a chunk was written to its end; after a failure of the machine it may be shorter."""
+def is_whole(path: Path) -> bool:
+    """Whether a chunk was written to its end; on a disk it may be shorter after a failure of the machine."""
+    if not isinstance(path, pathlib.Path):
+        return path.exists()
     try:
         with open(path, "rb") as file:
-            file.seek(-min(32, os.fstat(file.fileno()).st_size), os.SEEK_END)
+            file.seek(-min(_END_BYTES, os.fstat(file.fileno()).st_size), os.SEEK_END)
             return _END.search(file.read()) is not None
     except OSError:
         return False
 
 
-def _write_work(make: Make, work: Work, file: BinaryIO, report: Callable[[int], Any]) -> int:
-    """Writes the clips and rejections of `work`. If it fails, its clips are removed and a rejection is written."""
-    count = reported = 0
+def _write_work(make: Make, work: Work, file: BinaryIO, report: Callable[[int], Any]) -> list[dict[str, Any]]:
+    """Writes the clips of `work`. Returns what `Chunk.records` gives: if it fails, one rejection and no clip."""
+    records: list[dict[str, Any]] = []
+    reported = 0
     try:
         for made in make(work.item):
             if isinstance(made, Progress):
@@ -311,38 +329,29 @@ def _write_work(make: Make, work: Work, file: BinaryIO, report: Callable[[int], 
                 report(max(0, new - reported))
                 reported = max(reported, new)
                 continue
-            _put(_rejection(made) if isinstance(made, Rejection) else _clip(made), file)
-            count += 1
+            records.append(_rejection(made) if isinstance(made, Rejection) else _write_clip(made, file))
     except _UnwritableError:
         raise
     except Exception as error:  # one bad file or tune must not end the build of ten thousand
         reason = str(error) if isinstance(error, UnusableError) else f"{type(error).__name__}: {error}"
         file.seek(0)
         file.truncate()
-        count = 1
-        _put(_rejection(Rejection(work.name, reason, again=isinstance(error, _MACHINE))), file)
+        records = [_rejection(Rejection(work.name, reason, again=isinstance(error, _MACHINE)))]
     report(work.amount - reported)
-    return count
+    return records
 
 
 class _UnwritableError(OSError):
     """The chunk cannot be written: no fault of what it should hold."""
 
 
-def _put(data: bytes, file: BinaryIO) -> None:
-    try:
-        file.write(data)
-    except OSError as error:
-        raise _UnwritableError(error.errno, error.strerror) from None
-
-
-def _rejection(rejection: Rejection) -> bytes:
+def _rejection(rejection: Rejection) -> dict[str, Any]:
     row = {"path": rejection.path, "reason": rejection.reason, "start": rejection.start}
-    row |= {"again": True} if rejection.again else {}
-    return json.dumps(row).encode() + b"\n"
+    return row | ({"again": True} if rejection.again else {})
 
 
-def _clip(clip: Clip) -> bytes:
+def _write_clip(clip: Clip, file: BinaryIO) -> dict[str, Any]:
+    """Writes a line of JSON and the samples after it; returns the line's contents and the bytes `at` which both stand."""
     audio = to_int16(clip.audio).tobytes()
     truth = dataclasses.asdict(clip.truth) if clip.truth else None
     record = {
@@ -355,6 +364,12 @@ def _clip(clip: Clip) -> bytes:
     for text in record.values():
         "".join(text).encode()  # half a character must be this file's fault, not TFDS's
     digest = hashlib.blake2b(audio, digest_size=16).hexdigest()
-    record |= {"truth": truth, "digest": digest, "samples": len(audio) // 2}
+    record |= {"truth": truth, "digest": digest}
     record |= {"controls": controls.encode(clip.told).tolist()} if clip.told else {}
-    return json.dumps(record).encode() + b"\n" + audio
+    start = file.tell()
+    try:
+        file.write(json.dumps(record).encode() + b"\n")
+        file.write(audio)
+    except OSError as error:
+        raise _UnwritableError(error.errno, error.strerror) from None
+    return record | {"at": (start, file.tell())}

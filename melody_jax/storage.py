@@ -76,6 +76,11 @@ def absolute(path: Path) -> Path:
     return path if in_bucket(path) else path.absolute()
 
 
+def below(folder: Path, name: str) -> Path:
+    """The path that `name` names, counted from a folder: one in a bucket, or an absolute one, stays what it is."""
+    return path(name) if in_bucket(name) or os.path.isabs(name) else folder / name
+
+
 def files_below(directory: Path) -> dict[str, int]:
     """Bytes of every file in a folder and in the folders in it, by its path inside; {} where there is none."""
     if isinstance(directory, pathlib.Path):
@@ -95,13 +100,25 @@ def remove_folder(directory: Path) -> None:
 
 
 def read_range(path: str | os.PathLike, start: int, stop: int) -> bytes:
-    """Bytes [start, stop) of an object. Threads that call it at the same time read in parallel."""
-    return _client().cat_file(os.fspath(path), start, stop)
+    """Bytes [start, stop) of a file. Threads that call it at the same time read in parallel."""
+    if in_bucket(path):
+        return _client().cat_file(os.fspath(path), start, stop)
+    with open(path, "rb", buffering=0) as file:
+        return os.pread(file.fileno(), stop - start, start)
 
 
 def size_of(path: str | os.PathLike) -> int:
-    """Bytes of an object. Raises FileNotFoundError."""
-    return int(_client().info(os.fspath(path))["size"])
+    """Bytes of a file. Raises FileNotFoundError."""
+    return size_and_change(path)[0]
+
+
+def size_and_change(path: str | os.PathLike) -> tuple[int, int]:
+    """Bytes of a file, and its time of change in nanoseconds. Raises FileNotFoundError."""
+    if in_bucket(path):
+        facts = _client().info(os.fspath(path))
+        return int(facts["size"]), round(facts["mtime"].timestamp() * 1e9)
+    facts = os.stat(path)
+    return facts.st_size, facts.st_mtime_ns
 
 
 def write(path: Path, data: bytes) -> None:

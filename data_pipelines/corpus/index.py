@@ -14,6 +14,9 @@ import tqdm
 
 from data_pipelines.corpus import scores, sources
 from data_pipelines.corpus.theory import Key
+from melody_jax import storage
+from melody_jax.files import json_lines, whole_file, write_whole
+from melody_jax.storage import Path
 
 SPLITS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 _FORMAT = 3  # raise it when a change of the readers makes older indices wrong
@@ -42,10 +45,10 @@ def load(folder: str | os.PathLike, restricted: bool = False, workers: int | Non
     """
     root = sources.corpus_root()
     chosen = sources.chosen(restricted)
-    path = pathlib.Path(folder) / f"corpus-{_stamp(root, chosen)}.npz"
+    path = storage.path(folder) / f"corpus-{_stamp(root, chosen)}.npz"
     if not path.exists():
         build(path, root, chosen, workers)
-    with np.load(path, allow_pickle=False) as data:
+    with storage.fetched(path) as file, np.load(file, allow_pickle=False) as data:
         rows = json.loads(str(data["pieces"]))
         notes, offsets = data["notes"], data["offsets"]
     pieces = []
@@ -56,7 +59,7 @@ def load(folder: str | os.PathLike, restricted: bool = False, workers: int | Non
     return with_tunes(pieces)
 
 
-def build(path: pathlib.Path, root: pathlib.Path, chosen, workers: int | None = None) -> None:
+def build(path: Path, root: pathlib.Path, chosen, workers: int | None = None) -> None:
     """Reads the chosen collections with `workers` processes; writes the index, and what was left out beside it."""
     jobs = [(c, file) for c in chosen for file in sorted((root / c.name).glob(c.pattern))]
     jobs.sort(key=lambda job: (-job[1].stat().st_size, str(job[1])))
@@ -76,16 +79,10 @@ def build(path: pathlib.Path, root: pathlib.Path, chosen, workers: int | None = 
         for piece in pieces
     ]
     offsets = np.cumsum([0] + [len(piece.notes) for piece in pieces])
-    lines = "".join(json.dumps(row) + "\n" for row in sorted(rejected, key=lambda row: row["source"]))
-    path.with_suffix(".rejected.jsonl").write_text(lines, encoding="utf-8")
-    partial = path.with_suffix(f".{os.getpid()}.npz")
-    np.savez_compressed(
-        partial,
-        pieces=np.array(json.dumps(rows)),
-        notes=np.concatenate([piece.notes for piece in pieces]),
-        offsets=offsets,
-    )
-    os.replace(partial, path)
+    write_whole(path.with_suffix(".rejected.jsonl"), json_lines(sorted(rejected, key=lambda row: row["source"])))
+    arrays = {"notes": np.concatenate([piece.notes for piece in pieces]), "offsets": offsets}
+    with whole_file(path) as scratch, open(scratch, "wb") as file:
+        np.savez_compressed(file, pieces=np.array(json.dumps(rows)), **arrays)
 
 
 def _read(job):

@@ -1,9 +1,9 @@
 """`melody data`: a captioned audio data set from the built-in corpus or from the user's own music."""
 
 import argparse
-from collections.abc import Callable
 
 from melody_jax.cli.arguments import Positive, command, fields, fields_of, installed, option, shared
+from melody_jax.parallel.share import ALONE, Share
 
 with installed("melody data"):
     from data_pipelines.request import Request, request
@@ -59,18 +59,18 @@ def data(args: argparse.Namespace) -> None:
         from data_pipelines import build, read
 
         asked = request(hours=getattr(args, "hours", None), **fields_of(args, Request))
-        shard, shards, barrier = _joined() if args.all_hosts else (0, 1, lambda: None)
-        directory = build.build(args.name, asked, args.data_dir, args.processes, shard, shards, barrier)
-    if shard == 0:
+        share = _joined() if args.all_hosts else ALONE
+        directory = build.build(args.name, asked, args.data_dir, args.processes, share)
+    if share.first:
         print(read.summary(directory))
 
 
-def _joined() -> tuple[int, int, Callable[[], None]]:
-    """This host, how many there are, and what waits for all. Chips are left to others."""
+def _joined() -> Share:
+    """This host's share of the work. Chips are left to others."""
     import jax
 
     from melody_jax.parallel import hosts
 
     jax.config.update("jax_platforms", "cpu")
     hosts.join()
-    return jax.process_index(), jax.process_count(), hosts.barrier
+    return hosts.share()

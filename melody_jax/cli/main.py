@@ -51,6 +51,7 @@ TEXTS = ("prompts", "prompt", "negative", "title", "trained_on", "licence", "sto
 """Arguments in which an address is as good as any word: text for people, URLs of databases and of pages."""
 
 BUCKETS = {
+    "data": ("path", "audio", "data_dir"),
     "train": ("model_dir", "data_dir", "init_from", "precompiled"),
     "tokenize": ("model_dir", "data_dir"),
     "report": ("model_dir", "out"),

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from melody_jax.nn.dense import matmul
+from melody_jax.nn.dense import gradient_dtype, matmul
 from melody_jax.parallel import activations
 from melody_jax.parallel.activations import constrain
 from melody_jax.shapes import Array, Float
@@ -112,10 +112,10 @@ def _direct_backward(dilation, pads, residuals, g):
     x, kernel = residuals
     g, reach = g.astype(x.dtype), dilation * (kernel.shape[0] - 1)
     dx = _convolve(g, kernel.astype(x.dtype)[::-1].swapaxes(1, 2), dilation, (reach - pads[0], reach - pads[1]))
-    # rows take the place of channels, and channels of rows; float32, as the gradients of all weights
+    # rows take the place of channels, and channels of rows
     turned = jax.lax.ConvDimensionNumbers(lhs_spec=(2, 0, 1), rhs_spec=(2, 0, 1), out_spec=(1, 2, 0))
     dw = jax.lax.conv_general_dilated(
-        x, g, (dilation,), [pads], dimension_numbers=turned, preferred_element_type=jnp.float32
+        x, g, (dilation,), [pads], dimension_numbers=turned, preferred_element_type=gradient_dtype(x)
     )
     return dx, dw.astype(kernel.dtype)
 

@@ -50,8 +50,16 @@ def _matmul_backward(residuals, g):
     dx = jax.lax.dot_general(rows_g, w.astype(x.dtype), (((last,), (1,)), ((), ())), **wide).astype(x.dtype)
     if last == 1:
         rows_x, before = _transpose(rows_x), (1,)
-    dw = jax.lax.dot_general(rows_x, rows_g, ((before, tuple(range(last))), ((), ())), **wide)
-    return dx.reshape(x.shape), dw.astype(w.dtype)  # stays float32 for float32 parameters
+    dw = jax.lax.dot_general(
+        rows_x, rows_g, ((before, tuple(range(last))), ((), ())), preferred_element_type=gradient_dtype(x)
+    )
+    return dx.reshape(x.shape), dw.astype(w.dtype)
+
+
+def gradient_dtype(x: Array) -> jnp.dtype:
+    """In which a product gives the gradient of its weights, each chip's share accumulated in float32: the dtype in which
+    chips add their shares. On TPUs that of the product, bfloat16 mostly, half the bytes of float32 (docs/scaling.md)."""
+    return x.dtype if activations.on_tpu() else jnp.dtype(jnp.float32)
 
 
 def _rows(x: Array) -> Array:

@@ -4,14 +4,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from melody_jax import storage
 from melody_jax.bundle.part import INFO_FILE, Part, load_part, locate, read_info
 from melody_jax.errors import UserError
 from melody_jax.graph import READ_AUDIO
+from melody_jax.parallel import hosts
 from melody_jax.storage import Path
 
 
@@ -74,10 +73,6 @@ def ensure(
     Raises:
       UserError: a part or the data set is missing, its clips have another length, or the extra `data` is not installed.
     """
-
-    def barrier() -> None:
-        multihost_utils.sync_global_devices("tokenize")
-
     missing = [name for name in READ_AUDIO if name not in parts]
     if missing:
         raise UserError(f"these stages are not trained yet: {', '.join(missing)}")
@@ -88,14 +83,8 @@ def ensure(
     from data_pipelines import precompute, read
     from melody_jax.system import Loaded
 
-    audio, directory = read.audio_directory(data_dir, data), read.tokens_directory(folder, data)
-    barrier()  # all have seen what is there before it is removed, and nobody writes before it is gone
-    if jax.process_index() == 0 and (directory / "metadata.json").is_file():
-        print(f"{directory}: made by other parts or from other audio; made anew")
-        storage.remove_folder(directory)
-    barrier()
+    audio = read.audio_directory(data_dir, data)
     loaded = Loaded({name: parts[name] for name in READ_AUDIO}, tokenizer)
-    hosts = {"shard": jax.process_index(), "shards": jax.process_count()}
     cut = 0
 
     def represent(audio: np.ndarray, captions: Sequence[Sequence[str]]) -> dict[str, Any]:
@@ -104,9 +93,7 @@ def ensure(
         cut += sum(loaded.tokenizer.kept(caption, loaded.text_length) is not None for caption in words)
         return loaded.represent(audio, captions)
 
-    made = precompute.precompute(
-        represent, audio, folder, data, lineage, loaded.geometry, batch_size, **hosts, barrier=barrier
-    )
+    made = precompute.precompute(represent, audio, folder, data, lineage, loaded.geometry, batch_size, hosts.share())
     if cut:
         print(f"{made}: captions cut at the {loaded.text_length} tokens that the model reads: {cut}")
     return made

@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from melody_jax.errors import StoppedError, UserError, exit_code_of
+from melody_jax.parallel.share import Share
 
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 """Environment variables by which a launcher that JAX does not know names address, number and index of the processes."""
@@ -100,6 +101,11 @@ def barrier() -> None:
 
     every = set(range(jax.process_count()))
     multihost.sync_global_processes(f"barrier {next(_BARRIERS)}", processes=every, timeout=_LONGEST)
+
+
+def share() -> Share:
+    """This host's share of a work of all hosts, for longer works than steps of a training."""
+    return Share(jax.process_index(), jax.process_count(), barrier)
 
 
 def everywhere(done: bool) -> bool:

@@ -44,15 +44,21 @@ def place(array: np.ndarray | jax.Array, sharding: Sharding) -> jax.Array:
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-def to_host(tree: PyTree) -> PyTree:
+def to_host(tree: PyTree, first_only: bool = False) -> PyTree:
     """The tree with every leaf whole, as a NumPy array, on every host; all hosts must call it. Leaves that are NumPy
-    arrays stay."""
+    arrays stay.
 
-    def whole(leaf: Any) -> np.ndarray:
+    Args:
+      first_only: the other hosts keep nothing: they have None for every leaf, and one leaf at a time in memory.
+    """
+
+    def whole(leaf: Any) -> np.ndarray | None:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-            return np.asarray(leaf)
-        if leaf.is_fully_replicated:
-            return np.asarray(leaf.addressable_data(0))
-        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+            array = leaf
+        elif leaf.is_fully_replicated:
+            array = leaf.addressable_data(0)
+        else:
+            array = multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(array) if jax.process_index() == 0 or not first_only else None
 
     return jax.tree.map(whole, tree)

@@ -101,7 +101,7 @@ def write_part(
     stage: Stage, state: TrainState, batches: Iterator[HostBatch], directory: Path, training: Mapping[str, Any]
 ) -> Part | None:
     """Writes what the stage makes of its last state into `directory`/part; None on all hosts but the first."""
-    params = to_host(stage.finish(state, batches))
+    params = to_host(stage.finish(state, batches), first_only=True)
     if jax.process_index() != 0:
         return None
     config, geometry, parents = stage.part()

@@ -36,6 +36,7 @@ import tensorflow_datasets as tfds
 
 from data_pipelines import batches, build, read, records, tokens
 from data_pipelines.request import Request
+from melody_jax.codes import controls
 from melody_jax.errors import UserError
 from melody_jax.operations import configuration
 from melody_jax.parallel.batch import place_batch
@@ -79,7 +80,7 @@ def random_tokens(geometry, count):
             text=rng.integers(codes[0], size=(4, codes[1]), dtype=np.int32),
             semantic=rng.integers(geometry.semantic_size, size=geometry.clip_semantic, dtype=np.int32),
             latents=latents.astype(np.float16),
-            controls=np.zeros(8, np.int32),
+            controls=np.zeros(len(controls.SLOTS), np.int32),
         )
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from melody_jax import storage
 from melody_jax.cli.main import main
+from tests.gcs_server import BUCKET
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,13 +21,13 @@ def rehearse(tmp_path, tokenised, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XLA_FLAGS", "")
 
-    def run(*options, **changes):
+    def run(*options, mounted=True, **changes):
         command = (
             f"melody train lm --size tiny --data music --data_dir {data} --model_dir {{bucket}} --mesh data=-1,fsdp=2"
         )
         job = {"name": "toy", "command": command, "accelerator": "v5litepod-8", "code": str(ROOT), "bucket": "gs://b"}
         Path("job.yaml").write_text(yaml.safe_dump(job | changes))
-        code = main(["rehearse", "job.yaml", "--bucket", str(models), *options])
+        code = main(["rehearse", "job.yaml", *(["--bucket", str(models)] if mounted else []), *options])
         return code, *capsys.readouterr()
 
     return run
@@ -43,6 +45,21 @@ def test_a_host_is_killed_and_the_page_says_what_came_of_it(rehearse, tokenised)
     assert "2 hosts, as many as the slices have" in page
     assert re.search(r"the run \| 900 steps, [\d.]+ s, \S+ chip-hours", page)
     assert sorted(tokenised[0].rglob("*")) == before, "nothing of it is left in the bucket"
+
+
+@pytest.mark.slow  # as above
+def test_a_bucket_is_rehearsed_without_mounting_it(rehearse, tokenised, gcs, gcs_folder):
+    """All of it in gs://, which the hosts of the pod read and write too; nothing of the rehearsal stays there."""
+    models, data = tokenised
+    for name, folder in (("run", models), ("data", data)):
+        storage.upload(folder, gcs_folder / name, list(storage.files_below(folder)))
+    before = sorted(gcs.objects)
+    where = f"--data_dir {gcs_folder}/data --model_dir {{bucket}}/test/run"
+    command = f"melody train lm --size tiny --data music {where} --mesh data=-1,fsdp=2"
+    code, page, error = rehearse(mounted=False, command=command, bucket=f"gs://{BUCKET}")
+    assert code == 0, error + Path("runs/rehearsal/toy/pod.txt").read_text()
+    assert "no seam" in page
+    assert sorted(gcs.objects) == before
 
 
 LM = "melody train lm --size tiny --data music --data_dir D --model_dir {bucket}"

@@ -21,6 +21,7 @@ from data_pipelines.request import Request
 from melody_jax import lock
 from melody_jax.cli.main import main
 from melody_jax.errors import UserError
+from melody_jax.parallel.share import Share
 from tests.buckets import refuse_directory_renames
 from tests.data_pipelines.tones import RATE, pitch_of, tone, write_music
 
@@ -136,12 +137,8 @@ def test_the_same_bytes_whatever_the_number_of_hosts(tmp_path, small_data, monke
     asked = refuse_directory_renames(monkeypatch) if mounted else []
     meeting = threading.Barrier(3)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        hosts = [
-            pool.submit(
-                build.build, "small", request, str(tmp_path / "data"), 1, host, 3, lambda: meeting.wait(120) and None
-            )
-            for host in range(3)
-        ]
+        shares = [Share(host, 3, lambda: meeting.wait(120) and None) for host in range(3)]
+        hosts = [pool.submit(build.build, "small", request, str(tmp_path / "data"), 1, share) for share in shares]
         directory, *others = [host.result(120) for host in hosts]
     assert others == [directory] * 2 and (anew or not asked)
     assert _bytes(directory) == _bytes(small_data)

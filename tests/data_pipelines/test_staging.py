@@ -13,6 +13,7 @@ from data_pipelines import repeats, splits, staging
 from data_pipelines.clip import Clip
 from data_pipelines.sources import Rejection, SoundFile
 from melody_jax.errors import UserError
+from melody_jax.parallel.share import Share
 
 
 def make_slowly(item):
@@ -179,13 +180,13 @@ def test_hosts_share_the_work_and_see_all_of_it(tmp_path):
     made = []
 
     def second():
-        made.append(staging.stage(_works(5), make_badly, tmp_path / "pod", 1, "clips", 1, 2))
+        made.append(staging.stage(_works(5), make_badly, tmp_path / "pod", 1, "clips", Share(1, 2)))
 
-    first = staging.stage(_works(5), make_badly, tmp_path / "pod", 1, "clips", 0, 2, barrier=second)
+    first = staging.stage(_works(5), make_badly, tmp_path / "pod", 1, "clips", Share(0, 2, second))
     assert made == [first] and _bytes(first) == _bytes(expected)
     for chunk, alone in zip(first, expected, strict=True):
         clips = list(alone.clips())
-        sounds = [chunk.clip(clip["at"])["audio"] for clip in clips]
+        sounds = [chunk.clip(*clip["at"])["audio"] for clip in clips]
         chunk.path.unlink()
         assert list(chunk.clips()) == clips and chunk.rejections() == alone.rejections()
         assert all(np.ptp(sound) == 0 and sound.shape == (100,) for sound in sounds)
@@ -193,7 +194,7 @@ def test_hosts_share_the_work_and_see_all_of_it(tmp_path):
 
 def test_hosts_that_see_other_music_are_refused(tmp_path):
     def second():
-        staging.stage(_works(5), make_slowly, tmp_path, 1, "clips", 1, 2)
+        staging.stage(_works(5), make_slowly, tmp_path, 1, "clips", Share(1, 2))
 
     with pytest.raises(UserError, match="do not see the same music"):
-        staging.stage(_works(4), make_slowly, tmp_path, 1, "clips", 0, 2, barrier=second)
+        staging.stage(_works(4), make_slowly, tmp_path, 1, "clips", Share(0, 2, second))

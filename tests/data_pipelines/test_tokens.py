@@ -13,6 +13,7 @@ from data_pipelines import batches, precompute, read, records, tasks, tokens
 from melody_jax.codes.controls import encode as encode_controls
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
+from melody_jax.parallel.share import Share
 from tests.data_pipelines.tones import RATE
 
 GEOMETRY = Geometry(
@@ -170,7 +171,7 @@ def test_two_hosts_make_what_one_makes(token_set, small_data, tmp_path):
     arguments = (encode, small_data, str(tmp_path), "small", LINEAGE, GEOMETRY, BATCH)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         barrier = threading.Barrier(2, timeout=60).wait
-        hosts = [pool.submit(precompute.precompute, *arguments, shard, 2, barrier) for shard in range(2)]
+        hosts = [pool.submit(precompute.precompute, *arguments, Share(host, 2, barrier)) for host in range(2)]
         directories = {host.result() for host in hosts}
     assert len(directories) == 1 and _records(*directories) == _records(token_set)
     assert read.metadata(*directories)["id"] == read.metadata(token_set)["id"]

@@ -163,6 +163,16 @@ def test_products_and_their_gradients_are_the_same_on_tpus(monkeypatch):
     jax.tree.map(lambda ours, expected: np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6), whole, flat)
 
 
+def test_gradients_of_weights_leave_a_tpu_in_bfloat16(monkeypatch):
+    """Chips add them as they come; each chip's own are sums in float32, which 4096 ones show."""
+    x, w = jnp.ones((1, 4096, 2), jnp.bfloat16), jnp.ones((2, 3))
+    gradient = jax.grad(lambda w: dense.matmul(x, w).astype(jnp.float32).sum())
+    assert "f32[2,3] = dot_general" in str(jax.make_jaxpr(gradient)(w))
+    monkeypatch.setattr(activations, "on_tpu", lambda: True)
+    assert "bf16[2,3] = dot_general" in str(jax.make_jaxpr(lambda w: gradient(w))(w))
+    assert gradient(w).dtype == jnp.float32 and float(gradient(w)[0, 0]) == 4096
+
+
 def test_depthwise_equals_grouped_convolution():
     x = _normal(0, 2, 20, 4)
     y, variables = conv.DepthwiseConv1d(7, dilation=2).init_with_output(jax.random.key(0), x)

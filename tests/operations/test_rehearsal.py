@@ -5,14 +5,16 @@ import math
 
 import pytest
 
-from melody_jax import graph
-from melody_jax.errors import UserError
+from melody_jax import graph, storage
+from melody_jax.errors import StoppedError, UserError
+from melody_jax.files import json_lines, write_whole
 from melody_jax.operations import configuration
 from melody_jax.operations.fit import check_fit
 from melody_jax.operations.rehearsal.forecast import MFU, compiled_step, forecast
 from melody_jax.operations.rehearsal.slices import Slices
 from melody_jax.operations.rehearsal.small import ROWS, shrunk, small
-from melody_jax.operations.rehearsal.trial import difference
+from melody_jax.operations.rehearsal.trial import KILLED, difference, folder, rehearse, write_rate
+from melody_jax.watch import goodput
 
 V5E_256 = Slices("v5e", 256, 256, 64)
 
@@ -68,6 +70,53 @@ CURVE = [(1, 4.0), (2, 3.0), (3, 2.0)]
 )
 def test_a_seam_shows(other, found):
     assert difference(CURVE, other) == pytest.approx(found)
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def model_dir(request, tmp_path):
+    return tmp_path / "models" if request.param == "disk" else request.getfixturevalue("gcs_folder") / "models"
+
+
+def pod(model_dir, loss, codes):
+    """Starts of a pod that trains ten steps at once: loss(start, step), and the exit codes of its starts if they are not
+    those that are wanted."""
+    starts = []
+
+    def start(command, log, kill_when):
+        number, bound = len(starts), dict(word.removeprefix("--gin.loop.Run.").split("=", 1) for word in command[4:])
+        starts.append(bound)
+        directory, steps = model_dir / bound["folder_name"].strip("'"), (10, 20, 20)[number]
+        assert kill_when is None or not kill_when()
+        rows = [{"split": "train", "step": step, "loss": loss(number, step)} for step in range(1, steps + 1)]
+        for at in range(10, steps + 1, int(bound["checkpoint_every"])):
+            (directory / "checkpoints" / str(at)).mkdir(parents=True, exist_ok=True)
+            write_whole(directory / "checkpoints" / str(at) / "commit_success.txt", "")
+        write_whole(directory / "metrics.jsonl", json_lines(rows))
+        spent = {
+            "seconds": {"checkpointing": 4, "steps": 9, "startup": 2.0, "compilation": 3.0},
+            "taken": 10,
+            "process": 1,
+        }
+        write_whole(directory / goodput.FILE, json_lines([spent]))
+        killed = kill_when is not None and kill_when()
+        return codes[number] if codes else KILLED if killed else 0
+
+    return start
+
+
+def test_a_start_is_killed_goes_on_and_is_compared(model_dir, tmp_path):
+    with open(tmp_path / "log", "w+") as log:
+        with folder(model_dir) as made:
+            assert write_rate(made, 1000) > 0
+            shown = rehearse(["train"], model_dir, 10, pod(model_dir, lambda _, step: 1 / step, None), log)
+            assert (shown.resumed, shown.steps, shown.difference, shown.seamless) == (10, 20, 0, True)
+            assert (shown.checkpoint_seconds, shown.step_seconds, shown.restart_seconds) == (2, 1, 5)
+        with folder(model_dir):
+            other = pod(model_dir, lambda number, step: (1 + number) / step, None)
+            assert not rehearse(["train"], model_dir, 10, other, log).seamless
+        with pytest.raises(StoppedError, match="the start that goes on ended with exit code 1"), folder(model_dir):
+            rehearse(["train"], model_dir, 10, pod(model_dir, lambda *_: 1, (KILLED, 1)), log)
+    assert storage.files_below(model_dir) == {}
 
 
 def composed(*bindings):
