@@ -28,6 +28,7 @@ LAYERS = [
     {"interop"},
     {"generate"},
     {"evaluate", "serve"},
+    {"listening"},
     {"operations"},
     {"cli"},
 ]

@@ -36,6 +36,7 @@ COMMANDS = {
     "play": "endless music from the loudspeaker",
     "serve": "a web page and a REST service with a bundle",
     "evaluate": "measure trained stages or a bundle on held-out music",
+    "listen": "compare two folders of music by ear, without knowing which is which",
     "import hf": "read a Hugging Face folder: a part that training can start from",
     "import t5x": "read a T5X checkpoint: the part of a stage",
     "rehearse": "a launch on a simulated pod of this machine, and what it would take on its slices",
