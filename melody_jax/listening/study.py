@@ -69,6 +69,9 @@ class Study:
             known = {(str(pair.a), str(pair.b)): index for index, pair in enumerate(pairs)}
             self._answers = [line for line in read_lines(answers) if (line.get("a"), line.get("b")) in known]
             self._heard = {(line["listener"], known[line["a"], line["b"]]) for line in self._answers}
+            if answers.exists() and not answers.read_text().endswith("\n"):
+                with answers.open("a") as file:  # behind a line that a kill has cut short
+                    file.write("\n")
             self._file = Appended(answers)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{answers} cannot hold the answers: {error}") from None
@@ -110,7 +113,7 @@ class Study:
         self._heard.add((listener, index))
 
     def shares(self) -> dict[str, Estimate]:
-        """Question -> share of the answers in favour of the first folder; "no difference" counts a half."""
+        """Question -> share of the answers in favour of the first folder; "the same" counts a half."""
         worth = {"a": 1.0, "same": 0.5, "b": 0.0}
         return {
             question: mean(np.array([worth.get(str(line.get(question)), np.nan) for line in self._answers]))

@@ -3,7 +3,7 @@
 import { json } from "/shared/api.js";
 
 const find = (id) => document.getElementById(id);
-const CHOICES = { first: "First", same: "No difference", second: "Second" };
+const CHOICES = { first: "First", same: "The same", second: "Second" };
 const SIDES = ["first", "second"];
 const listener = (localStorage["melody-listener"] ??= [...crypto.getRandomValues(new Uint8Array(12))]
   .map((byte) => byte.toString(36).padStart(2, "0")).join(""));
