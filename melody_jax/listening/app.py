@@ -51,7 +51,7 @@ def create_app(study: Study) -> fastapi.FastAPI:
     async def answer(body: Answer) -> dict[str, Any]:
         """Keeps an answer; the next pair."""
         known(body.pair)
-        study.answer(body.listener, body.pair, dict(body.choices))
+        study.answer(body.listener, body.pair, body.choices)
         return await following(body.listener)
 
     @app.get("/v1/questions")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -93,7 +94,7 @@ class Study:
         """The file behind the first (0) or the second (1) piece."""
         return getattr(self.pairs[index], self.sides(listener, index)[side])
 
-    def answer(self, listener: str, index: int, choices: Mapping[str, str]) -> None:
+    def answer(self, listener: str, index: int, choices: Mapping[Any, str]) -> None:
         """Keeps a listener's choices for a pair: one of `CHOICES` for every question. A second answer does not count."""
         if (listener, index) in self._heard:
             return

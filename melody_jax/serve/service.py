@@ -176,7 +176,8 @@ class Service:
 
         def progress(state: Progress) -> None:
             for job in jobs:
-                job.tell(done=state.done, total=state.total, step=state.step)
+                if job.state == RUNNING:
+                    job.tell(done=state.done, total=state.total, step=state.step)
 
         def cancel() -> bool:
             return self._halt.is_set() or all(job.stop.is_set() for job in jobs)
