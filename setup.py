@@ -25,7 +25,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["melody_jax*", "data_pipelines*", "launch*"]),
-    package_data={"melody_jax.serve": ["page/*"]},
+    package_data={"melody_jax.serve": ["page/*"], "melody_jax.listening": ["page/*"]},
     data_files=_tree("configs", "*.gin") + _tree("configs/launch", "*.yaml"),
     install_requires=[
         "jax>=0.10.2",

@@ -30,6 +30,7 @@ LAYERS = [
     {"interop"},
     {"generate"},
     {"evaluate", "serve"},
+    {"listening"},
     {"operations"},
     {"cli"},
 ]

@@ -35,6 +35,7 @@ COMMANDS = {
     "play": ("stream", "endless music from the loudspeaker"),
     "serve": ("serve", "a web page and a REST service with a bundle"),
     "evaluate": ("evaluate", "measure trained stages or a bundle on held-out music"),
+    "listen": ("listen", "compare two folders of music by ear, without knowing which is which"),
     "import hf": ("parts", "read a Hugging Face folder: a part that training can start from"),
     "import t5x": ("parts", "read a T5X checkpoint: the part of a stage"),
     "rehearse": ("launch", "a launch on a simulated pod of this machine, and what it would take on its slices"),

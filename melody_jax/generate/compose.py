@@ -164,54 +164,38 @@ class Composer:
         keys, fold_in = self.loaded.row_keys([row.seed for row in rows], which), self.loaded.fold_in
         count, known = rows[0].moments, rows[0].known
         made = np.ones(count, bool) if known is None else known.made
-        places, total = self.places(made, settings)
-        drawn = _extended(np.ones(count, bool) if known is None else known.drawn, total)
-        tokens = np.zeros((len(rows), total * self.levels), np.int32)
+        drawn = np.ones(count, bool) if known is None else known.drawn
+        tokens = np.zeros((len(rows), count * self.levels), np.int32)
         if known is not None:
-            tokens[:, : count * self.levels] = np.stack([row.known.tokens for row in rows if row.known is not None])
+            tokens = np.stack([row.known.tokens for row in rows if row.known is not None])
         tokens = self._tokens(tokens, drawn, condition, negative, fold_in(keys, 0), settings)
         clock.lap("language model")
         frames = self.geometry.frames_per_token
-        latents = np.zeros((len(rows), total * frames, self.geometry.latent_channels), np.float32)
+        latents = np.zeros((len(rows), count * frames, self.geometry.latent_channels), np.float32)
         if known is not None:
-            latents[:, : count * frames] = np.stack([row.known.latents for row in rows if row.known is not None])
+            latents = np.stack([row.known.latents for row in rows if row.known is not None])
         strength = 1.0 if known is None else known.strength
-        latents = self._latents(latents, _extended(made, total), tokens, places, fold_in(keys, 1), settings, strength)
+        latents = self._latents(latents, made, tokens, fold_in(keys, 1), settings, strength)
         clock.lap("diffusion")
         music, fixed = None, None
         if known is not None and known.audio is not None:
             music = np.stack([row.known.audio for row in rows if row.known is not None and row.known.audio is not None])
             fixed = ~np.repeat(made, self.geometry.token_samples)
-        audio = jax.device_get(self.loaded.decode(latents[:, : count * frames], music, fixed))
+        audio = jax.device_get(self.loaded.decode(latents, music, fixed))
         clock.lap("decoder")
-        return Batch(
-            np.asarray(which),
-            np.zeros((len(rows), 0), np.int32),
-            tokens[:, : count * self.levels],
-            audio,
-        )
+        return Batch(np.asarray(which), np.zeros((len(rows), 0), np.int32), tokens, audio)
 
     def play(
         self, tokens: Int[np.ndarray, "B W"], seeds: Sequence[int], moments: int, settings: Settings
     ) -> Float[np.ndarray, "B T"]:
         """Diffusion and decoder: the sound of given tokens, turned down where it is beyond full scale."""
         keys = self.loaded.row_keys(seeds, [0] * len(seeds))
+        frames = moments * self.geometry.frames_per_token
+        latents = np.zeros((len(tokens), frames, self.geometry.latent_channels), np.float32)
         new = np.ones(moments, bool)
-        places, total = self.places(new, settings)
-        tokens = np.concatenate([tokens, np.tile(tokens[:, -self.levels :], (1, total - moments))], axis=1)
-        frames = self.geometry.frames_per_token
-        latents = np.zeros((len(tokens), total * frames, self.geometry.latent_channels), np.float32)
-        latents = self._latents(
-            latents, _extended(new, total), tokens, places, self.loaded.fold_in(keys, 1), settings, 1.0
-        )
-        audio = jax.device_get(self.loaded.decode(latents[:, : moments * frames]))
+        latents = self._latents(latents, new, tokens, self.loaded.fold_in(keys, 1), settings, 1.0)
+        audio = jax.device_get(self.loaded.decode(latents))
         return audio / np.maximum(np.abs(audio).max(axis=1, keepdims=True), 1.0)
-
-    def places(self, made: Bool[np.ndarray, " N"], settings: Settings) -> tuple[list[int], int]:
-        """(where the diffusion's windows begin, moments that they cover: at least all)."""
-        size, overlap = self.window(settings)
-        places = starts(made, size, overlap)
-        return places, max(len(made), max(places) + size) if len(made) > size else len(made)
 
     def window(self, settings: Settings) -> tuple[int, int]:
         """(length of the diffusion's windows, how much of it overlaps), in moments."""
@@ -258,15 +242,14 @@ class Composer:
         latents: Float[np.ndarray, "B L D"],
         made: Bool[np.ndarray, " N"],
         tokens: Int[np.ndarray, "B W"],
-        places: Sequence[int],
         keys: UInt32[Array, "B 2"],
         settings: Settings,
         strength: float,
     ) -> Float[np.ndarray, "B L D"]:
         """Latents of the moments that are to be made; in a window all others are known: clean frames at delta = 0."""
         frames, left = self.geometry.frames_per_token, made.copy()
-        size = min(self.window(settings)[0], len(made))
-        for index, start in enumerate(places):
+        size, overlap = self.window(settings)
+        for index, start in enumerate(starts(made, size, overlap)):
             there = slice(start * frames, (start + size) * frames)
             latents[:, there] = self.diffuse(
                 tokens[:, start * self.levels : (start + size) * self.levels],
@@ -293,11 +276,6 @@ class Composer:
         how = {"steps": settings.steps, "schedule": settings.schedule, "scale": settings.guidance}
         how |= {"clip": settings.clip_latents, "strength": strength, "noise": settings.noise}
         return np.asarray(self.loaded.diffuse(tokens, keys, latents, mask[None], **how))
-
-
-def _extended(flags: Bool[np.ndarray, " N"], total: int) -> Bool[np.ndarray, " total"]:
-    """What lies beyond the end is new, and cut off in the end."""
-    return np.pad(flags, (0, total - len(flags)), constant_values=True)
 
 
 def _kept(size: int, settings: Settings) -> int:

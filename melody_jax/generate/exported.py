@@ -29,6 +29,7 @@ from melody_jax.generate import sample_exported
 from melody_jax.generate.compose import Composer
 from melody_jax.generate.pipeline import Melody
 from melody_jax.generate.settings import Settings
+from melody_jax.generate.windows import starts
 from melody_jax.mulan import minilm
 from melody_jax.parallel import rules
 from melody_jax.parallel.mesh import make_mesh
@@ -54,9 +55,9 @@ class Arrows:
         composer = Composer(melody.loaded)
         self.system, self.geometry, self.settings = melody.loaded.system, melody.bundle.geometry, settings
         self.moments = self.geometry.tokens_in(settings.seconds)
-        self._places, self._total = composer.places(np.ones(self.moments, bool), settings)
-        self._window = min(composer.window(settings)[0], self._total)
-        self._stretches = list(composer.stretches(np.ones(self._total, bool), settings))
+        new, (size, overlap) = np.ones(self.moments, bool), composer.window(settings)
+        self._places, self._window = starts(new, size, overlap), min(size, self.moments)
+        self._stretches = list(composer.stretches(new, settings))
 
     def inputs(self) -> dict[str, tuple[tuple[str, ...], list[jax.ShapeDtypeStruct]]]:
         """Name of an arrow -> the parts that it runs, and what it takes beside weights."""
@@ -73,7 +74,7 @@ class Arrows:
             "codes": (("mulan", "codes"), [array(self.system.mulan.config.text_length)]),
             "condition": ((), [mulan, *asked]),
             "tokens": (("lm",), [array(vocabulary.prefix), keys]),
-            "latents": (("dpd",), [array(self._total * g.semantic_levels), keys]),
+            "latents": (("dpd",), [array(self.moments * g.semantic_levels), keys]),
             "audio": (("autoencoder",), [latents]),
         }
 
@@ -106,27 +107,29 @@ class Arrows:
     def latents(self, weights: Weights, tokens: Array, keys: Array) -> Array:
         """Latents [B, L, D] of tokens, window after window, each of which keeps what the one before made."""
         dpd, keys, chosen, g = self._kept(weights)["dpd"], self.system.fold_in(keys, 1), self.settings, self.geometry
-        frames, levels = g.frames_per_token, g.semantic_levels
-        latents = jnp.zeros((tokens.shape[0], self._total * frames, g.latent_channels), jnp.float32)
-        left = np.ones(self._total, bool)
-        for index, start in enumerate(self._places):
-            end = start + self._window
-            there = slice(start * frames, end * frames)
+        frames, levels, size = g.frames_per_token, g.semantic_levels, self._window
+        places = np.array(self._places, np.int32)
+        ends = np.array([0, *places[:-1] + size], np.int32)  # of what stands when a window is made
+
+        def window(latents: Array, which: tuple[Array, Array, Array]) -> tuple[Array, None]:
+            index, start, end = which
             made = self.system.diffuse(
                 dpd,
-                tokens[:, start * levels : end * levels],
+                jax.lax.dynamic_slice_in_dim(tokens, start * levels, size * levels, axis=1),
                 self.system.fold_in(keys, index),
-                latents[:, there],
-                jnp.asarray(np.repeat(~left[start:end], frames)[None]),
+                jax.lax.dynamic_slice_in_dim(latents, start * frames, size * frames, axis=1),
+                (start * frames + jnp.arange(size * frames, dtype=jnp.int32) < end * frames)[None],
                 steps=chosen.steps,
                 schedule=chosen.schedule,
                 scale=chosen.guidance,
                 clip=chosen.clip_latents,
                 noise=chosen.noise,
             )
-            latents = latents.at[:, there].set(made)
-            left[start:end] = False
-        return latents[:, : self.moments * frames]
+            return jax.lax.dynamic_update_slice_in_dim(latents, made, start * frames, axis=1), None
+
+        latents = jnp.zeros((tokens.shape[0], self.moments * frames, g.latent_channels), jnp.float32)
+        inputs = np.arange(len(places), dtype=np.int32), places, ends
+        return jax.lax.scan(window, latents, jax.tree.map(jnp.asarray, inputs))[0]
 
     def audio(self, weights: Weights, latents: Array) -> Array:
         """Waveforms [B, T] of latents [B, L, D]."""

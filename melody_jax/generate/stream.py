@@ -123,16 +123,15 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         tokens, done, index = self._tokens, 0, 0
         while done < moments:
             earlier = min(tokens.shape[1] // levels, most)
-            length = sequence - earlier
+            length = min(sequence - earlier, moments - done)
             keys = fold_in(fold_in(self._key, 2 * self._index), index)
             context = tokens[:, tokens.shape[1] - earlier * levels :]
             condition = composer.loaded.later(self._condition, self._drawn - earlier)
             drawn = composer.loaded.write_tokens(
                 condition, context, keys, length * levels, self.settings.sampling, self._away
             )
-            kept = min(length, moments - done)
-            tokens = np.concatenate([tokens, np.asarray(drawn)[:, : kept * levels]], axis=1)
-            done, index, self._drawn = done + kept, index + 1, self._drawn + kept
+            tokens = np.concatenate([tokens, np.asarray(drawn)], axis=1)
+            done, index, self._drawn = done + length, index + 1, self._drawn + length
         window, overlap = composer.window(self.settings)
         self._tokens = tokens[:, -max(most, window, overlap) * levels :]
         return tokens[:, tokens.shape[1] - moments * levels :]

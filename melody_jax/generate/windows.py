@@ -35,8 +35,8 @@ def starts(new: Bool[np.ndarray, " N"], size: int, overlap: int) -> list[int]:
     """Where windows of `size` begin that make all that is new, in the order of making.
 
     A stretch that fits into a window stands in its middle, with what is before and after it in sight; a longer one is made
-    from left to right, each window keeping `overlap` of what there is. Windows may reach beyond the end. Music of at most
-    `size` is one window.
+    from left to right, each window keeping `overlap` of what there is, or more: none reaches beyond the end. Music of at
+    most `size` is one window.
     """
     left = new.copy()
     found = []
@@ -45,7 +45,8 @@ def starts(new: Bool[np.ndarray, " N"], size: int, overlap: int) -> list[int]:
         if len(new) <= size:
             return [0]
         length = end - begin
-        found.append(max(0, begin - ((size - length) // 2 if length <= size - overlap else overlap)))
+        place = begin - ((size - length) // 2 if length <= size - overlap else overlap)
+        found.append(min(max(0, place), len(new) - size))
         left[found[-1] : found[-1] + size] = False
     return found
 

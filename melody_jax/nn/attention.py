@@ -85,10 +85,10 @@ def attend_once(
     dim: int,
     mask: Bool[Array, "#B #heads 1 #U"] | None = None,
 ) -> Float[Array, "B 1 channels"]:
-    """`attend` of one query to heads that stay side by side in channels = heads * dim, for TPUs. Returns query's dtype.
+    """`attend` of one query to heads that stay side by side in channels = heads * dim. Returns query's dtype.
 
-    Every head has a row of its own, zero in the lanes of the others: the matrix unit, which a single row leaves empty, reads
-    keys and values once and as they lie in memory.
+    Every head has a row of its own, zero in the lanes of the others: keys and values are read once and as they lie in
+    memory, which is what a step of decoding waits for. A TPU's matrix unit would be empty with a single row.
     """
     head = jnp.arange(query.shape[-1], dtype=jnp.int32) // dim
     own = (head[None, :] == jnp.arange(query.shape[-1] // dim, dtype=jnp.int32)[:, None])[None]
@@ -238,7 +238,7 @@ class Attention(nn.Module):
             query, key = (self._turned(t, positions) if turned else t for t in (query, key))
             cache, key, value = cache.extended(layer, key, value)
             key, value = key.astype(query.dtype), value.astype(query.dtype)
-            if query.shape[1] == 1 and activations.on_tpu():
+            if query.shape[1] == 1:
                 y = attend_once(query, key, value, self.head_dim, mask)
             else:
                 y = attend(self._split(query), self._split(key), self._split(value), mask).reshape(query.shape)

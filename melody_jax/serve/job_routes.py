@@ -63,7 +63,7 @@ def router(service: Service, checker: Checker) -> fastapi.APIRouter:
         job = found(id)
         until = time.monotonic() + wait
         while job.state not in FINAL and (left := until - time.monotonic()) > 0:
-            await job.news(left)
+            await job.news(job.changes, left)
         return JSONResponse(job.said())
 
     @routes.get("/jobs/{id}/events", response_class=StreamingResponse)
@@ -83,9 +83,10 @@ def router(service: Service, checker: Checker) -> fastapi.APIRouter:
 
 async def _events(job: Job) -> AsyncIterator[str]:
     while True:
+        told = job.changes  # before the job is read: what changes while a slow client takes the event is news
         final = job.state in FINAL
         yield f"event: job\ndata: {json.dumps(job.said())}\n\n"
         if final:
             return
-        while not await job.news(_HEARTBEAT):
+        while not await job.news(told, _HEARTBEAT):
             yield ": still there\n\n"

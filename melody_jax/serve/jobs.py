@@ -59,6 +59,7 @@ class Job:
       takes: ids of what was made, the best first.
       error: one line, where there is one.
       stop: set when the client wants no more.
+      changes: how often its listeners were told of it.
     """
 
     def __init__(self, client: str, wanted: Wanted, loop: asyncio.AbstractEventLoop | None = None):
@@ -67,7 +68,7 @@ class Job:
         self.done, self.total, self.step = 0, 1, ""
         self.stop = threading.Event()
         self.asked, self.begun, self.ended = time.monotonic(), 0.0, 0.0
-        self._loop, self._news = loop, asyncio.Event()
+        self.changes, self._loop, self._news = 0, loop, asyncio.Event()
 
     def tell(self, **changes: Any) -> None:
         """Changes attributes, and wakes those that wait for news. May be called from any thread."""
@@ -78,14 +79,16 @@ class Job:
 
     def _ring(self) -> None:
         bell, self._news = self._news, asyncio.Event()
+        self.changes += 1
         bell.set()
 
-    async def news(self, seconds: float) -> bool:
-        """Waits for the next change, on the event loop; False if there was none for so long."""
-        try:
-            await asyncio.wait_for(self._news.wait(), seconds)
-        except TimeoutError:
-            return False
+    async def news(self, told: int, seconds: float) -> bool:
+        """Waits on the event loop until `changes` is no longer `told`; False if it is for so long."""
+        if self.changes == told:
+            try:
+                await asyncio.wait_for(self._news.wait(), seconds)
+            except TimeoutError:
+                return False
         return True
 
     def said(self) -> dict[str, Any]:
@@ -125,6 +128,11 @@ class Jobs:
 
     def get(self, id: str) -> Job | None:
         return self._jobs.get(id)
+
+    def open(self) -> list[Job]:
+        """Those that have not ended."""
+        with self._lock:
+            return [job for job in self._jobs.values() if job.state not in FINAL]
 
     def drop(self, id: str) -> None:
         with self._lock:

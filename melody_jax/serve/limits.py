@@ -21,7 +21,8 @@ class Limits:
       stream_seconds: length of a stream.
       kept_mib: memory for finished takes; the one that nobody has asked for longest makes room for a new one.
       batch: most pieces that are made together.
-      programs: compiled programs that are kept; beyond that all are dropped, and compiled anew when they are needed.
+      programs: compiled programs that are kept, about 10 MiB each; beyond that all are dropped, and come back from disk when
+        they are needed.
       connections: open at once.
 
     Raises:
@@ -39,7 +40,7 @@ class Limits:
     stream_seconds: float = 600.0
     kept_mib: int = 256
     batch: int = 4
-    programs: int = 256
+    programs: int = 64
     connections: int = 512
 
     def __post_init__(self):

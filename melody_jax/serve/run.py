@@ -10,6 +10,7 @@ import uvicorn
 
 from melody_jax.errors import UserError
 from melody_jax.generate import Melody
+from melody_jax.serve import memory
 from melody_jax.serve.app import create_app
 from melody_jax.serve.fair_queue import BATCHES
 from melody_jax.serve.limits import Limits
@@ -57,6 +58,7 @@ def serve(
     The first SIGINT or SIGTERM takes nothing in any more, hands back what waits, finishes what runs (for at most `grace`
     seconds) and lets it be fetched; a second one ends at once.
     """
+    memory.keep_together()
     service = Service(melody, limits)
     config = uvicorn.Config(
         create_app(service, token, origins, grace),

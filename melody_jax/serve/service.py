@@ -14,8 +14,9 @@ import jax
 from melody_jax.errors import UserError
 from melody_jax.generate import Cancelled, Melody, Progress
 from melody_jax.generate.settings import with_settings
+from melody_jax.serve import memory
 from melody_jax.serve.fair_queue import ClosedError, FairQueue, FullError
-from melody_jax.serve.jobs import CANCELLED, DONE, FAILED, RUNNING, Job, Jobs, Wanted
+from melody_jax.serve.jobs import CANCELLED, DONE, FAILED, FINAL, RUNNING, Job, Jobs, Wanted
 from melody_jax.serve.limits import Limits
 from melody_jax.serve.live import Live
 from melody_jax.serve.metrics import Metrics
@@ -23,6 +24,8 @@ from melody_jax.serve.perform import perform, takes_of
 from melody_jax.serve.takes import Takes
 
 STOPPING = "the server is stopping"
+_HALT_SECONDS = 60.0
+"""How long the end waits for the step that runs."""
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 log = logging.getLogger("melody_jax.serve")
 
@@ -50,6 +53,7 @@ class Service:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._halt = threading.Event()
         self._running: list[Job] = []
+        self._ending = threading.Lock()
         self._pace = 5.0  # seconds of work for a job, lately
         self._compiled = 0
         self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
@@ -141,10 +145,13 @@ class Service:
         await asyncio.to_thread(self._thread.join, grace)
         if self._thread.is_alive():
             self._halt.set()
-            await asyncio.to_thread(self._thread.join, 60.0)
+            await asyncio.to_thread(self._thread.join, _HALT_SECONDS)
+        for job in self.jobs.open():  # of a step that does not come to its end
+            self._end(job, CANCELLED, STOPPING)
 
     def _work(self) -> None:
         while batch := self._queue.take():
+            before = self._compiled
             try:
                 if isinstance(batch[0], Live):
                     self.metrics.music.inc(batch[0].play(self.melody))
@@ -152,9 +159,12 @@ class Service:
                     self._make(batch)
             except Exception:  # whatever it is, the next one gets its turn
                 log.exception("a turn of the worker failed")
+            if self._compiled == before:
+                continue
             if self._compiled > self.limits.programs:
                 jax.clear_caches()
                 self._compiled = 0
+            memory.give_back()  # what compiling has used
 
     def _make(self, jobs: Sequence[Job]) -> None:
         """One call of `Melody`: every job ends in one of the final states."""
@@ -166,7 +176,8 @@ class Service:
 
         def progress(state: Progress) -> None:
             for job in jobs:
-                job.tell(done=state.done, total=state.total, step=state.step)
+                if job.state == RUNNING:
+                    job.tell(done=state.done, total=state.total, step=state.step)
 
         def cancel() -> bool:
             return self._halt.is_set() or all(job.stop.is_set() for job in jobs)
@@ -189,7 +200,8 @@ class Service:
             open_ones = [job for job in jobs if job.state == RUNNING]
             if len(open_ones) > 1:  # one must not fail for another
                 for job in open_ones:
-                    self._make([job])
+                    if job.state == RUNNING:  # the end of the server may have come meanwhile
+                        self._make([job])
                 return
             known = isinstance(error, UserError)
             if not known:
@@ -204,10 +216,14 @@ class Service:
         self.metrics.worked.labels(jobs[0].wanted.verb).observe(took)
 
     def _end(self, job: Job, state: str, error: str = "", takes: tuple[str, ...] = ()) -> None:
-        self.metrics.jobs.labels(job.wanted.verb, state).inc()
-        self.ended = time.monotonic()
-        wanted = dataclasses.replace(job.wanted, take=None)  # a job remembered must not hold music
-        job.tell(error=error, takes=takes, ended=self.ended, wanted=wanted, state=state)  # the state is read first
+        """Brings a job to its end, unless it has one."""
+        with self._ending:
+            if job.state in FINAL:
+                return
+            self.metrics.jobs.labels(job.wanted.verb, state).inc()
+            self.ended = time.monotonic()
+            wanted = dataclasses.replace(job.wanted, take=None)  # a job remembered must not hold music
+            job.tell(error=error, takes=takes, ended=self.ended, wanted=wanted, state=state)  # the state is read first
 
     def _count_program(self, event: str, *_: Any, **__: Any) -> None:
         self._compiled += event == _COMPILED

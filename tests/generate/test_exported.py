@@ -96,6 +96,14 @@ def test_programs_are_for_all_platforms_and_hold_what_they_read(folder):
         program = jax.export.deserialize(bytearray((folder / f"{name}.jax").read_bytes()))
         assert set(program.platforms) == {"cpu", "cuda", "tpu"}
         assert str(program.out_avals[0].shape[0]) == "rows"
+        shapes = [
+            jax.ShapeDtypeStruct([size if isinstance(size, int) else 3 for size in array.shape], array.dtype)
+            for array in program.in_avals
+        ]
+        arguments, _ = jax.tree.unflatten(program.in_tree, shapes)
+        for platform in program.platforms:  # compiled for the first of them alone: the others are not here
+            lowered = jax.jit(program.call).trace(*arguments).lower(lowering_platforms=(platform,))
+            assert lowered.out_info.shape[0] == 3 and "stablehlo" in lowered.as_text()
         read = set(np.load(folder / "codes.npz"))
     assert {name.split("/")[1] for name in read} >= {"text", "rvq"}
     assert not [name for name in read if name.startswith("mulan/music")]

@@ -54,6 +54,19 @@ def test_the_same_seed_plays_the_same(melody, chunks):
         np.testing.assert_array_equal(first, second)
 
 
+def test_short_windows_draw_no_more_than_they_play(melody, monkeypatch):
+    """The language model's sequences are longer than the diffusion's windows; what they begin with is the same."""
+    whole, short = (melody.stream("a slow waltz", seed=3, window_seconds=seconds) for seconds in (0.0, 0.2))
+    next(whole)
+    write, lengths = melody.loaded.write_tokens, []
+    monkeypatch.setattr(melody.loaded, "write_tokens", lambda *a: lengths.append(a[3]) or write(*a))
+    made = [next(short)]
+    np.testing.assert_array_equal(short._tokens, whole._tokens[:, :5])
+    made += [next(short) for _ in range(3)]
+    assert lengths == [5, 3, 3, 3]  # of five moments, two stand already
+    assert sum(map(len, made[1:])) == 3 * 3 * GEOMETRY.token_samples
+
+
 def test_the_prompt_may_change_while_it_plays(melody, chunks):
     stream = melody.stream("a slow waltz", seed=3, loudness=None)
     for expected in chunks[0][:2]:

@@ -39,7 +39,7 @@ def client(serving):
 def ended(client, answer):
     """The job of an accepted request, at its end."""
     assert answer.status_code == 202, answer.text
-    job, until = answer.json(), time.monotonic() + 120
+    job, until = answer.json(), time.monotonic() + 300
     while job["state"] in ("waiting", "running"):
         assert time.monotonic() < until
         job = client.get(f"/v1/jobs/{job['id']}", params={"wait": 10}).json()

@@ -123,6 +123,8 @@ def test_the_whole_path_by_clicks(browser, address, tmp_path):
     assert "seed 3" in page.locator("#facts").inner_text()
     assert not controls or "D minor" in page.locator("#facts").inner_text()
 
+    seconds = page.locator("#ruler span").all_inner_texts()
+    assert seconds[:3] == ["0 s", "0.5", "1"] and seconds[-1] == "3.5"
     page.click("#play")
     until(page, "document.getElementById('audio').currentTime > 0.4")
     assert page.locator("#play").get_attribute("aria-label") == "Pause"

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from melody_jax.serve.jobs import FINAL
+from melody_jax.generate.settings import Settings
+from melody_jax.serve.job_routes import _events
+from melody_jax.serve.jobs import FINAL, Job, Wanted
 from melody_jax.serve.upload import TooLargeError, received
 from tests.serve.conftest import SHORT, ended, made
 
@@ -315,3 +317,38 @@ def test_stopping_does_not_wait_for_ever(client, monkeypatch):
     client.portal.call(client.service.close, 0.1)
     said = client.get(f"/v1/jobs/{job['id']}").json()
     assert said["state"] in FINAL and said["state"] == "cancelled" and json.dumps(said)
+
+
+def test_a_step_without_an_end_is_handed_back(client, monkeypatch):
+    """What it still makes after that is too late: a job ends once."""
+    go, begun, plain = threading.Event(), threading.Event(), client.service.melody.generate
+
+    def stuck(prompts, cancel, **options):
+        begun.set()
+        assert go.wait(60)
+        return plain(prompts, **options)
+
+    monkeypatch.setattr(client.service.melody, "generate", stuck)
+    monkeypatch.setattr("melody_jax.serve.service._HALT_SECONDS", 0.1)
+    job = client.post("/v1/generate", json={"prompt": "a", "settings": SHORT}).json()
+    assert begun.wait(60)
+    client.portal.call(client.service.close, 0.1)
+    said = client.get(f"/v1/jobs/{job['id']}").json()
+    assert said["state"] == "cancelled" and "stopping" in said["error"]
+    go.set()
+    client.service._thread.join(60)
+    assert client.get(f"/v1/jobs/{job['id']}").json() == said
+    assert 'melody_jobs_total{state="done"' not in client.get("/metrics").text
+
+
+def test_what_changes_while_a_client_takes_an_event_is_told():
+    async def follow():
+        job = Job("a", Wanted("generate", Settings(), 1), asyncio.get_running_loop())
+        events = _events(job)
+        first = await anext(events)
+        job.tell(state="done")
+        await asyncio.sleep(0)  # the bell rings while nobody listens
+        return first, await asyncio.wait_for(anext(events), 5)
+
+    first, second = asyncio.run(follow())
+    assert '"waiting"' in first and '"done"' in second

@@ -15,7 +15,7 @@ export class Player {
     for (const event of ["play", "pause", "ended"]) this.audio.addEventListener(event, () => this.#tick());
     this.stage.addEventListener("pointerdown", (event) => this.#drag(event));
     this.stage.addEventListener("keydown", (event) => this.#key(event));
-    new ResizeObserver(() => this.#drawWave()).observe(this.stage);
+    new ResizeObserver(() => (this.#drawWave(), this.#drawRuler())).observe(this.stage);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#drawWave());
   }
 
@@ -35,6 +35,7 @@ export class Player {
     this.stage.setAttribute("aria-valuemax", this.seconds.toFixed(1));
     this.select(this.span && this.span.to <= this.seconds ? this.span : null);
     this.#drawWave();
+    this.#drawRuler();
     const canvas = this.find("notes");
     canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
     this.find("pitches").replaceChildren();
@@ -110,6 +111,19 @@ export class Player {
     else return;
     event.preventDefault();
     this.#tick();
+  }
+
+  /** Seconds below the picture, as close as they can be read. */
+  #drawRuler() {
+    const step = [0.5, 1, 2, 5, 10, 20, 30, 60].find((each) => (50 * this.seconds) / each <= this.stage.clientWidth) ?? 120;
+    const marks = [];
+    for (let at = 0; at < this.seconds - step / 4; at += step) {
+      const mark = document.createElement("span");
+      mark.textContent = at ? at : "0 s";
+      mark.style.left = `${(100 * at) / this.seconds}%`;
+      marks.push(mark);
+    }
+    this.find("ruler").replaceChildren(...marks);
   }
 
   #drawWave() {
