@@ -138,7 +138,7 @@ def write(path: str, audio: np.ndarray) -> None:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(info()["sample_rate"])
-        file.writeframes(np.round(audio * 32767).astype("<i2").tobytes())
+        file.writeframes(np.clip(np.round(audio * 32768.0), -32768, 32767).astype("<i2").tobytes())
 
 
 if __name__ == "__main__":

@@ -70,9 +70,6 @@ class Study:
             known = {(str(pair.a), str(pair.b)): index for index, pair in enumerate(pairs)}
             self._answers = [line for line in read_lines(answers) if (line.get("a"), line.get("b")) in known]
             self._heard = {(line["listener"], known[line["a"], line["b"]]) for line in self._answers}
-            if answers.exists() and not answers.read_text().endswith("\n"):
-                with answers.open("a") as file:  # behind a line that a kill has cut short
-                    file.write("\n")
             self._file = Appended(answers)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{answers} cannot hold the answers: {error}") from None
