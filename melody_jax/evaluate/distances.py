@@ -9,8 +9,9 @@ MAUVE_FEWEST = 20
 """Pieces of each set of which there are two clusters."""
 
 
-def text_cosine(text: Float[np.ndarray, "n E"], music: Float[np.ndarray, "n E"]) -> Estimate:
-    """Mean cosine of each text and its own music (unit norm)."""
+def cycle_consistency(text: Float[np.ndarray, "n E"], music: Float[np.ndarray, "n E"]) -> Estimate:
+    """MuLan cycle consistency: the mean cosine of the embeddings of each text and of the music made for it, both of unit norm
+    (Agostinelli et al., "MusicLM", 2023, section 5.1)."""
     return mean(np.sum(text * music, axis=1))
 
 

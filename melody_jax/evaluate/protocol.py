@@ -30,6 +30,7 @@ DIFFUSION_CLIPS = 64  # each is denoised at eight angles under three conditions
 DIFFUSION_SEED = 20230515  # the same noise in every evaluation, so that figures compare
 OWN = "diffusion, from the clip's own tokens"
 BESIDE_OWN = {"originals": "original", "another clip": links.ANOTHER}
+MCC = "MuLan cycle consistency (MCC)"
 DISTANCES = {  # each with the least number of pieces that it takes
     "Fréchet distance to unseen music": (distances.frechet, 2),
     "kernel audio distance to unseen music": (distances.kernel_distance, 2),
@@ -311,8 +312,8 @@ def text_to_music(
     embedded = batched(models.embed_music, made), batched(models.embed_music, real)
     spoken = np.asarray(models.embed_text(sentences))
     others = np.setdiff1d(np.arange(len(real)), rows)
-    found["MuLan cosine of text and music"] = distances.text_cosine(spoken, embedded[0])
-    beside["MuLan cosine of text and music"] = distances.text_cosine(spoken, embedded[1][rows])
+    found[MCC] = distances.cycle_consistency(spoken, embedded[0])
+    beside[MCC] = distances.cycle_consistency(spoken, embedded[1][rows])
     heard_by = {"": embedded}
     for one in listeners:
         heard_by[f", heard by {one.name}"] = (

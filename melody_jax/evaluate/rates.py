@@ -19,7 +19,8 @@ NOTE = (
     "Music made for captions of unseen clips, and real renders judged the same way: what a judge misses there it cannot "
     "hear here either. Key: tonic and mode by Krumhansl and Schmuckler; tempo: within 8 % of the one asked for, its half or "
     "its double (guessing: 0.23); beat strength: onset strength on the beats over its mean, 1 without a beat; scale: the "
-    "diatonic one that holds most notes; 95 % intervals over pieces."
+    "diatonic one that holds most notes; MuLan cycle consistency: the mean cosine of MuLan's embeddings of text and music, which "
+    "compares pieces only where they are heard by the same MuLan; 95 % intervals over pieces."
 )
 
 

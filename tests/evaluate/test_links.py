@@ -156,7 +156,7 @@ def test_own_music_without_truth_gets_what_needs_none(music):
         GEOMETRY, melody, _Models(), bare, _tokens(held_out), _tokens(train), None, None, 4, progress=False
     )
     assert not figures and "family" not in table.rows and "key" not in table.rows
-    assert table.rows["MuLan cosine of text and music"]["made"] and table.rows["beat strength"]["made"]
+    assert table.rows["MuLan cycle consistency (MCC)"]["made"] and table.rows["beat strength"]["made"]
 
 
 def test_one_clip_whose_notes_are_known_is_measured_and_what_needs_more_is_named(music):

@@ -115,4 +115,6 @@ def test_distances_of_equal_sets_are_small_and_grow_with_what_differs():
     assert abs(distances.frechet(wide, narrow) - 2.0) < 0.1
     assert distances.mauve_divergence(other + 1.0, real) > 10 * abs(distances.mauve_divergence(other, real))
     unit = real / np.linalg.norm(real, axis=1, keepdims=True)
-    assert abs(distances.text_cosine(unit, unit).value - 1.0) < 1e-6
+    assert abs(distances.cycle_consistency(unit, unit).value - 1.0) < 1e-6
+    opposite = np.concatenate([unit[:1], -unit[1:2]])
+    assert abs(distances.cycle_consistency(unit[:2], opposite).value) < 1e-6

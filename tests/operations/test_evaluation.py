@@ -42,7 +42,7 @@ def test_one_test_clip_is_measured(own_music, bundle_dir, tmp_path, capsys):  # 
         assert np.isfinite(figures[name]["value"]) and figures[name]["reached"] in (True, False)
     assert "(one clip)" in printed and "captions cut at the 16 tokens that the model reads: 1" in printed
     (table,) = report["tables"].values()
-    assert table["MuLan cosine of text and music"]["made"]["clips"] == 1
+    assert table["MuLan cycle consistency (MCC)"]["made"]["clips"] == 1
     assert table["kernel audio distance to unseen music"]["made"] == "it takes 2 pieces"
     assert table["MAUVE audio divergence from unseen music"]["made"] == "it takes 20 pieces"
 
