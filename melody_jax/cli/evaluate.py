@@ -16,7 +16,7 @@ with installed("melody evaluate"):
 @command(
     option("--bundle", "what `melody export` wrote", required=True, metavar="DIR"),
     shared("data_dir", data="name of the audio data set; its test split counts"),
-    shared(out="report.md, report.json and, if need be, tokens"),
+    shared(out="report.md, report.json, report.csv and, if need be, tokens"),
     option("--model_dir", "where the bundle was trained, to use its tokens again", metavar="DIR"),
     fields(Evaluation, ("clips", "links", "prompts", "seed")),
     several(
@@ -30,7 +30,7 @@ def evaluate(args: argparse.Namespace) -> int:
     given = fields_of(args, Evaluation)
     found = measured(Evaluation(**given, token_dir=args.model_dir or args.out, judges=_judges_of(args.judge)))
     print(*(entry.markdown() for entry in found.tables), table(found.figures), sep="\n\n")
-    write_report(Path(args.out), found.figures, found.facts, found.tables)
+    write_report(Path(args.out), found.figures, found.facts, found.tables, Path(args.bundle).resolve().name)
     missed = [f"{figure.stage}: {figure.name}" for figure in found.figures if figure.missed]
     if missed:
         print(f"missed: {'; '.join(missed)}")

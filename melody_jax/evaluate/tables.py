@@ -41,6 +41,15 @@ class Table:
             for name, cells in self.rows.items()
         }
 
+    def records(self) -> list[dict[str, Any]]:
+        """Its lines of the CSV: one for each cell that was measured."""
+        return [
+            {"table": self.title, "measure": name, "of": column} | _record(cells[column])
+            for name, cells in self.rows.items()
+            for column in self.columns
+            if cells.get(column) is not None
+        ]
+
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table of equally wide columns; the first row is its head."""
@@ -55,6 +64,12 @@ def _words(cell: Cell) -> str:
     if cell is None or isinstance(cell, float) and math.isnan(cell):
         return "-"
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def _record(cell: Cell) -> dict[str, Any]:
+    if isinstance(cell, Estimate):
+        return plain(cell)
+    return {"remark": cell} if isinstance(cell, str) else {"value": plain(cell)}
 
 
 def plain(cell: Any) -> Any:

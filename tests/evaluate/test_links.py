@@ -1,6 +1,8 @@
 """The tables: a link that loses the notes shows it, and so does music that is not what was asked."""
 
+import csv
 import json
+import math
 import types
 
 import numpy as np
@@ -254,3 +256,24 @@ def test_the_report_holds_the_tables(tmp_path):
         "b": None,
         "c": "text",
     }
+
+
+def test_every_number_has_a_line_of_the_csv(tmp_path):
+    rows = {"a, b": {"made": Estimate(0.5, -math.inf, math.inf, 1), "target": ">= 1"}, "c": {"made": 1.5}}
+    table = Table("Of notes", "link", ("made", "target"), rows)
+    figures = [
+        Figure("lm", "x", 1.0, "bigram 3", 2.0, "<=", (0.5, 1.5)),
+        Figure.unmeasured("dpd", "y", "it takes a solo"),
+    ]
+    write_report(tmp_path, figures, {}, [table], "tiny")
+    with (tmp_path / "report.csv").open(newline="") as file:
+        lines = [{name: text for name, text in line.items() if text} for line in csv.DictReader(file)]
+    assert all(line.pop("bundle") == "tiny" for line in lines)
+    first = {"table": "figures", "measure": "lm: x", "value": "1.0", "low": "0.5", "high": "1.5"}
+    assert lines == [
+        first | {"required": "<= 2", "reached": "True", "remark": "bigram 3"},
+        {"table": "figures", "measure": "dpd: y", "remark": "it takes a solo"},
+        {"table": "Of notes", "measure": "a, b", "of": "made", "value": "0.5", "clips": "1"},
+        {"table": "Of notes", "measure": "a, b", "of": "target", "remark": ">= 1"},
+        {"table": "Of notes", "measure": "c", "of": "made", "value": "1.5"},
+    ]
