@@ -94,8 +94,13 @@ class Figure:
 
 def table(figures: Sequence[Figure]) -> str:
     """The figures as an aligned Markdown table."""
+    return aligned(lines(figures))
+
+
+def lines(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
+    """The figures in words; the first line is the head of their table."""
     head = ("stage", "figure", "value (95 % interval)", "baseline", "required", "reached")
-    return aligned([head, *(figure.cells() for figure in figures)])
+    return [head, *(figure.cells() for figure in figures)]
 
 
 def as_csv(found: Mapping[str, tuple[Sequence[Figure], Sequence[Table]]]) -> str:
@@ -127,16 +132,37 @@ def write_report(
         "tables": {entry.title: entry.json() for entry in tables},
         "facts": facts,
     }
-    lines = ["# Held-out figures", "", table(figures), ""]
+    text = ["# Held-out figures", "", table(figures), ""]
     for entry in tables:
-        lines += [entry.markdown(), ""]
-    lines += ["## What was trained, for how long, on what", ""]
-    lines += [f"- {name}: {_words(fact)}" for name, fact in facts.items()]
+        text += [entry.markdown(), ""]
+    text += ["## What was trained, for how long, on what", ""]
+    text += [f"- {name}: {_words(fact)}" for name, fact in facts.items()]
+    _write(
+        directory,
+        {
+            "report.json": json.dumps(found, indent=1) + "\n",
+            "report.md": "\n".join(text) + "\n",
+            "report.csv": as_csv({bundle: (figures, tables)}),
+        },
+    )
+
+
+def write_comparison(
+    directory: pathlib.Path, found: Mapping[str, tuple[Sequence[Figure], Sequence[Table]]], side_by_side: Table
+) -> None:
+    """Writes `comparison.md` and `comparison.csv`, of bundles by name.
+
+    Raises:
+      UserError: they cannot be written.
+    """
+    _write(directory, {"comparison.md": side_by_side.markdown() + "\n", "comparison.csv": as_csv(found)})
+
+
+def _write(directory: pathlib.Path, files: Mapping[str, str]) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_whole(directory / "report.json", json.dumps(found, indent=1) + "\n")
-        write_whole(directory / "report.md", "\n".join(lines) + "\n")
-        write_whole(directory / "report.csv", as_csv({bundle: (figures, tables)}))
+        for name, content in files.items():
+            write_whole(directory / name, content)
     except OSError as error:
         raise UserError(f"the report cannot be written to {directory}: {error.strerror or error}") from None
 

@@ -262,43 +262,77 @@ def own_notes(table: Table) -> Figure:
     return Figure("dpd", name, own.value, beside, 0.6, ">=", own.interval)
 
 
-def text_to_music(
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """Music for captions of held-out clips.
+
+    Attributes:
+      rows: of each piece the clip whose caption it was made for.
+      sentences: the captions.
+      pieces: as `Player.generate` gives them.
+    """
+
+    rows: list[int]
+    sentences: list[str]
+    pieces: Sequence[Any]
+
+
+def make_music(
     geometry: Geometry,
     melody: Player,
-    models: Listener,
     clips: Sequence[Any],
-    tokens: Columns,
-    train_tokens: Columns,
-    judge: FamilyJudge | None,
-    probe: MusicProbe | None,
+    known: bool,
     prompts: int,
     seed: int = 0,
-    listeners: Sequence[JudgeModel] = (),
     progress: bool = True,
-) -> tuple[Table, list[Figure]]:
-    """Music for captions of held-out clips, measured beside these clips themselves.
+) -> Made:
+    """Music for captions of at most `prompts` held-out clips.
 
     Args:
-      geometry: of the tokens.
-      melody, models: of the same weights.
+      geometry: of the pieces, which are as long as a clip.
+      melody: makes them.
       clips: held-out ones, with truth or without.
-      tokens: of these clips.
-      train_tokens: of the training clips, for shared runs.
-      judge: of families, fitted on real renders; None without truth.
-      probe: of tokens, fitted on the same; None without truth.
+      known: whether captions are chosen by what is true of the clips.
       prompts: how many at most.
       seed: of the first piece; the others count on.
-      listeners: by whose embeddings distances are measured too.
       progress: whether a bar is shown.
     """
-    chosen, known = [], judge is not None and all(clip.truth for clip in clips)
+    chosen = []
     if known:
         chosen = choose_prompts([clip.captions for clip in clips], [clip.truth for clip in clips], prompts)
     if not chosen:
         chosen = [(i, clip.captions[i % len(clip.captions)]) for i, clip in enumerate(clips[:prompts])]
     rows, sentences = [row for row, _ in chosen], [sentence for _, sentence in chosen]
     seeds, seconds = [seed + i for i in range(len(chosen))], geometry.clip_seconds
-    pieces = melody.generate(sentences, seed=seeds, seconds=seconds, progress=progress)
+    return Made(rows, sentences, melody.generate(sentences, seed=seeds, seconds=seconds, progress=progress))
+
+
+def text_to_music(
+    geometry: Geometry,
+    music: Made,
+    models: Listener,
+    clips: Sequence[Any],
+    tokens: Columns,
+    train_tokens: Columns,
+    judge: FamilyJudge | None,
+    probe: MusicProbe | None,
+    listeners: Sequence[JudgeModel] = (),
+) -> tuple[Table, list[Figure]]:
+    """Music for captions of held-out clips, measured beside these clips themselves.
+
+    Args:
+      geometry: of the tokens.
+      music: what was made.
+      models: of the weights that made it.
+      clips: held-out ones, with truth or without.
+      tokens: of these clips.
+      train_tokens: of the training clips, for shared runs.
+      judge: of families, fitted on real renders; None without truth.
+      probe: of tokens, fitted on the same; None without truth.
+      listeners: by whose embeddings distances are measured too.
+    """
+    rows, sentences, pieces = music.rows, music.sentences, music.pieces
+    known = judge is not None and all(clip.truth for clip in clips)
     made, real = np.stack([piece.audio for piece in pieces]), np.stack([clip.audio for clip in clips])
     levels, codes = geometry.semantic_levels, geometry.semantic_codes
     written = links.by_level(np.stack([piece.tokens for piece in pieces]), levels, codes)
@@ -320,10 +354,10 @@ def text_to_music(
             one.embed(made, geometry.sample_rate),
             one.embed(real, geometry.sample_rate),
         )
-    for by, (music, unseen) in heard_by.items():
-        found |= _distances(music, unseen, by)
+    for by, (own, unseen) in heard_by.items():
+        found |= _distances(own, unseen, by)
         beside |= _distances(unseen[rows], unseen[others], by)
-    table = rates.table(found, beside, len(chosen), TARGETS if known else None)
+    table = rates.table(found, beside, len(rows), TARGETS if known else None)
     family, ceiling, name = found.get("family"), beside.get("family"), "asked family recognised"
     if asked is None or not isinstance(family, Estimate) or not isinstance(ceiling, Estimate):
         return table, []
@@ -333,7 +367,7 @@ def text_to_music(
         return table, [Figure.unmeasured("text-to-music", name, lacks)]
     chance = 1 / len(kinds)
     words = f"chance {chance:.3f}, real renders {ceiling.value:.3f}"
-    name, bound = f"{name}, {len(chosen)} prompts", min(2 * chance, (1 + chance) / 2)
+    name, bound = f"{name}, {len(rows)} prompts", min(2 * chance, (1 + chance) / 2)
     return table, [Figure("text-to-music", name, family.value, words, bound, ">=", family.interval)]
 
 

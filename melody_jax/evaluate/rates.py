@@ -15,6 +15,7 @@ from melody_jax.evaluate.truth import Asked
 from melody_jax.shapes import Float, Int
 
 SHORTEST_NOTE, LONGEST_NOTE = 0.1, 0.6  # seconds: bounds of a usual median
+MADE, REAL, TARGET = "made", "real renders", "target"
 NOTE = (
     "Music made for captions of unseen clips, and real renders judged the same way: what a judge misses there it cannot "
     "hear here either. Key: tonic and mode by Krumhansl and Schmuckler; tempo: within 8 % of the one asked for, its half or "
@@ -75,10 +76,10 @@ def table(
 ) -> Table:
     """Measures of made music beside those of real renders."""
     rows: dict[str, Mapping[str, Cell]] = {
-        name: {"made": made.get(name), "real renders": real.get(name), "target": (targets or {}).get(name)}
+        name: {MADE: made.get(name), REAL: real.get(name), TARGET: (targets or {}).get(name)}
         for name in [*made, *(name for name in real if name not in made)]
     }
-    columns = ("made", "real renders", "target") if targets else ("made", "real renders")
+    columns = (MADE, REAL, TARGET) if targets else (MADE, REAL)
     return Table(f"Text to music, {prompts} prompts", "measure", columns, rows, NOTE)
 
 

@@ -30,9 +30,13 @@ class Table:
 
     def markdown(self) -> str:
         """Heading, note and aligned table."""
-        rows = [(name, *(_words(cells.get(column)) for column in self.columns)) for name, cells in self.rows.items()]
         lines = [f"## {self.title}", "", *([self.note, ""] if self.note else [])]
-        return "\n".join([*lines, aligned([(self.corner, *self.columns), *rows])])
+        return "\n".join([*lines, aligned(self.lines())])
+
+    def lines(self) -> list[tuple[str, ...]]:
+        """Its cells in words; the first line is its head."""
+        rows = [(name, *(words(cells.get(column)) for column in self.columns)) for name, cells in self.rows.items()]
+        return [(self.corner, *self.columns), *rows]
 
     def json(self) -> dict[str, dict[str, Any]]:
         """Cells by row and column."""
@@ -60,7 +64,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def _words(cell: Cell) -> str:
+def words(cell: Cell) -> str:
+    """A cell as people read it."""
     if cell is None or isinstance(cell, float) and math.isnan(cell):
         return "-"
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)

@@ -101,6 +101,11 @@ class _Models:
         return np.full((len(sentences), spectra.BANDS), 1 / spectra.BANDS**0.5)
 
 
+def _text_to_music(melody, clips, tokens, train_tokens, judge, prompts, listeners=()):
+    made = protocol.make_music(GEOMETRY, melody, clips, judge is not None, prompts, progress=False)
+    return protocol.text_to_music(GEOMETRY, made, _Models(), clips, tokens, train_tokens, judge, None, listeners)
+
+
 def _value(cell) -> float:
     assert isinstance(cell, Estimate)
     return cell.value
@@ -137,8 +142,8 @@ def test_made_music_is_measured_beside_real_music(music):
     tokens, seen = _tokens(held_out), _tokens(train)
 
     def measured(played):
-        arguments = (GEOMETRY, _Melody(held_out, played), _Models(), held_out, tokens, seen, judges.family, None, 6)
-        table, figures = protocol.text_to_music(*arguments, progress=False)
+        melody = _Melody(held_out, played)
+        table, figures = _text_to_music(melody, held_out, tokens, seen, judges.family, 6)
         return {name: row["made"] for name, row in table.rows.items()}, table, figures
 
     made, table, (family,) = measured(lambda audio: audio)
@@ -154,9 +159,7 @@ def test_own_music_without_truth_gets_what_needs_none(music):
     train, held_out, _, _ = music
     bare = [types.SimpleNamespace(audio=c.audio, captions=c.captions, truth=None, id=c.id) for c in held_out]
     melody = _Melody(held_out, lambda audio: audio)
-    table, figures = protocol.text_to_music(
-        GEOMETRY, melody, _Models(), bare, _tokens(held_out), _tokens(train), None, None, 4, progress=False
-    )
+    table, figures = _text_to_music(melody, bare, _tokens(held_out), _tokens(train), None, 4)
     assert not figures and "family" not in table.rows and "key" not in table.rows
     assert table.rows["MuLan cycle consistency (MCC)"]["made"] and table.rows["beat strength"]["made"]
 
@@ -168,13 +171,13 @@ def test_one_clip_whose_notes_are_known_is_measured_and_what_needs_more_is_named
     table, (own,) = protocol.notes_at_every_link(GEOMETRY, melody, _Models(), real, one, tokens, judges, progress=False)
     assert "another clip" not in table.rows and _value(table.rows["original"][links.CHROMA]) > 0.99
     assert own.lacks == "it takes a held-out solo whose notes are known" and not own.missed
-    arguments = GEOMETRY, melody, _Models(), one, tokens, _tokens(train), judges.family, None, 6
-    table, (family,) = protocol.text_to_music(*arguments, progress=False)
+    arguments = melody, one, tokens, _tokens(train), judges.family, 6
+    table, (family,) = _text_to_music(*arguments)
     assert family.lacks and _value(table.rows["key"]["made"]) == 1.0
     assert table.rows["Fréchet distance to unseen music"]["made"] == "it takes 2 pieces"
     one[0].captions = ("a tune",)  # which names nothing that could be recognised
     try:
-        table, (family,) = protocol.text_to_music(*arguments, progress=False)
+        table, (family,) = _text_to_music(*arguments)
     finally:
         one[0].captions = ("flute in C major, 96 bpm",)
     assert family.lacks and table.rows["key"]["made"].clips == 0 and table.rows["beat strength"]["made"].clips == 1
@@ -193,8 +196,8 @@ def test_other_listeners_measure_distances_too(music):
     listener = JudgeModel("spectra", 2 * RATE, lambda audio: spectra.bands(audio, 2 * RATE))
 
     def measured(played):
-        arguments = GEOMETRY, _Melody(held_out, played), _Models(), held_out, _tokens(held_out), _tokens(train)
-        table, _ = protocol.text_to_music(*arguments, judges.family, None, 6, listeners=[listener], progress=False)
+        arguments = _Melody(held_out, played), held_out, _tokens(held_out), _tokens(train)
+        table, _ = _text_to_music(*arguments, judges.family, 6, [listener])
         return table.rows["kernel audio distance to unseen music, heard by spectra"], table
 
     faithful, table = measured(lambda audio: audio)
