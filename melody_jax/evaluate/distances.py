@@ -15,6 +15,14 @@ def cycle_consistency(text: Float[np.ndarray, "n E"], music: Float[np.ndarray, "
     return mean(np.sum(text * music, axis=1))
 
 
+def apart(embeddings: Float[np.ndarray, "n E"]) -> Float[np.ndarray, " n"]:
+    """Of each piece the mean cosine distance from the others, embeddings of unit norm; not a number for one alone."""
+    if len(embeddings) < 2:
+        return np.full(len(embeddings), np.nan)
+    cosines = embeddings.astype(np.float64) @ embeddings.astype(np.float64).T
+    return 1 - (cosines.sum(axis=1) - np.diag(cosines)) / (len(embeddings) - 1)
+
+
 def frechet(made: Float[np.ndarray, "n E"], real: Float[np.ndarray, "m E"]) -> float:
     """Squared Fréchet distance of the two normal distributions that fit the sets (Kilgour et al., 2019).
 

@@ -15,7 +15,7 @@ import numpy as np
 from melody_jax.dpd import loss as dpd_loss
 from melody_jax.dpd import wiener
 from melody_jax.evaluate import distances, links, measures, memorisation, rates, spectra
-from melody_jax.evaluate.estimate import Estimate, whole_mean
+from melody_jax.evaluate.estimate import Estimate, mean, whole_mean
 from melody_jax.evaluate.families import FamilyJudge
 from melody_jax.evaluate.figures import Figure
 from melody_jax.evaluate.judge_models import JudgeModel
@@ -30,6 +30,7 @@ DIFFUSION_CLIPS = 64  # each is denoised at eight angles under three conditions
 DIFFUSION_SEED = 20230515  # the same noise in every evaluation, so that figures compare
 OWN = "diffusion, from the clip's own tokens"
 BESIDE_OWN = {"originals": "original", "another clip": links.ANOTHER}
+VARIED, SEEDS = 6, 4  # prompts of which several pieces are made, and how many of each
 MCC = "MuLan cycle consistency (MCC)"
 DISTANCES = {  # each with the least number of pieces that it takes
     "Fréchet distance to unseen music": (distances.frechet, 2),
@@ -60,7 +61,7 @@ class Player(Protocol):
         ...
 
     def generate(self, prompts: Any = None, **options: Any) -> Sequence[Any]:
-        """A piece with `audio` [T] and `tokens` [W] for each sentence, or for each clip given as `audio`."""
+        """A piece with `audio` [T], `tokens` [W] and `lufs` for each sentence, or for each clip given as `audio`."""
         ...
 
 
@@ -270,11 +271,13 @@ class Made:
       rows: of each piece the clip whose caption it was made for.
       sentences: the captions.
       pieces: as `Player.generate` gives them.
+      again: of the first VARIED sentences, SEEDS - 1 more pieces each, sentence by sentence.
     """
 
     rows: list[int]
     sentences: list[str]
     pieces: Sequence[Any]
+    again: Sequence[Any]
 
 
 def make_music(
@@ -303,8 +306,10 @@ def make_music(
     if not chosen:
         chosen = [(i, clip.captions[i % len(clip.captions)]) for i, clip in enumerate(clips[:prompts])]
     rows, sentences = [row for row, _ in chosen], [sentence for _, sentence in chosen]
-    seeds, seconds = [seed + i for i in range(len(chosen))], geometry.clip_seconds
-    return Made(rows, sentences, melody.generate(sentences, seed=seeds, seconds=seconds, progress=progress))
+    wanted = sentences + [sentence for sentence in sentences[:VARIED] for _ in range(SEEDS - 1)]
+    seeds = [seed + i for i in range(len(wanted))]
+    pieces = melody.generate(wanted, seed=seeds, seconds=geometry.clip_seconds, progress=progress)
+    return Made(rows, sentences, pieces[: len(rows)], pieces[len(rows) :])
 
 
 def text_to_music(
@@ -348,6 +353,14 @@ def text_to_music(
     others = np.setdiff1d(np.arange(len(real)), rows)
     found[MCC] = distances.cycle_consistency(spoken, embedded[0])
     beside[MCC] = distances.cycle_consistency(spoken, embedded[1][rows])
+    different, again = "MuLan distance between prompts", np.stack([piece.audio for piece in music.again])
+    found["MuLan distance between seeds of one prompt"] = _between_seeds(
+        embedded[0], batched(models.embed_music, again)
+    )
+    found[different], beside[different] = (mean(distances.apart(x)) for x in (embedded[0], embedded[1][rows]))
+    sampled = [piece.lufs[0] for piece in pieces if piece.lufs is not None]
+    if sampled:
+        found["loudness as sampled (LUFS)"] = mean(np.array(sampled))
     heard_by = {"": embedded}
     for one in listeners:
         heard_by[f", heard by {one.name}"] = (
@@ -369,6 +382,13 @@ def text_to_music(
     words = f"chance {chance:.3f}, real renders {ceiling.value:.3f}"
     name, bound = f"{name}, {len(rows)} prompts", min(2 * chance, (1 + chance) / 2)
     return table, [Figure("text-to-music", name, family.value, words, bound, ">=", family.interval)]
+
+
+def _between_seeds(first: np.ndarray, again: np.ndarray) -> Estimate:
+    """Of pieces of one prompt, by the embeddings of the first ones [n, E] and of `Made.again`; a value for each prompt."""
+    again = again.reshape(-1, SEEDS - 1, again.shape[-1])
+    groups = np.concatenate([first[: len(again), None], again], axis=1)
+    return mean(np.array([distances.apart(group).mean() for group in groups]))
 
 
 def _shared_runs(clips: np.ndarray, train: np.ndarray) -> dict[str, Cell]:

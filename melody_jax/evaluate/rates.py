@@ -12,6 +12,7 @@ from melody_jax.evaluate.notes import onset_peaks
 from melody_jax.evaluate.probe import MusicProbe
 from melody_jax.evaluate.tables import Cell, Table
 from melody_jax.evaluate.truth import Asked
+from melody_jax.generate.loudness import lufs
 from melody_jax.shapes import Float, Int
 
 SHORTEST_NOTE, LONGEST_NOTE = 0.1, 0.6  # seconds: bounds of a usual median
@@ -21,7 +22,9 @@ NOTE = (
     "hear here either. Key: tonic and mode by Krumhansl and Schmuckler; tempo: within 8 % of the one asked for, its half or "
     "its double (guessing: 0.23); beat strength: onset strength on the beats over its mean, 1 without a beat; scale: the "
     "diatonic one that holds most notes; MuLan cycle consistency: the mean cosine of MuLan's embeddings of text and music, which "
-    "compares pieces only where they are heard by the same MuLan; 95 % intervals over pieces."
+    "compares pieces only where they are heard by the same MuLan; MuLan distance: one "
+    "minus the cosine of two pieces; loudness: integrated (ITU-R BS.1770), as sampled: before it is brought to the one "
+    "asked for; 95 % intervals over pieces."
 )
 
 
@@ -68,6 +71,7 @@ def rates(
             found[f"tokens of level {level + 1} that repeat"] = mean(share)
     found[f"silent for over {faults.GAP:g} s"] = mean(faults.longest_gap(audio, sample_rate) > faults.GAP)
     found["with a click"] = mean(np.array([len(faults.clicks(piece)) > 0 for piece in audio]))
+    found["loudness (LUFS)"] = mean(np.array([lufs(piece, sample_rate) for piece in audio]))
     return found
 
 

@@ -69,6 +69,9 @@ def music():
     return train, held_out, protocol.Real(audio, truth, _tokens(train)), links.Judges(audio, truth, RATE)
 
 
+BETWEEN = "MuLan distance between prompts"
+
+
 class _Melody:
     """Stands for a bundle that plays what it is given, by what `played` makes of it."""
 
@@ -82,9 +85,9 @@ class _Melody:
         return self._audio
 
     def generate(self, prompts=None, *, audio=None, **_):
-        rows = self._played(self._audio[: len(prompts or audio)])
+        rows = self._played(self._audio[np.arange(len(prompts or audio)) % len(self._audio)])
         tokens = np.zeros(SECONDS * spectra.FRAME_RATE, int)
-        return [types.SimpleNamespace(audio=row, tokens=tokens) for row in rows]
+        return [types.SimpleNamespace(audio=row, tokens=tokens, lufs=(-20.0, -16.0)) for row in rows]
 
 
 class _Models:
@@ -151,8 +154,28 @@ def test_made_music_is_measured_beside_real_music(music):
     assert _value(made["notes in the best scale"]) > 0.95 and 0.25 <= _value(made["median note (s)"]) <= 0.4
     assert _value(made["with a click"]) == 0.0 and _value(made["tokens of level 1 that repeat"]) == 1.0
     assert "real renders" in table.markdown() and "0.64" in table.markdown()
+    assert _value(made["MuLan distance between seeds of one prompt"]) > 0.001 < _value(made[BETWEEN])
+    assert _value(made["loudness as sampled (LUFS)"]) == -20.0 and made["loudness (LUFS)"].clips == 6
     made, _, (family,) = measured(_drone)
     assert not family.reached and _value(made["key"]) < 0.5 and _value(made["median note (s)"]) > 1.0
+    assert abs(_value(made["MuLan distance between seeds of one prompt"])) < 1e-6 > abs(_value(made[BETWEEN]))
+    assert _value(table.rows[BETWEEN]["real renders"]) > 0.001
+
+
+def test_some_prompts_are_made_again_under_other_seeds(music):
+    _, held_out, _, _ = music
+    calls = []
+
+    class Recording(_Melody):
+        def generate(self, prompts=None, *, seed=(), **_):
+            calls.extend(zip(prompts, seed, strict=True))
+            return calls
+
+    melody = Recording(held_out, lambda audio: audio)
+    made = protocol.make_music(GEOMETRY, melody, held_out, False, 8, seed=5, progress=False)
+    assert [sentence for sentence, _ in made.pieces] == made.sentences and len(made.sentences) == 8
+    assert [sentence for sentence, _ in made.again] == [s for s in made.sentences[: protocol.VARIED] for _ in range(3)]
+    assert [seed for _, seed in calls] == list(range(5, 5 + len(calls)))
 
 
 def test_own_music_without_truth_gets_what_needs_none(music):
