@@ -9,9 +9,18 @@ MAUVE_FEWEST = 20
 """Pieces of each set of which there are two clusters."""
 
 
-def text_cosine(text: Float[np.ndarray, "n E"], music: Float[np.ndarray, "n E"]) -> Estimate:
-    """Mean cosine of each text and its own music (unit norm)."""
+def cycle_consistency(text: Float[np.ndarray, "n E"], music: Float[np.ndarray, "n E"]) -> Estimate:
+    """MuLan cycle consistency: the mean cosine of the embeddings of each text and of the music made for it, both of unit norm
+    (Agostinelli et al., "MusicLM", 2023, section 5.1)."""
     return mean(np.sum(text * music, axis=1))
+
+
+def apart(embeddings: Float[np.ndarray, "n E"]) -> Float[np.ndarray, " n"]:
+    """Of each piece the mean cosine distance from the others, embeddings of unit norm; not a number for one alone."""
+    if len(embeddings) < 2:
+        return np.full(len(embeddings), np.nan)
+    cosines = embeddings.astype(np.float64) @ embeddings.astype(np.float64).T
+    return 1 - (cosines.sum(axis=1) - np.diag(cosines)) / (len(embeddings) - 1)
 
 
 def frechet(made: Float[np.ndarray, "n E"], real: Float[np.ndarray, "m E"]) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from melody_jax.dpd import loss as dpd_loss
 from melody_jax.dpd import wiener
 from melody_jax.evaluate import distances, links, measures, memorisation, rates, spectra
-from melody_jax.evaluate.estimate import Estimate, whole_mean
+from melody_jax.evaluate.estimate import Estimate, mean, whole_mean
 from melody_jax.evaluate.families import FamilyJudge
 from melody_jax.evaluate.figures import Figure
 from melody_jax.evaluate.judge_models import JudgeModel
@@ -30,6 +30,8 @@ DIFFUSION_CLIPS = 64  # each is denoised at eight angles under three conditions
 DIFFUSION_SEED = 20230515  # the same noise in every evaluation, so that figures compare
 OWN = "diffusion, from the clip's own tokens"
 BESIDE_OWN = {"originals": "original", "another clip": links.ANOTHER}
+VARIED, SEEDS = 6, 4  # prompts of which several pieces are made, and how many of each
+MCC = "MuLan cycle consistency (MCC)"
 DISTANCES = {  # each with the least number of pieces that it takes
     "Fréchet distance to unseen music": (distances.frechet, 2),
     "kernel audio distance to unseen music": (distances.kernel_distance, 2),
@@ -59,7 +61,7 @@ class Player(Protocol):
         ...
 
     def generate(self, prompts: Any = None, **options: Any) -> Sequence[Any]:
-        """A piece with `audio` [T] and `tokens` [W] for each sentence, or for each clip given as `audio`."""
+        """A piece with `audio` [T], `tokens` [W] and `lufs` for each sentence, or for each clip given as `audio`."""
         ...
 
 
@@ -261,43 +263,81 @@ def own_notes(table: Table) -> Figure:
     return Figure("dpd", name, own.value, beside, 0.6, ">=", own.interval)
 
 
-def text_to_music(
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """Music for captions of held-out clips.
+
+    Attributes:
+      rows: of each piece the clip whose caption it was made for.
+      sentences: the captions.
+      pieces: as `Player.generate` gives them.
+      again: of the first VARIED sentences, SEEDS - 1 more pieces each, sentence by sentence.
+    """
+
+    rows: list[int]
+    sentences: list[str]
+    pieces: Sequence[Any]
+    again: Sequence[Any]
+
+
+def make_music(
     geometry: Geometry,
     melody: Player,
+    clips: Sequence[Any],
+    known: bool,
+    prompts: int,
+    seed: int = 0,
+    progress: bool = True,
+) -> Made:
+    """Music for captions of at most `prompts` held-out clips.
+
+    Args:
+      geometry: of the pieces, which are as long as a clip.
+      melody: makes them.
+      clips: held-out ones, with truth or without.
+      known: whether captions are chosen by what is true of the clips.
+      prompts: how many at most.
+      seed: of the first piece; the others count on.
+      progress: whether a bar is shown.
+    """
+    chosen = []
+    if known:
+        chosen = choose_prompts([clip.captions for clip in clips], [clip.truth for clip in clips], prompts)
+    if not chosen:
+        chosen = [(i, clip.captions[i % len(clip.captions)]) for i, clip in enumerate(clips[:prompts])]
+    rows, sentences = [row for row, _ in chosen], [sentence for _, sentence in chosen]
+    wanted = sentences + [sentence for sentence in sentences[:VARIED] for _ in range(SEEDS - 1)]
+    seeds = [seed + i for i in range(len(wanted))]
+    pieces = melody.generate(wanted, seed=seeds, seconds=geometry.clip_seconds, progress=progress)
+    return Made(rows, sentences, pieces[: len(rows)], pieces[len(rows) :])
+
+
+def text_to_music(
+    geometry: Geometry,
+    music: Made,
     models: Listener,
     clips: Sequence[Any],
     tokens: Columns,
     train_tokens: Columns,
     judge: FamilyJudge | None,
     probe: MusicProbe | None,
-    prompts: int,
-    seed: int = 0,
     listeners: Sequence[JudgeModel] = (),
-    progress: bool = True,
 ) -> tuple[Table, list[Figure]]:
     """Music for captions of held-out clips, measured beside these clips themselves.
 
     Args:
       geometry: of the tokens.
-      melody, models: of the same weights.
+      music: what was made.
+      models: of the weights that made it.
       clips: held-out ones, with truth or without.
       tokens: of these clips.
       train_tokens: of the training clips, for shared runs.
       judge: of families, fitted on real renders; None without truth.
       probe: of tokens, fitted on the same; None without truth.
-      prompts: how many at most.
-      seed: of the first piece; the others count on.
       listeners: by whose embeddings distances are measured too.
-      progress: whether a bar is shown.
     """
-    chosen, known = [], judge is not None and all(clip.truth for clip in clips)
-    if known:
-        chosen = choose_prompts([clip.captions for clip in clips], [clip.truth for clip in clips], prompts)
-    if not chosen:
-        chosen = [(i, clip.captions[i % len(clip.captions)]) for i, clip in enumerate(clips[:prompts])]
-    rows, sentences = [row for row, _ in chosen], [sentence for _, sentence in chosen]
-    seeds, seconds = [seed + i for i in range(len(chosen))], geometry.clip_seconds
-    pieces = melody.generate(sentences, seed=seeds, seconds=seconds, progress=progress)
+    rows, sentences, pieces = music.rows, music.sentences, music.pieces
+    known = judge is not None and all(clip.truth for clip in clips)
     made, real = np.stack([piece.audio for piece in pieces]), np.stack([clip.audio for clip in clips])
     levels, codes = geometry.semantic_levels, geometry.semantic_codes
     written = links.by_level(np.stack([piece.tokens for piece in pieces]), levels, codes)
@@ -311,18 +351,26 @@ def text_to_music(
     embedded = batched(models.embed_music, made), batched(models.embed_music, real)
     spoken = np.asarray(models.embed_text(sentences))
     others = np.setdiff1d(np.arange(len(real)), rows)
-    found["MuLan cosine of text and music"] = distances.text_cosine(spoken, embedded[0])
-    beside["MuLan cosine of text and music"] = distances.text_cosine(spoken, embedded[1][rows])
+    found[MCC] = distances.cycle_consistency(spoken, embedded[0])
+    beside[MCC] = distances.cycle_consistency(spoken, embedded[1][rows])
+    different, again = "MuLan distance between prompts", np.stack([piece.audio for piece in music.again])
+    found["MuLan distance between seeds of one prompt"] = _between_seeds(
+        embedded[0], batched(models.embed_music, again)
+    )
+    found[different], beside[different] = (mean(distances.apart(x)) for x in (embedded[0], embedded[1][rows]))
+    sampled = [piece.lufs[0] for piece in pieces if piece.lufs is not None]
+    if sampled:
+        found["loudness as sampled (LUFS)"] = mean(np.array(sampled))
     heard_by = {"": embedded}
     for one in listeners:
         heard_by[f", heard by {one.name}"] = (
             one.embed(made, geometry.sample_rate),
             one.embed(real, geometry.sample_rate),
         )
-    for by, (music, unseen) in heard_by.items():
-        found |= _distances(music, unseen, by)
+    for by, (own, unseen) in heard_by.items():
+        found |= _distances(own, unseen, by)
         beside |= _distances(unseen[rows], unseen[others], by)
-    table = rates.table(found, beside, len(chosen), TARGETS if known else None)
+    table = rates.table(found, beside, len(rows), TARGETS if known else None)
     family, ceiling, name = found.get("family"), beside.get("family"), "asked family recognised"
     if asked is None or not isinstance(family, Estimate) or not isinstance(ceiling, Estimate):
         return table, []
@@ -332,8 +380,15 @@ def text_to_music(
         return table, [Figure.unmeasured("text-to-music", name, lacks)]
     chance = 1 / len(kinds)
     words = f"chance {chance:.3f}, real renders {ceiling.value:.3f}"
-    name, bound = f"{name}, {len(chosen)} prompts", min(2 * chance, (1 + chance) / 2)
+    name, bound = f"{name}, {len(rows)} prompts", min(2 * chance, (1 + chance) / 2)
     return table, [Figure("text-to-music", name, family.value, words, bound, ">=", family.interval)]
+
+
+def _between_seeds(first: np.ndarray, again: np.ndarray) -> Estimate:
+    """Of pieces of one prompt, by the embeddings of the first ones [n, E] and of `Made.again`; a value for each prompt."""
+    again = again.reshape(-1, SEEDS - 1, again.shape[-1])
+    groups = np.concatenate([first[: len(again), None], again], axis=1)
+    return mean(np.array([distances.apart(group).mean() for group in groups]))
 
 
 def _shared_runs(clips: np.ndarray, train: np.ndarray) -> dict[str, Cell]:

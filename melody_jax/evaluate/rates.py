@@ -12,14 +12,19 @@ from melody_jax.evaluate.notes import onset_peaks
 from melody_jax.evaluate.probe import MusicProbe
 from melody_jax.evaluate.tables import Cell, Table
 from melody_jax.evaluate.truth import Asked
+from melody_jax.generate.loudness import lufs
 from melody_jax.shapes import Float, Int
 
 SHORTEST_NOTE, LONGEST_NOTE = 0.1, 0.6  # seconds: bounds of a usual median
+MADE, REAL, TARGET = "made", "real renders", "target"
 NOTE = (
     "Music made for captions of unseen clips, and real renders judged the same way: what a judge misses there it cannot "
     "hear here either. Key: tonic and mode by Krumhansl and Schmuckler; tempo: within 8 % of the one asked for, its half or "
     "its double (guessing: 0.23); beat strength: onset strength on the beats over its mean, 1 without a beat; scale: the "
-    "diatonic one that holds most notes; 95 % intervals over pieces."
+    "diatonic one that holds most notes; MuLan cycle consistency: the mean cosine of MuLan's embeddings of text and music, which "
+    "compares pieces only where they are heard by the same MuLan; MuLan distance: one "
+    "minus the cosine of two pieces; loudness: integrated (ITU-R BS.1770), as sampled: before it is brought to the one "
+    "asked for; 95 % intervals over pieces."
 )
 
 
@@ -66,6 +71,7 @@ def rates(
             found[f"tokens of level {level + 1} that repeat"] = mean(share)
     found[f"silent for over {faults.GAP:g} s"] = mean(faults.longest_gap(audio, sample_rate) > faults.GAP)
     found["with a click"] = mean(np.array([len(faults.clicks(piece)) > 0 for piece in audio]))
+    found["loudness (LUFS)"] = mean(np.array([lufs(piece, sample_rate) for piece in audio]))
     return found
 
 
@@ -74,10 +80,10 @@ def table(
 ) -> Table:
     """Measures of made music beside those of real renders."""
     rows: dict[str, Mapping[str, Cell]] = {
-        name: {"made": made.get(name), "real renders": real.get(name), "target": (targets or {}).get(name)}
+        name: {MADE: made.get(name), REAL: real.get(name), TARGET: (targets or {}).get(name)}
         for name in [*made, *(name for name in real if name not in made)]
     }
-    columns = ("made", "real renders", "target") if targets else ("made", "real renders")
+    columns = (MADE, REAL, TARGET) if targets else (MADE, REAL)
     return Table(f"Text to music, {prompts} prompts", "measure", columns, rows, NOTE)
 
 

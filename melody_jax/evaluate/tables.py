@@ -30,9 +30,13 @@ class Table:
 
     def markdown(self) -> str:
         """Heading, note and aligned table."""
-        rows = [(name, *(_words(cells.get(column)) for column in self.columns)) for name, cells in self.rows.items()]
         lines = [f"## {self.title}", "", *([self.note, ""] if self.note else [])]
-        return "\n".join([*lines, aligned([(self.corner, *self.columns), *rows])])
+        return "\n".join([*lines, aligned(self.lines())])
+
+    def lines(self) -> list[tuple[str, ...]]:
+        """Its cells in words; the first line is its head."""
+        rows = [(name, *(words(cells.get(column)) for column in self.columns)) for name, cells in self.rows.items()]
+        return [(self.corner, *self.columns), *rows]
 
     def json(self) -> dict[str, dict[str, Any]]:
         """Cells by row and column."""
@@ -40,6 +44,15 @@ class Table:
             name: {column: plain(cells[column]) for column in self.columns if cells.get(column) is not None}
             for name, cells in self.rows.items()
         }
+
+    def records(self) -> list[dict[str, Any]]:
+        """Its lines of the CSV: one for each cell that was measured."""
+        return [
+            {"table": self.title, "measure": name, "of": column} | _record(cells[column])
+            for name, cells in self.rows.items()
+            for column in self.columns
+            if cells.get(column) is not None
+        ]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -51,10 +64,17 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def _words(cell: Cell) -> str:
+def words(cell: Cell) -> str:
+    """A cell as people read it."""
     if cell is None or isinstance(cell, float) and math.isnan(cell):
         return "-"
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def _record(cell: Cell) -> dict[str, Any]:
+    if isinstance(cell, Estimate):
+        return plain(cell)
+    return {"remark": cell} if isinstance(cell, str) else {"value": plain(cell)}
 
 
 def plain(cell: Any) -> Any:

@@ -10,16 +10,21 @@ from melody_jax import storage
 from melody_jax.files import whole_file
 from melody_jax.storage import Path
 
-_HEAD = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>melody</title>
-<style>
+_STYLE = """
  body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
  article { margin: 0 0 2.5rem; } h2 { font-size: 1.1rem; margin: 0 0 .3rem; } p { margin: .3rem 0; color: #555; }
  audio, img { width: 100%; display: block; }
-</style>
-<h1>melody</h1>
 """
+
+
+def document(title: str, body: str, style: str = "") -> str:
+    """A whole HTML page that needs nothing from elsewhere; `style` is CSS of its own."""
+    return (
+        '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}{style}</style>\n<h1>{html.escape(title)}</h1>\n"
+        f"{body}</html>\n"
+    )
 
 
 def write_page(path: str | os.PathLike, pieces: Sequence[tuple[Path, dict[str, Any]]]) -> None:
@@ -27,7 +32,7 @@ def write_page(path: str | os.PathLike, pieces: Sequence[tuple[Path, dict[str, A
     folder = storage.path(path).parent
     articles = [_article(sound, info, folder) for sound, info in pieces]
     with whole_file(storage.path(path)) as scratch:
-        scratch.write_text(_HEAD + "".join(articles) + "</html>\n", encoding="utf-8", errors="replace")
+        scratch.write_text(document("melody", "".join(articles)), encoding="utf-8", errors="replace")
 
 
 def _article(sound: Path, info: dict[str, Any], folder: Path) -> str:
@@ -35,12 +40,18 @@ def _article(sound: Path, info: dict[str, Any], folder: Path) -> str:
     facts = [f"seed {info['seed']}"] if "seed" in info else []
     if info.get("similarity") is not None:
         facts.append(f"similarity {info['similarity']:.3f}")
-    source, picture, settings = (_link(file, folder) for file in (sound, *beside(sound)))
-    image = f'<img src="{picture}" alt="spectrogram" loading="lazy">\n' if beside(sound)[0].is_file() else ""
+    settings = _link(beside(sound)[1], folder)
     return (
-        f'<article>\n<h2>{title}</h2>\n<audio controls preload="none" src="{source}"></audio>\n{image}'
+        f"<article>\n<h2>{title}</h2>\n{player(sound, folder)}"
         f'<p>{html.escape(", ".join(facts))} · <a href="{settings}">settings</a></p>\n</article>\n'
     )
+
+
+def player(sound: Path, folder: Path) -> str:
+    """HTML of a player and of the picture beside the sound file, where there is one, for a page in `folder`."""
+    picture = beside(sound)[0]
+    image = f'<img src="{_link(picture, folder)}" alt="spectrogram" loading="lazy">\n' if picture.is_file() else ""
+    return f'<audio controls preload="none" src="{_link(sound, folder)}"></audio>\n{image}'
 
 
 def beside(sound: Path) -> tuple[Path, Path]:

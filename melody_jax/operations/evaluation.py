@@ -1,7 +1,7 @@
 """Evaluating a bundle: held-out clips and their tokens come from the data pipelines, judges are fitted, all is measured."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,21 @@ from melody_jax.bundle.bundle import Bundle
 from melody_jax.errors import UserError
 from melody_jax.evaluate import judge_models, links, protocol
 from melody_jax.evaluate.figures import Figure
+from melody_jax.evaluate.page import Heard
 from melody_jax.evaluate.probe import MusicProbe
 from melody_jax.evaluate.protocol import Columns
 from melody_jax.evaluate.tables import Table
 from melody_jax.evaluate.truth import Truth
 from melody_jax.generate import Melody
 from melody_jax.geometry import Geometry
-from melody_jax.operations.tokens import ensure
+from melody_jax.graph import READ_AUDIO
+from melody_jax.operations.tokens import ensure, present
+from melody_jax.storage import Path
 
 JUDGE_CLIPS = 600
 """Real renders that judges and probes are fitted on."""
+ON_PAGE = 12
+"""Prompts whose pieces can be listened to."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +35,8 @@ class Evaluation:
     Attributes:
       bundle: its folder.
       data, data_dir: name of the audio data set, whose test split counts, and where data sets lie.
-      token_dir: where the tokens are, or are made.
+      token_dir: where the tokens are made, if need be.
+      model_dir: where the bundle's tokens may lie already.
       clips: held-out clips.
       links: of these, clips taken through every link; 0 for no table of links.
       prompts: held-out captions to make music for; 0 for none.
@@ -42,6 +48,7 @@ class Evaluation:
     data: str
     data_dir: str
     token_dir: str
+    model_dir: str | None = None
     clips: int = 200
     links: int = 32
     prompts: int = 60
@@ -57,11 +64,46 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What an evaluation found; `facts` say of what."""
+    """What an evaluation found.
+
+    Attributes:
+      figures, tables: measured.
+      facts: of what.
+      heard: pieces to listen to.
+      sample_rate: Hz, of these.
+    """
 
     figures: list[Figure]
     tables: list[Table]
     facts: dict[str, Any]
+    heard: list[Heard]
+    sample_rate: int
+
+
+def evaluate_all(asked: Mapping[str, Evaluation]) -> Iterator[tuple[str, Measured]]:
+    """`evaluate` of one or several bundles by name, each as soon as it is measured; all are looked at before the first is.
+
+    Raises:
+      UserError: as `evaluate`, or the clips are not as a bundle's parts take them.
+    """
+    for each in asked.values():
+        check_fits(Bundle.load(each.bundle), each)
+    for name, each in asked.items():
+        yield name, evaluate(each)
+
+
+def check_fits(bundle: Bundle, asked: Evaluation) -> None:
+    """Refuses a data set whose clips have another length or rate than a bundle's.
+
+    Raises:
+      UserError: see above, or there is no such data set.
+    """
+    facts, geometry = read.metadata(read.audio_directory(asked.data_dir, asked.data)), bundle.geometry
+    if (facts["sample_rate"], facts["seconds"]) != (geometry.sample_rate, geometry.clip_seconds):
+        raise UserError(
+            f"{asked.bundle} makes music of {geometry.sample_rate} Hz in clips of {geometry.clip_seconds:g} s, but the data "
+            f"set {asked.data} holds clips of {facts['seconds']:g} s at {facts['sample_rate']} Hz"
+        )
 
 
 def evaluate(asked: Evaluation) -> Measured:
@@ -80,14 +122,14 @@ def evaluate(asked: Evaluation) -> Measured:
     held_out = list(read.read_clips(audio, "test", asked.clips))
     melody = Melody(bundle)
     models = melody.loaded
-    folder = ensure(bundle.parts, asked.token_dir, asked.data, asked.data_dir, tokenizer=bundle.tokenizer)
+    folder = _tokens(bundle, asked)
     train = _columns(tokens.read_tokens(folder, "train"), latents=False)
     test = _columns(tokens.read_tokens(folder, "test")).of([clip.id for clip in held_out])
     figures = [
         *protocol.representations(models, held_out, geometry.sample_rate),
         *protocol.token_models(models, train, test),
     ]
-    tables, real, judges, probe = [], None, None, None
+    tables, heard, real, judges, probe = [], [], None, None, None
     if (asked.links or asked.prompts) and all(clip.truth for clip in held_out):
         try:
             seen = [clip for clip in read.read_clips(audio, "train", JUDGE_CLIPS) if clip.truth]
@@ -101,13 +143,31 @@ def evaluate(asked: Evaluation) -> Measured:
             tables, figures = [found], figures + more
     if asked.prompts:
         judge = judges and judges.family
-        everything = held_out, test, train, judge, probe, asked.prompts, asked.seed, listeners
-        found, more = protocol.text_to_music(geometry, melody, models, *everything)
+        known = judge is not None and all(clip.truth for clip in held_out)
+        made = protocol.make_music(geometry, melody, held_out, known, asked.prompts, asked.seed)
+        everything = held_out, test, train, judge, probe, listeners
+        found, more = protocol.text_to_music(geometry, made, models, *everything)
         tables, figures = [*tables, found], figures + more
+        heard = _heard(made, held_out)
     facts: dict[str, Any] = {"data": read.metadata(audio)["id"][:12], "held-out clips": len(held_out)}
     facts["sampled with"] = dataclasses.asdict(melody.defaults)
     facts |= {name: {"parameters": part.parameters} | _training(part.training) for name, part in bundle.parts.items()}
-    return Measured(figures, tables, facts)
+    return Measured(figures, tables, facts, heard, geometry.sample_rate)
+
+
+def _heard(made: protocol.Made, clips: Sequence[Any]) -> list[Heard]:
+    """The first pieces, for the page."""
+    return [
+        Heard(sentence, piece.audio, clips[row].audio, piece.settings.loudness)
+        for sentence, piece, row in zip(made.sentences[:ON_PAGE], made.pieces, made.rows, strict=False)
+    ]
+
+
+def _tokens(bundle: Bundle, asked: Evaluation) -> Path:
+    """The tokens that the bundle's parts make of the data set."""
+    ids = {name: part.id for name, part in bundle.parts.items() if name in READ_AUDIO}
+    found = present(ids, asked.model_dir, asked.data, asked.data_dir) if asked.model_dir else None
+    return found or ensure(bundle.parts, asked.token_dir, asked.data, asked.data_dir, tokenizer=bundle.tokenizer)
 
 
 def _fitted(seen: Sequence[Any], train: Columns, geometry: Geometry) -> tuple[protocol.Real, links.Judges, MusicProbe]:

@@ -1,6 +1,8 @@
 """The tables: a link that loses the notes shows it, and so does music that is not what was asked."""
 
+import csv
 import json
+import math
 import types
 
 import numpy as np
@@ -67,6 +69,9 @@ def music():
     return train, held_out, protocol.Real(audio, truth, _tokens(train)), links.Judges(audio, truth, RATE)
 
 
+BETWEEN = "MuLan distance between prompts"
+
+
 class _Melody:
     """Stands for a bundle that plays what it is given, by what `played` makes of it."""
 
@@ -80,9 +85,9 @@ class _Melody:
         return self._audio
 
     def generate(self, prompts=None, *, audio=None, **_):
-        rows = self._played(self._audio[: len(prompts or audio)])
+        rows = self._played(self._audio[np.arange(len(prompts or audio)) % len(self._audio)])
         tokens = np.zeros(SECONDS * spectra.FRAME_RATE, int)
-        return [types.SimpleNamespace(audio=row, tokens=tokens) for row in rows]
+        return [types.SimpleNamespace(audio=row, tokens=tokens, lufs=(-20.0, -16.0)) for row in rows]
 
 
 class _Models:
@@ -97,6 +102,11 @@ class _Models:
 
     def embed_text(self, sentences):
         return np.full((len(sentences), spectra.BANDS), 1 / spectra.BANDS**0.5)
+
+
+def _text_to_music(melody, clips, tokens, train_tokens, judge, prompts, listeners=()):
+    made = protocol.make_music(GEOMETRY, melody, clips, judge is not None, prompts, progress=False)
+    return protocol.text_to_music(GEOMETRY, made, _Models(), clips, tokens, train_tokens, judge, None, listeners)
 
 
 def _value(cell) -> float:
@@ -135,8 +145,8 @@ def test_made_music_is_measured_beside_real_music(music):
     tokens, seen = _tokens(held_out), _tokens(train)
 
     def measured(played):
-        arguments = (GEOMETRY, _Melody(held_out, played), _Models(), held_out, tokens, seen, judges.family, None, 6)
-        table, figures = protocol.text_to_music(*arguments, progress=False)
+        melody = _Melody(held_out, played)
+        table, figures = _text_to_music(melody, held_out, tokens, seen, judges.family, 6)
         return {name: row["made"] for name, row in table.rows.items()}, table, figures
 
     made, table, (family,) = measured(lambda audio: audio)
@@ -144,19 +154,37 @@ def test_made_music_is_measured_beside_real_music(music):
     assert _value(made["notes in the best scale"]) > 0.95 and 0.25 <= _value(made["median note (s)"]) <= 0.4
     assert _value(made["with a click"]) == 0.0 and _value(made["tokens of level 1 that repeat"]) == 1.0
     assert "real renders" in table.markdown() and "0.64" in table.markdown()
+    assert _value(made["MuLan distance between seeds of one prompt"]) > 0.001 < _value(made[BETWEEN])
+    assert _value(made["loudness as sampled (LUFS)"]) == -20.0 and made["loudness (LUFS)"].clips == 6
     made, _, (family,) = measured(_drone)
     assert not family.reached and _value(made["key"]) < 0.5 and _value(made["median note (s)"]) > 1.0
+    assert abs(_value(made["MuLan distance between seeds of one prompt"])) < 1e-6 > abs(_value(made[BETWEEN]))
+    assert _value(table.rows[BETWEEN]["real renders"]) > 0.001
+
+
+def test_some_prompts_are_made_again_under_other_seeds(music):
+    _, held_out, _, _ = music
+    calls = []
+
+    class Recording(_Melody):
+        def generate(self, prompts=None, *, seed=(), **_):
+            calls.extend(zip(prompts, seed, strict=True))
+            return calls
+
+    melody = Recording(held_out, lambda audio: audio)
+    made = protocol.make_music(GEOMETRY, melody, held_out, False, 8, seed=5, progress=False)
+    assert [sentence for sentence, _ in made.pieces] == made.sentences and len(made.sentences) == 8
+    assert [sentence for sentence, _ in made.again] == [s for s in made.sentences[: protocol.VARIED] for _ in range(3)]
+    assert [seed for _, seed in calls] == list(range(5, 5 + len(calls)))
 
 
 def test_own_music_without_truth_gets_what_needs_none(music):
     train, held_out, _, _ = music
     bare = [types.SimpleNamespace(audio=c.audio, captions=c.captions, truth=None, id=c.id) for c in held_out]
     melody = _Melody(held_out, lambda audio: audio)
-    table, figures = protocol.text_to_music(
-        GEOMETRY, melody, _Models(), bare, _tokens(held_out), _tokens(train), None, None, 4, progress=False
-    )
+    table, figures = _text_to_music(melody, bare, _tokens(held_out), _tokens(train), None, 4)
     assert not figures and "family" not in table.rows and "key" not in table.rows
-    assert table.rows["MuLan cosine of text and music"]["made"] and table.rows["beat strength"]["made"]
+    assert table.rows["MuLan cycle consistency (MCC)"]["made"] and table.rows["beat strength"]["made"]
 
 
 def test_one_clip_whose_notes_are_known_is_measured_and_what_needs_more_is_named(music):
@@ -166,13 +194,13 @@ def test_one_clip_whose_notes_are_known_is_measured_and_what_needs_more_is_named
     table, (own,) = protocol.notes_at_every_link(GEOMETRY, melody, _Models(), real, one, tokens, judges, progress=False)
     assert "another clip" not in table.rows and _value(table.rows["original"][links.CHROMA]) > 0.99
     assert own.lacks == "it takes a held-out solo whose notes are known" and not own.missed
-    arguments = GEOMETRY, melody, _Models(), one, tokens, _tokens(train), judges.family, None, 6
-    table, (family,) = protocol.text_to_music(*arguments, progress=False)
+    arguments = melody, one, tokens, _tokens(train), judges.family, 6
+    table, (family,) = _text_to_music(*arguments)
     assert family.lacks and _value(table.rows["key"]["made"]) == 1.0
     assert table.rows["Fréchet distance to unseen music"]["made"] == "it takes 2 pieces"
     one[0].captions = ("a tune",)  # which names nothing that could be recognised
     try:
-        table, (family,) = protocol.text_to_music(*arguments, progress=False)
+        table, (family,) = _text_to_music(*arguments)
     finally:
         one[0].captions = ("flute in C major, 96 bpm",)
     assert family.lacks and table.rows["key"]["made"].clips == 0 and table.rows["beat strength"]["made"].clips == 1
@@ -191,8 +219,8 @@ def test_other_listeners_measure_distances_too(music):
     listener = JudgeModel("spectra", 2 * RATE, lambda audio: spectra.bands(audio, 2 * RATE))
 
     def measured(played):
-        arguments = GEOMETRY, _Melody(held_out, played), _Models(), held_out, _tokens(held_out), _tokens(train)
-        table, _ = protocol.text_to_music(*arguments, judges.family, None, 6, listeners=[listener], progress=False)
+        arguments = _Melody(held_out, played), held_out, _tokens(held_out), _tokens(train)
+        table, _ = _text_to_music(*arguments, judges.family, 6, [listener])
         return table.rows["kernel audio distance to unseen music, heard by spectra"], table
 
     faithful, table = measured(lambda audio: audio)
@@ -254,3 +282,24 @@ def test_the_report_holds_the_tables(tmp_path):
         "b": None,
         "c": "text",
     }
+
+
+def test_every_number_has_a_line_of_the_csv(tmp_path):
+    rows = {"a, b": {"made": Estimate(0.5, -math.inf, math.inf, 1), "target": ">= 1"}, "c": {"made": 1.5}}
+    table = Table("Of notes", "link", ("made", "target"), rows)
+    figures = [
+        Figure("lm", "x", 1.0, "bigram 3", 2.0, "<=", (0.5, 1.5)),
+        Figure.unmeasured("dpd", "y", "it takes a solo"),
+    ]
+    write_report(tmp_path, figures, {}, [table], "tiny")
+    with (tmp_path / "report.csv").open(newline="") as file:
+        lines = [{name: text for name, text in line.items() if text} for line in csv.DictReader(file)]
+    assert all(line.pop("bundle") == "tiny" for line in lines)
+    first = {"table": "figures", "measure": "lm: x", "value": "1.0", "low": "0.5", "high": "1.5"}
+    assert lines == [
+        first | {"required": "<= 2", "reached": "True", "remark": "bigram 3"},
+        {"table": "figures", "measure": "dpd: y", "remark": "it takes a solo"},
+        {"table": "Of notes", "measure": "a, b", "of": "made", "value": "0.5", "clips": "1"},
+        {"table": "Of notes", "measure": "a, b", "of": "target", "remark": ">= 1"},
+        {"table": "Of notes", "measure": "c", "of": "made", "value": "1.5"},
+    ]

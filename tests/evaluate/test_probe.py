@@ -115,4 +115,8 @@ def test_distances_of_equal_sets_are_small_and_grow_with_what_differs():
     assert abs(distances.frechet(wide, narrow) - 2.0) < 0.1
     assert distances.mauve_divergence(other + 1.0, real) > 10 * abs(distances.mauve_divergence(other, real))
     unit = real / np.linalg.norm(real, axis=1, keepdims=True)
-    assert abs(distances.text_cosine(unit, unit).value - 1.0) < 1e-6
+    assert abs(distances.cycle_consistency(unit, unit).value - 1.0) < 1e-6
+    assert distances.apart(np.eye(3, 8)).tolist() == [1.0, 1.0, 1.0] and np.isnan(distances.apart(unit[:1])).all()
+    np.testing.assert_allclose(distances.apart(np.eye(4, 8)[[0, 0, 1]]), [0.5, 0.5, 1.0])
+    opposite = np.concatenate([unit[:1], -unit[1:2]])
+    assert abs(distances.cycle_consistency(unit[:2], opposite).value) < 1e-6

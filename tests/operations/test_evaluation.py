@@ -1,7 +1,9 @@
 """Evaluation of own music of few clips: what can be measured is, what cannot is named, nothing is refused."""
 
+import csv
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from data_pipelines import build, read
 from data_pipelines.clip import Truth
 from data_pipelines.request import Request
+from melody_jax.bundle.bundle import Bundle
 from melody_jax.cli.main import main
 from melody_jax.errors import UserError
 from melody_jax.operations import evaluation
@@ -42,7 +45,7 @@ def test_one_test_clip_is_measured(own_music, bundle_dir, tmp_path, capsys):  # 
         assert np.isfinite(figures[name]["value"]) and figures[name]["reached"] in (True, False)
     assert "(one clip)" in printed and "captions cut at the 16 tokens that the model reads: 1" in printed
     (table,) = report["tables"].values()
-    assert table["MuLan cosine of text and music"]["made"]["clips"] == 1
+    assert table["MuLan cycle consistency (MCC)"]["made"]["clips"] == 1
     assert table["kernel audio distance to unseen music"]["made"] == "it takes 2 pieces"
     assert table["MAUVE audio divergence from unseen music"]["made"] == "it takes 20 pieces"
 
@@ -66,3 +69,56 @@ def test_notes_that_no_training_clip_knows_are_named(own_music, bundle_dir, tmp_
 def test_no_clip_at_all_is_refused(own_music, tmp_path):
     with pytest.raises(UserError, match="--clips must be at least 1"):
         evaluation.Evaluation("bundle", "own", str(own_music), str(tmp_path), clips=0)
+
+
+def test_bundles_are_seen_side_by_side(own_music, bundle_dir, tmp_path, capsys):  # noqa: F811
+    bundles = [tmp_path / "old" / "bundle", tmp_path / "new" / "bundle"]
+    for bundle in bundles:
+        shutil.copytree(bundle_dir, bundle)
+    out = tmp_path / "report"
+    command = (
+        f"evaluate --bundle {bundles[0]} --bundle {bundles[1]} --data own --data_dir {own_music} --out {out} --links 0"
+    )
+    assert main(command.split()) in (0, 1)
+    printed = capsys.readouterr().out
+    assert "## Bundles side by side" in printed and "missed: old-bundle, " in printed and "; new-bundle, " in printed
+    reports = [json.loads((out / name / "report.json").read_text()) for name in ("old-bundle", "new-bundle")]
+    assert reports[0]["figures"] == reports[1]["figures"]  # it is the same bundle
+    with (out / "comparison.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["bundle"] for line in lines] == sorted((line["bundle"] for line in lines), reverse=True)
+    row = next(row for row in (out / "comparison.md").read_text().splitlines() if row.startswith("| lm: perplexity "))
+    cells = [cell.strip() for cell in row.split("|")[2:4]]
+    assert cells[0] == cells[1] != "-" and "*" not in row
+    assert [len(list(folder.glob("00.*"))) for folder in (out / "music", out / "music" / "old-bundle")] == [2, 2]
+    assert (out / "index.html").read_text().count("<audio") == 3
+
+
+def test_a_bundle_that_does_not_fit_the_data_is_refused_before_any_is_measured(
+    own_music,
+    bundle_dir,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    whole = Bundle.load(bundle_dir)
+
+    def load(directory):
+        seconds = 0.8 if str(directory) == "longer" else GEOMETRY.clip_seconds
+        geometry = dataclasses.replace(GEOMETRY, clip_seconds=seconds)
+        return dataclasses.replace(whole, geometry=geometry)
+
+    monkeypatch.setattr(Bundle, "load", load)
+    monkeypatch.setattr(evaluation, "evaluate", lambda asked: pytest.fail("one was measured"))
+    asked = {
+        name: evaluation.Evaluation(name, "own", str(own_music), str(tmp_path / name)) for name in ("one", "longer")
+    }
+    with pytest.raises(
+        UserError, match=r"longer makes music of 4000 Hz in clips of 0\.8 s, but the data set own holds"
+    ):
+        list(evaluation.evaluate_all(asked))
+
+
+def test_one_bundle_twice_is_no_comparison(bundle_dir, tmp_path, capsys):  # noqa: F811
+    command = f"evaluate --bundle {bundle_dir} --bundle {bundle_dir}/. --data own --out {tmp_path}"
+    assert main(command.split()) == 2
+    assert capsys.readouterr().err == "error: --bundle names one folder twice\n"
