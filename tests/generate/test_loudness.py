@@ -116,3 +116,16 @@ def test_windows_keep_what_they_overlap():
     """Long music goes on from half a window, and its last one ends with it; a span that fits stands in the middle."""
     assert starts(np.ones(30, bool), 10, 4) == [0, 6, 12, 18, 20]
     assert starts(np.isin(np.arange(40), [20, 21]), 10, 4) == [16]
+
+
+@pytest.mark.parametrize("overlap", [16, 32])
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 50, 64, 65, 75, 97])
+def test_the_joint_at_a_spans_end_is_made_in_sight_of_both_sides(length, overlap):
+    """However long a span is: each window sees what is before it, and the last one what comes after the span."""
+    size, begin = 64, 100
+    new = np.isin(np.arange(300), np.arange(begin, begin + length))
+    places, made = starts(new, size, overlap), begin
+    for place in places:
+        assert made - place >= overlap // 2
+        made = min(place + size, begin + length)
+    assert places[-1] + size - made >= overlap // 2
