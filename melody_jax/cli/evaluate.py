@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from melody_jax.cli.arguments import command, fields, fields_of, installed, option, several, shared
 from melody_jax.errors import UserError
@@ -37,13 +38,11 @@ with installed("melody evaluate"):
     epilog="Exit code 1: a figure is missed.",
 )
 def evaluate(args: argparse.Namespace) -> int:
-    given = fields_of(args, Evaluation) | {"judges": _judges_of(args.judge)}
+    given: dict[str, Any] = fields_of(args, Evaluation) | {"judges": _judges_of(args.judge)}
+    del given["bundle"]  # of several
     bundles, out = _names(args.bundle), Path(args.out)
     folders = {name: out / name if len(bundles) > 1 else out for name in bundles}
-    asked = {
-        name: Evaluation(**given | {"bundle": bundle, "token_dir": str(folders[name])})
-        for name, bundle in bundles.items()
-    }
+    asked = {name: Evaluation(bundle=bundle, token_dir=str(folders[name]), **given) for name, bundle in bundles.items()}
     numbers, heard, rate, missed = {}, {}, 0, []
     for name, found in evaluate_all(asked):
         print(f"# {name}", *(entry.markdown() for entry in found.tables), table(found.figures), sep="\n\n")

@@ -106,7 +106,7 @@ def lines(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
 def as_csv(found: Mapping[str, tuple[Sequence[Figure], Sequence[Table]]]) -> str:
     """Figures and tables of one or several bundles by name as CSV, one line for each number; what is not finite is empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+    writer: csv.DictWriter[str] = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for bundle, (figures, tables) in found.items():
         records = [*(figure.record() for figure in figures), *(line for entry in tables for line in entry.records())]
