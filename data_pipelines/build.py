@@ -60,14 +60,17 @@ class Prepared:
         inputs.write(directory, self.entries, files)
 
 
-def listed(request: Request) -> list[sources.Listed]:
+def listed(request: Request, others: collections.Counter[str] | None = None) -> list[sources.Listed]:
     """The inputs of a request: the files found and those that cannot be used. Of the corpus, the sound font.
+
+    Args:
+        others: see `sources.folder`.
 
     Raises:
         UserError: they cannot be listed.
     """
     if request.kind == "folder":
-        return _without_repeats(sources.folder(request.path, request.licence))
+        return _without_repeats(sources.folder(request.path, request.licence, others))
     if request.kind == "manifest":
         return _without_repeats(sources.manifest(request.path, request.licence))
     if request.kind == "musiccaps":
@@ -163,7 +166,8 @@ def build(
     directory = read.audio_directory(data_dir, name)
     with replacing.sole_writer(directory) if share.first else contextlib.nullcontext():
         share.barrier()  # the others begin when the first host has the lock, for all of them
-        found = listed(request)
+        others: collections.Counter[str] = collections.Counter()
+        found = listed(request, others)
         old = directory if (directory / "metadata.json").is_file() else None
         if old is not None:
             _check_request(name, request, old)
@@ -172,8 +176,9 @@ def build(
                 return directory
             if share.first:
                 print(f"{directory}: its music has changed and it is made anew: {difference}")
-        if share.first and request.kind == "folder" and (others := sources.passed_over(request.path)):
-            print(f"{request.path}: passed over, no sound by their names: {others}")
+        if share.first and others:
+            kinds = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in others.most_common())
+            print(f"{request.path}: passed over, no sound by their names: {kinds}")
         prepared = prepare(request, directory.parent, processes, old, found, share)
         from data_pipelines import melody_audio
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from data_pipelines.decode import EXTENSIONS
+from data_pipelines.records import IN_FLIGHT
 from melody_jax import storage
 from melody_jax.errors import UserError
 from melody_jax.storage import Path
@@ -26,7 +27,6 @@ _MOST_CHARACTERS = 10_000
 _MOST_CAPTIONS = 100
 _SIDECARS = (".txt", ".json")
 _MOST_SIDECAR_BYTES = 1 << 20
-_READS = 128  # under way at a time
 # What json.loads and ast.literal_eval raise for text that is not what it should be, or is nested too deep.
 _UNREADABLE = (ValueError, SyntaxError, TypeError, KeyError, OverflowError, MemoryError, RecursionError)
 
@@ -87,12 +87,15 @@ class Rejection:
 Listed = SoundFile | Rejection
 
 
-def folder(path: str, licence: str = "") -> list[Listed]:
+def folder(path: str, licence: str = "", others: collections.Counter[str] | None = None) -> list[Listed]:
     """Every sound file under `path`, through linked folders too, captioned by a `.txt` (a caption a line) or `.json` beside it.
 
     Hidden files and folders are passed over, and with them what macOS writes beside a file (`._a.wav`).
 
     The sidecar of `a/b.wav` is `a/b.txt` or `a/b.json` (or `a/b.wav.json`); with several, their captions are joined.
+
+    Args:
+        others: gets how many files of each ending are neither sound nor captions by their names.
 
     Raises:
         UserError: no folder at `path`, or no sound file in it.
@@ -100,7 +103,7 @@ def folder(path: str, licence: str = "") -> list[Listed]:
     root = storage.path(path)
     if not root.is_dir():
         raise UserError(f"{path}: no such folder")
-    sounds, unreadable = _sounds_below(root)
+    sounds, unreadable = _sounds_below(root, others)
     if not sounds and not unreadable:
         raise UserError(f"{path}: no sound files ({', '.join(EXTENSIONS[:12])}, ...) in this folder or below it")
     return [*_each(lambda sound: _listed(sound, _name(sound, root), "folder", licence), sounds), *unreadable]
@@ -194,17 +197,9 @@ def _clean(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text in (" ".join(t.split()) for t in texts) if text))
 
 
-def passed_over(path: str) -> str:
-    """How many files under `path` are neither sound nor captions by their names, in words; "" if none."""
-    files, _ = _files_below(storage.path(path))
-    endings = (file.suffix.lower() for file in files)
-    counts = collections.Counter(ending for ending in endings if ending not in (*EXTENSIONS, *_SIDECARS))
-    return ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in counts.most_common())
-
-
 def _each(make: Callable[[Any], Listed], items: Iterable[Any]) -> list[Listed]:
     """`make` of every item, many at a time: a file of a bucket takes several requests."""
-    with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
+    with concurrent.futures.ThreadPoolExecutor(IN_FLIGHT) as pool:
         return list(pool.map(make, items))
 
 
@@ -212,9 +207,12 @@ def _name(sound: Path, root: Path) -> str:
     return sound.relative_to(root).as_posix()
 
 
-def _sounds_below(root: Path) -> tuple[list[Path], list[Rejection]]:
-    """The sound files of a folder and those below it, and what cannot be read: see `_files_below`."""
+def _sounds_below(root: Path, others: collections.Counter[str] | None = None) -> tuple[list[Path], list[Rejection]]:
+    """The sound files of a folder and those below it, and what cannot be read: see `folder`, `_files_below`."""
     files, rejected = _files_below(root)
+    if others is not None:
+        endings = (file.suffix.lower() for file in files)
+        others.update(ending for ending in endings if ending not in (*EXTENSIONS, *_SIDECARS))
     return [file for file in files if file.suffix.lower() in EXTENSIONS], rejected
 
 

@@ -26,6 +26,7 @@ import tqdm
 
 from data_pipelines.clip import Clip
 from data_pipelines.ffmpeg import UnreadError, UnusableError
+from data_pipelines.records import IN_FLIGHT
 from data_pipelines.sources import Rejection
 from melody_jax import storage
 from melody_jax.codes import controls
@@ -40,7 +41,6 @@ _FORM = 4
 # The last line of a chunk: how many records it has, and the bytes of the list of them before this line.
 _END = re.compile(rb'\{"end": \d+, "list": (\d+)\}\n\Z')
 _END_BYTES = 64
-_READS = 128  # under way at a time
 _TICK_SECONDS = 0.3
 # Pieces of work that wait in the queue for each process.
 _AHEAD = 4
@@ -162,12 +162,12 @@ def stage(
             _run(make, waiting, processes, progress)
     lists = [directory / f"list-{number:05d}-of-{share.count:05d}" for number in range(share.count)]
     with (
-        concurrent.futures.ThreadPoolExecutor(_READS) as pool,
+        concurrent.futures.ThreadPoolExecutor(IN_FLIGHT) as pool,
         whole_file(lists[share.index]) as scratch,
         open(scratch, "wb") as file,
     ):
-        for start in range(0, len(own), _READS):
-            some = own[start : start + _READS]
+        for start in range(0, len(own), IN_FLIGHT):
+            some = own[start : start + IN_FLIGHT]
             for chunk, listed in zip(some, pool.map(Chunk.listing, some), strict=True):
                 file.write(b"%s %s\n" % (chunk.path.name.encode(), listed))
                 if any(record.get("again") for record in json.loads(listed)):

@@ -6,7 +6,7 @@ A sentence is read with care rather than zeal: a word that might mean something 
 import difflib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from melody_jax.codes import instruments as names
@@ -175,10 +175,11 @@ def from_sidecar(tags: Any) -> Controls:
     """
     if not isinstance(tags, dict):
         return Controls()
-    tempo = next((value for name in ("bpm", "tempo") if (value := _lenient_tempo(tags.get(name)))), None)
-    key = _lenient_key(tags.get("key"), tags.get("scale", tags.get("mode")))
-    metre = next((m for name in ("metre", "meter", "time_signature") if (m := _lenient_metre(tags.get(name)))), None)
-    told = Controls(tempo, key, metre, downbeat=_lenient_seconds(tags.get("downbeat")))
+    values: dict[str, Any] = {}
+    for control, _, value in _stated(tags):
+        if value is not None:
+            values.setdefault(control, value)
+    told = Controls(**values)
     for name in ("instrument", "instruments"):
         told = merge(told, read_sentence(", ".join(_strings(tags.get(name)))))[0]
     for name in ("genre", "genres", "keywords", "tags", "description", "caption", "captions", "text"):
@@ -191,13 +192,21 @@ def not_understood(tags: Any) -> list[str]:
     """What the JSON beside a sound file has under the names of controls and `from_sidecar` cannot read: "bpm 'fast'"."""
     if not isinstance(tags, dict):
         return []
-    readers = dict.fromkeys(("bpm", "tempo"), _lenient_tempo) | {
-        "downbeat": _lenient_seconds,
-        "key": lambda key: _lenient_key(key, tags.get("scale", tags.get("mode"))),
+    return [f"{name} {tags[name]!r:.40}" for _, name, value in _stated(tags) if value is None]
+
+
+def _stated(tags: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """(control, name that it stands under, its value or None where that cannot be read) of all that is not empty."""
+    readers: dict[str, tuple[tuple[str, ...], Callable[[Any], Any]]] = {
+        "tempo": (("bpm", "tempo"), _lenient_tempo),
+        "downbeat": (("downbeat",), _lenient_seconds),
+        "key": (("key",), lambda key: _lenient_key(key, tags.get("scale", tags.get("mode")))),
+        "metre": (("metre", "meter", "time_signature"), _lenient_metre),
     }
-    readers |= dict.fromkeys(("metre", "meter", "time_signature"), _lenient_metre)
-    stated = {name: tags[name] for name in readers if tags.get(name) not in (None, "", [])}
-    return [f"{name} {value!r:.40}" for name, value in stated.items() if readers[name](value) is None]
+    for control, (places, read) in readers.items():
+        for name in places:
+            if tags.get(name) not in (None, "", []):
+                yield control, name, read(tags[name])
 
 
 def _strings(value: Any) -> list[str]:

@@ -42,7 +42,7 @@ def text_to_music_retrieval(text: Float[np.ndarray, "n E"], music: Float[np.ndar
         return [Figure.unmeasured("mulan", "text-to-music R@1", ONE_CLIP)]
     found = retrieval(text, music, k=max(1, min(10, len(music) // 20)))
     name, share = f"text-to-music R@{found.k} of {found.count} clips", found.text_to_music
-    beside, bound = f"chance {found.chance:.3f}", _above(found.chance, 5)
+    beside, bound = f"chance {found.chance:.3f}", above_chance(found.chance, 5)
     return [Figure("mulan", name, share, beside, bound, ">=", wilson(share, found.count))]
 
 
@@ -61,7 +61,7 @@ def codes(
     if chance == 1 or len(set(train_families)) == 1:
         return [in_use, Figure.unmeasured("codes", name, "it takes clips of two families, in training and held out")]
     found = Classifier(histograms(train, centres), train_families).accuracy(histograms(held_out, centres), families)
-    beside, bound = f"chance {chance:.3f}", _above(chance, 3)
+    beside, bound = f"chance {chance:.3f}", above_chance(chance, 3)
     return [in_use, Figure("codes", name, found.value, beside, bound, ">=", found.interval)]
 
 
@@ -109,7 +109,7 @@ def diffusion(errors: Float[np.ndarray, "batches 3"], clips: int) -> list[Figure
     return [*figures, Figure("dpd", ignored, ratio.value, "1 if tokens were ignored", 1.03, ">=", interval)]
 
 
-def _above(chance: float, times: int) -> float:
+def above_chance(chance: float, times: int) -> float:
     """A bound some times as high as chance, or half-way from chance to 1 where that is lower."""
     return min(times * chance, (1 + chance) / 2)
 

@@ -380,7 +380,7 @@ def text_to_music(
         return table, [Figure.unmeasured("text-to-music", name, lacks)]
     chance = 1 / len(kinds)
     words = f"chance {chance:.3f}, real renders {ceiling.value:.3f}"
-    name, bound = f"{name}, {len(rows)} prompts", min(2 * chance, (1 + chance) / 2)
+    name, bound = f"{name}, {len(rows)} prompts", measures.above_chance(chance, 2)
     return table, [Figure("text-to-music", name, family.value, words, bound, ">=", family.interval)]
 
 

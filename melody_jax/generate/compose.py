@@ -165,15 +165,14 @@ class Composer:
         count, known = rows[0].moments, rows[0].known
         made = np.ones(count, bool) if known is None else known.made
         drawn = np.ones(count, bool) if known is None else known.drawn
+        frames = count * self.geometry.frames_per_token
         tokens = np.zeros((len(rows), count * self.levels), np.int32)
+        latents = np.zeros((len(rows), frames, self.geometry.latent_channels), np.float32)
         if known is not None:
-            tokens = np.stack([row.known.tokens for row in rows if row.known is not None])
+            tokens[:] = [row.known.tokens for row in rows if row.known is not None]
+            latents[:] = [row.known.latents for row in rows if row.known is not None]
         tokens = self._tokens(tokens, drawn, condition, negative, fold_in(keys, 0), settings)
         clock.lap("language model")
-        frames = self.geometry.frames_per_token
-        latents = np.zeros((len(rows), count * frames, self.geometry.latent_channels), np.float32)
-        if known is not None:
-            latents = np.stack([row.known.latents for row in rows if row.known is not None])
         strength = 1.0 if known is None else known.strength
         latents = self._latents(latents, made, tokens, fold_in(keys, 1), settings, strength)
         clock.lap("diffusion")

@@ -13,6 +13,8 @@ import numpy as np
 from melody_jax.errors import UserError
 from melody_jax.evaluate.estimate import Estimate, mean
 from melody_jax.files import Appended, read_lines
+from melody_jax.generate.page import beside
+from melody_jax.generate.sound_file import SUBTYPES
 
 QUESTIONS = {
     "musicality": "Which is the better music: melody, harmony, rhythm?",
@@ -21,7 +23,6 @@ QUESTIONS = {
 }
 """What is asked of each pair: the three criteria of the publication's study with music producers."""
 CHOICES = ("first", "second", "same")
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,13 +128,13 @@ class Study:
 def _sounds(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    return {path.stem: path.resolve() for path in sorted(folder.iterdir()) if path.suffix.lower() in SOUNDS}
+    return {path.stem: path.resolve() for path in sorted(folder.iterdir()) if path.suffix.lower()[1:] in SUBTYPES}
 
 
 def _prompt(sound: pathlib.Path) -> str:
     """What the JSON beside a sound says that it was made for; else its name, in words."""
     try:
-        told = json.loads(sound.with_suffix(".json").read_text()).get("prompt")
+        told = json.loads(beside(sound)[1].read_text()).get("prompt")
     except (OSError, ValueError, AttributeError):
         told = None
     return str(told or sound.stem.replace("-", " "))

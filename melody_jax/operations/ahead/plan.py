@@ -130,7 +130,7 @@ def _weights(stage: Stage, system: System, mesh: Mesh) -> PyTree:
     """Abstract weights of the stage's finished part, laid out as in training."""
     state = abstract_state(stage.init, mesh)
     params = joined(state.params, state.measured)
-    params = params["generator"] if stage.name == "autoencoder" else params
+    params = params[stage.averaged_part] if stage.averaged_part else params
 
     def kept(path: tuple[Any, ...], leaf: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, system.kept_dtype(stage.name, path), sharding=leaf.sharding)

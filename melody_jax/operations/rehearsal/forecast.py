@@ -188,7 +188,7 @@ def represent_flops(name: str, stage: Any) -> int:
     system = System({name: stage.config}, stage.geometry)
     state = nn.unbox(jax.eval_shape(stage.init, jax.random.PRNGKey(0)))
     weights = joined(state.params, state.measured)
-    weights = weights["generator"] if name == "autoencoder" else weights
+    weights = weights[stage.averaged_part] if stage.averaged_part else weights
     method = {"autoencoder": "to_latents", "mulan": "embed_music", "semantic": "features"}[name]
     model = getattr(system, name)
     audio = jax.ShapeDtypeStruct((1, stage.geometry.clip_samples), jnp.float32)
