@@ -69,10 +69,11 @@ class LMConverter(StageConverter):
 
 
 class DPDConverter(StageConverter):
-    """dpd: {"semantic" [N], "latents" [L, D]}."""
+    """dpd: {"semantic" [N], "latents" [L, D]}, and "mulan" [Q], "text" [Q], "controls" [controls] for a model with a prompt."""
 
     TASK_FEATURES = {"semantic": _Spec(dtype=tf.int32), "latents": _Spec(dtype=tf.float16, rank=2)}
     MODEL_FEATURES = TASK_FEATURES
+    OPTIONAL_FEATURES = {name: _Spec(dtype=tf.int32) for name in ("mulan", "text", "controls")}
 
 
 CONVERTERS: dict[str, type[StageConverter]] = {

@@ -15,7 +15,7 @@ from melody_jax.samples import from_int16
 from melody_jax.storage import Path
 
 AUDIO_VERSION = "1.2.0"  # 1.1 had no downbeats
-TOKENS_VERSION = "4.0.0"  # 3.0 had no phase among the controls
+TOKENS_VERSION = "5.0.0"  # in 4.0 latents stood without the condition of their clips
 LATENTS = "latents"
 _AGAIN = "delete its folder and make it again"
 

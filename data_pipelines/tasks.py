@@ -80,17 +80,19 @@ def _recipe(stage: str, geometry: Geometry, tokenizer: str | None):
         ]
         text = seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32)
         return ("audio", "captions"), steps, {"audio": _AUDIO, "text_tokens": text}
+    codes = seqio.Feature(seqio.PassThroughVocabulary(geometry.mulan_codes), add_eos=False, dtype=tf.int32)
+    condition = {"mulan": codes, "text": codes, "controls": _CONTROLS}
     if stage == "lm":
-        codes = seqio.Feature(seqio.PassThroughVocabulary(geometry.mulan_codes), add_eos=False, dtype=tf.int32)
         crop = functools.partial(preprocessors.crop_semantic, levels=geometry.semantic_levels)
         steps = [crop, preprocessors.choose_text]
-        features = {"mulan": codes, "text": codes, "semantic": _semantic(geometry), "controls": _CONTROLS}
+        features = {**condition, "semantic": _semantic(geometry)}
         return tuple(features), steps, features
     if stage == "dpd":
         rates = {"frames_per_token": geometry.frames_per_token, "levels": geometry.semantic_levels}
         crop = functools.partial(preprocessors.crop_aligned, **rates)
         latents = seqio.ContinuousFeature(dtype=tf.float16, rank=2)
-        return ("semantic", "latents"), [crop], {"semantic": _semantic(geometry), "latents": latents}
+        features = {**condition, "semantic": _semantic(geometry), "latents": latents}
+        return tuple(features), [crop, preprocessors.choose_text], features
     return ("audio",), [preprocessors.crop_audio], {"audio": _AUDIO}
 
 

@@ -1,7 +1,7 @@
 """The tokenised data set: per clip the MuLan tokens of its music and of its captions, semantic tokens and latents, its
 controls, and the lineage of what made them.
 
-It is a TFDS data set under DATA_DIR/melody_tokens/NAME/4.0.0 (`tfds.builder_from_directory` reads it), and its metadata
+It is a TFDS data set under DATA_DIR/melody_tokens/NAME/5.0.0 (`tfds.builder_from_directory` reads it), and its metadata
 name the parts (by id) and the geometry: training on tokens of other parts than the ones at hand is refused. The folder
 `latents` in it is another one, of the same clips in the same order: semantic tokens (again) and latents, 80 times as many
 bytes. The language model reads the first and the diffusion model the second, each with one read per clip. Clips are in
@@ -73,8 +73,9 @@ def _sets(geometry: Geometry) -> tuple[DataSet, DataSet]:
         "controls": tensor(len(controls.SLOTS)),
     }
     latents = tensor(geometry.clip_frames, geometry.latent_channels, dtype=np.float16)
-    both = tfds.features.FeaturesDict({"semantic": semantic, "latents": latents})
-    return DataSet("melody_tokens", tfds.features.FeaturesDict(columns)), DataSet("melody_latents", both, read.LATENTS)
+    both = {name: column for name, column in columns.items() if name not in ("id", "family")} | {"latents": latents}
+    tokens, both = tfds.features.FeaturesDict(columns), tfds.features.FeaturesDict(both)
+    return DataSet("melody_tokens", tokens), DataSet("melody_latents", both, read.LATENTS)
 
 
 @dataclasses.dataclass(frozen=True)

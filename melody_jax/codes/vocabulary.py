@@ -145,6 +145,26 @@ class Vocabulary:
         mulan = jnp.zeros((condition.shape[0], self.mulan_tokens), condition.dtype)
         return self.condition(mulan, jnp.zeros((condition.shape[0],), bool))
 
+    @property
+    def condition_size(self) -> int:
+        """Number of ids that can stand in a condition: all but the semantic ones."""
+        return self.semantic_start + sum(self.controls)
+
+    def condition_rows(self, condition: Int[Array, "B prefix"]) -> Int[Array, "B prefix"]:
+        """The ids of a condition, counted 0 .. condition_size - 1, with its phase not known: what holds for all of a piece.
+
+        Args:
+          condition: of this vocabulary, or of the same one without controls, which has fewer columns.
+        """
+        if condition.shape[1] == self.prefix and self.controls:
+            condition = condition.at[:, self._phase_column].set(int(self._control_starts[_PHASE]))
+        semantic = self.control_start - self.semantic_start
+        return jnp.where(condition < self.control_start, condition, condition - semantic)
+
+    @property
+    def _phase_column(self) -> int:
+        return 1 + self.mulan_tokens + _PHASE
+
     def beats(
         self, condition: Int[Array, "B prefix"], moments: Int[Array, "#B W"]
     ) -> tuple[Float[Array, "B W"], Int[Array, "B 1"], Bool[Array, "B 1"]]:
@@ -175,9 +195,9 @@ class Vocabulary:
         beats, bar, known = self.beats(condition, since)
         steps = controls_lib.PHASE_STEPS
         place = jnp.round(beats * steps).astype(jnp.int32) % (jnp.maximum(bar, 1) * steps)
-        slot = 1 + self.mulan_tokens + _PHASE
         ids = place[:, 0].astype(condition.dtype) + int(self._control_starts[_PHASE]) + 1
-        return condition.at[:, slot].set(jnp.where(known[:, 0], ids, condition[:, slot]))
+        column = self._phase_column
+        return condition.at[:, column].set(jnp.where(known[:, 0], ids, condition[:, column]))
 
     def legal(self) -> Bool[np.ndarray, "R V"]:
         """Which ids may stand at the n-th semantic place, n modulo R: those of its level."""

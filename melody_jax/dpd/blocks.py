@@ -84,7 +84,7 @@ class CrossAttention(nn.Module):
             "value": dense(("embed", "kv"), use_bias=False, name="value"),
         }
         batch, columns, count, width = x.shape
-        kinds = {"dim": width // config.heads, "rope": config.rope_base, "fused": config.fused_attention}
+        kinds = {"dim": width // config.heads, "rope": config.rope, "fused": config.fused_attention}
         half = config.segment // 2
         middle = jnp.arange(columns, dtype=jnp.int32) * self.factor + self.factor // 2
         start = (jnp.arange(count, dtype=jnp.int32) - 1) * half
@@ -127,7 +127,7 @@ class RoFormerLayer(nn.Module):
         attention = Attention(
             config.heads,
             config.width // config.heads,
-            rope=config.rope_base,
+            rope=config.rope,
             fused=config.fused_attention,
             name="self_attention",
             **dtypes,
@@ -135,7 +135,7 @@ class RoFormerLayer(nn.Module):
         x = x + attention(rows)[0].reshape(x.shape)
         cross = CrossAttention(config, self.frames_per_token, self.factor, name="cross_attention")
         x = x + cross(norm(name="cross_norm")(x), tokens, keep)
-        feed_forward = FeedForward(config.feed_forward, name="feed_forward", **dtypes)
+        feed_forward = FeedForward(config.hidden, name="feed_forward", **dtypes)
         return x + feed_forward(norm(name="feed_forward_norm")(x))
 
 

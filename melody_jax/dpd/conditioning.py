@@ -1,9 +1,10 @@
-"""The two conditions of the network: the angle of every frame and the semantic tokens (MeLoDy, section 4.2)."""
+"""The conditions of the network: the angle of every frame and the semantic tokens (MeLoDy, section 4.2), perhaps the prompt."""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.nn.dense import Dense, Embed
 from melody_jax.nn.norm import RMSNorm
 from melody_jax.shapes import Array, Float, Int
@@ -80,10 +81,35 @@ class TokenEmbedding(nn.Module):
     param_dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, tokens: Int[Array, "B W"]) -> Float[Array, "B N H"]:
-        """Tokens [B, N R], the R of a moment side by side, to one vector for each moment."""
+    def __call__(self, tokens: Int[Array, "B W"], prompt: Float[Array, "B H"] | None = None) -> Float[Array, "B N H"]:
+        """Tokens [B, N R], the R of a moment side by side, to one vector for each moment; the sums know the prompt."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         init = nn.initializers.normal(0.05)
         x = Embed(self.codes, self.features, ("codes", "embed"), embedding_init=init, name="lookup", **dtypes)(tokens)
         x = jnp.sum(x.reshape(x.shape[0], -1, self.levels, self.features), axis=2)
+        if prompt is not None:
+            x = x + prompt[:, None]
         return MLP(self.features, self.features, self.dtype, self.param_dtype, name="mlp")(x)
+
+
+class PromptEmbedding(nn.Module):
+    """The sum of a learnt vector for every id of the language model's condition; 0 before training.
+
+    Attributes:
+      vocabulary: of the ids, with controls; conditions without them are read as well.
+      features: width of the vectors.
+      dtype: compute dtype.
+      param_dtype: dtype of the parameters.
+    """
+
+    vocabulary: Vocabulary
+    features: int
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, condition: Int[Array, "B prefix"]) -> Float[Array, "B H"]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        size, zeros = self.vocabulary.condition_size, nn.initializers.zeros
+        lookup = Embed(size, self.features, ("codes", "embed"), embedding_init=zeros, name="lookup", **dtypes)
+        return jnp.sum(lookup(self.vocabulary.condition_rows(condition)), axis=1)

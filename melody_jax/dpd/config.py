@@ -22,7 +22,7 @@ class DPDConfig:
         noisy self and the tokens (`dpd/precondition.py`), measured on training clips before the first step.
       heads: attention heads; `width` is a multiple of it.
       coarse_layers: RoFormer layers in the coarse path of a block.
-      feed_forward: inner width of the RoFormer's feed-forward.
+      hidden: inner width of the RoFormer's feed-forward.
       recurrent_width: SRU width of each direction.
       recurrent_layers: SRU layers in the fine path of a block.
       recurrence: how the SRU's linear recurrence runs: "associative" (parallel in K, for accelerators), "sequential"
@@ -32,9 +32,12 @@ class DPDConfig:
         "segment", their mean, one vector per segment (K times less work; the exact angle of a frame still enters with
         the input embedding).
       angle_width: width of e_start and e_end.
-      rope_base: base of the rotary positions.
+      rope: base of the rotary positions.
       nearness: what the logit of a column's own token in the cross-attention starts at; it falls with the distance from
         there (RoFormer's biases on queries and keys, started so). 0 starts with all tokens alike.
+      prompt: what the language model starts from, MuLan codes and controls, goes into E_ST of every moment through an
+        embedding that begins at zero, as in MusicLM's acoustic stage (Agostinelli et al., 2023). The publication's network
+        knows the semantic tokens alone; from a short window of them the instruments cannot always be told.
       chunks: M, chunks of a clip with their own angle in training.
       condition_dropout: probability that a clip's semantic tokens are dropped in training.
       data_std: the diffusion runs on z = latents / data_std, so that signal and noise are balanced at delta = pi/4.
@@ -52,14 +55,15 @@ class DPDConfig:
     precondition: str = "none"
     heads: int = 12
     coarse_layers: int = 2
-    feed_forward: int = 3328
+    hidden: int = 3328
     recurrent_width: int = 768
     recurrent_layers: int = 2
     recurrence: str = "fused"
     film: str = "frame"
     angle_width: int = 256
-    rope_base: float = 10_000.0
+    rope: float = 10_000.0
     nearness: float = 0.0
+    prompt: bool = False
     chunks: int = 4
     condition_dropout: float = 0.1
     data_std: float = 1.0

@@ -16,17 +16,24 @@ Denoiser = Callable[..., Array]
 dropped, None keeps all."""
 
 
-def bind(network: Callable[..., Any], tokens: Int[Array, "B W"]) -> Denoiser:
+def bind(
+    network: Callable[..., Any], tokens: Int[Array, "B W"], condition: Int[Array, "B prefix"] | None = None
+) -> Denoiser:
     """The denoiser under these tokens.
 
     Args:
-      network: (noisy, angles, tokens, keep) -> velocity: `DPD.apply`, weights bound.
+      network: (noisy, angles, tokens, keep, condition) -> velocity: `DPD.apply`, weights bound.
       tokens: of B clips; given n B rows the denoiser repeats them n times.
+      condition: see `DPD`; repeated like the tokens.
     """
 
     def denoise(noisy: Array, angles: Array, keep: Array | None = None) -> Array:
         times = noisy.shape[0] // tokens.shape[0]
-        return network(noisy, angles, tokens if times == 1 else jnp.concatenate([tokens] * times), keep)
+
+        def repeated(rows: Array | None) -> Array | None:
+            return rows if rows is None or times == 1 else jnp.concatenate([rows] * times)
+
+        return network(noisy, angles, repeated(tokens), keep, repeated(condition))
 
     return denoise
 

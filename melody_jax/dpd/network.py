@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
+from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.dpd import segments
 from melody_jax.dpd.blocks import DualPathBlock, merge_factor
-from melody_jax.dpd.conditioning import AngleEmbedding, TokenEmbedding
+from melody_jax.dpd.conditioning import AngleEmbedding, PromptEmbedding, TokenEmbedding
 from melody_jax.dpd.config import DPDConfig
 from melody_jax.geometry import Geometry
 from melody_jax.nn.dense import Dense
@@ -39,6 +40,7 @@ class DPD(nn.Module):
         angles: Float[Array, "B L"],
         tokens: Int[Array, "B W"],
         keep: Bool[Array, "B"] | None = None,
+        condition: Int[Array, "B prefix"] | None = None,
     ) -> Float[Array, "B L D"]:
         """v of z_delta.
 
@@ -49,6 +51,8 @@ class DPD(nn.Module):
             [n, n + 1) * geometry.frames_per_token.
           keep: False where the condition is dropped: cross-attention then falls back to self-attention and the mean of
             E_ST to 0, so that the result does not depend on the tokens. None keeps all, and is cheaper than all True.
+          condition: the language model's (`Vocabulary.condition`), read where `config.prompt` is set; nothing is known of the
+            clip if None.
 
         Returns:
           The velocity, float32.
@@ -58,9 +62,9 @@ class DPD(nn.Module):
         angle_embedding = AngleEmbedding(config.angle_width, config.width, name="angle", **dtypes)(angles)
         token_embedding = TokenEmbedding(
             geometry.semantic_size, config.width, geometry.semantic_levels, name="tokens", **dtypes
-        )(tokens)
+        )(tokens, self._prompt(condition, tokens.shape[0]))
         inside = segments.pad(jnp.ones_like(angle_embedding[:1, :, :1]), config.segment)
-        condition = self._condition(angle_embedding, token_embedding, inside, keep)
+        modulation = self._modulation(angle_embedding, token_embedding, inside, keep)
 
         x = Dense(config.width, ("input", "embed"), use_bias=False, name="in", **dtypes)(noisy) + angle_embedding
         x = segments.cut(RMSNorm(param_dtype=config.param_dtype, name="in_norm")(x), config.segment)
@@ -70,13 +74,23 @@ class DPD(nn.Module):
         for i in range(1, config.blocks + 1):
             factor = merge_factor(i, config.blocks)
             block = block_class(config, geometry.frames_per_token, factor, name=f"block_{i}")
-            x = block(x, token_embedding, condition, inside, keep)
+            x = block(x, token_embedding, modulation, inside, keep)
         x = RMSNorm(param_dtype=config.param_dtype, name="norm")(segments.overlap_add(x, noisy.shape[1]))
         init = nn.initializers.zeros if self.silent else nn.initializers.lecun_normal()
         out = Dense(noisy.shape[2], ("embed", "conv_out"), False, kernel_init=init, name="out", **dtypes)(x)
         return out.astype(jnp.float32)
 
-    def _condition(
+    def _prompt(self, condition: Int[Array, "B prefix"] | None, rows: int) -> Float[Array, "B H"] | None:
+        """What the prompt adds to the embedding of every moment's tokens."""
+        if not self.config.prompt:
+            return None
+        vocabulary, config = Vocabulary.of(self.geometry, controls=True), self.config
+        if condition is None:
+            condition = vocabulary.without_condition(jnp.zeros((rows, vocabulary.prefix), jnp.int32))
+        dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
+        return PromptEmbedding(vocabulary, config.width, name="prompt", **dtypes)(condition)
+
+    def _modulation(
         self,
         angle_embedding: Float[Array, "B L H"],
         token_embedding: Float[Array, "B N H"],

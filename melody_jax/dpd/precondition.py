@@ -62,10 +62,11 @@ class Preconditioned(nn.Module):
         angles: Float[Array, "B L"],
         tokens: Int[Array, "B W"],
         keep: Bool[Array, "B"] | None = None,
+        condition: Int[Array, "B prefix"] | None = None,
     ) -> Float[Array, "B L D"]:
         """v of z_delta."""
         x, velocity = self.linear(noisy, angles, tokens, keep)
-        return velocity(self.network(x, angles, tokens, keep))
+        return velocity(self.network(x, angles, tokens, keep, condition))
 
 
 def model_of(config: DPDConfig, geometry: Geometry) -> DPD | Preconditioned:

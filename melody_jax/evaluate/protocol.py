@@ -52,8 +52,8 @@ TARGETS = {
 class Player(Protocol):
     """What makes music; generate.Melody is one."""
 
-    def perform(self, tokens: Any, *, seed: int, progress: bool) -> np.ndarray:
-        """Music [n, T] of semantic tokens [n, W]."""
+    def perform(self, tokens: Any, mulan: Any, controls: Any, *, seed: int, progress: bool) -> np.ndarray:
+        """Music [n, T] of semantic tokens [n, W], of clips with these MuLan codes [n, Q] and controls [n, controls] or None."""
         ...
 
     def decode(self, latents: Any) -> np.ndarray:
@@ -170,30 +170,31 @@ def language_losses(loaded: Loaded, clips: Columns, shift: int = 0) -> np.ndarra
 
 
 def diffusion_errors(loaded: Loaded, clips: Columns) -> np.ndarray:
-    """Velocity errors over a grid of angles, of every batch [batches, 3]: with the clips' own tokens, with another clip's, of
-    the Wiener predictor."""
+    """Velocity errors over a grid of angles, of every batch [batches, 3]: with the clips' own tokens and prompt, with another
+    clip's, of the Wiener predictor."""
     grid = dpd_loss.angle_grid()
 
     @jax.jit
-    def errors(weights, clean, tokens, others):
-        def error(ids):
-            denoise = loaded.system.denoiser(weights, ids)
+    def errors(weights, clean, own, others):
+        def error(known):
+            denoise = loaded.system.denoiser(weights, *known)
             return jnp.mean(dpd_loss.grid_errors(denoise, clean, jax.random.key(DIFFUSION_SEED), grid))
 
         linear = wiener.batch_error(clean, jnp.asarray(grid, jnp.float32))
-        return jnp.stack([error(tokens), error(others), linear])
+        return jnp.stack([error(own), error(others), linear])
 
     if clips.latents is None:
         raise ValueError("diffusion_errors: the clips have no latents")
     clean = clips.latents.astype(np.float32) / loaded.system.dpd.config.data_std
-    tokens, others = clips.semantic, np.roll(clips.semantic, 1, axis=0)
-    size = min(BATCH, len(clean))
-    weights = loaded.weights["dpd"]
-    rows = [
-        errors(weights, *(x[i : i + size] for x in (clean, tokens, others)))
-        for i in range(0, len(clean) - size + 1, size)
-    ]
-    return np.asarray(rows)
+    own = [clips.semantic]
+    if loaded.system.dpd.config.prompt:
+        own.append(np.asarray(loaded.condition(jnp.asarray(clips.mulan), 0, clips.controls)))
+    others = [np.roll(known, 1, axis=0) for known in own]
+    size, weights = min(BATCH, len(clean)), loaded.weights["dpd"]
+    places = [slice(i, i + size) for i in range(0, len(clean) - size + 1, size)]
+    return np.asarray(
+        [errors(weights, clean[at], [known[at] for known in own], [known[at] for known in others]) for at in places]
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +232,7 @@ def notes_at_every_link(
     audio, truth = np.stack([clip.audio for clip in clips]), Truth.of([clip.truth for clip in clips])
     if tokens.latents is None:
         raise ValueError("notes_at_every_link: the clips have no latents")
-    own = melody.perform(tokens.semantic, seed=seed, progress=progress)
+    own = melody.perform(tokens.semantic, tokens.mulan, tokens.controls, seed=seed, progress=progress)
     written = melody.generate(audio=list(audio), seed=seed, seconds=geometry.clip_seconds, progress=progress)
     levels, codes = geometry.semantic_levels, geometry.semantic_codes
     seen = links.Probed(links.by_level(train.tokens.semantic, levels, codes), train.truth, codes)

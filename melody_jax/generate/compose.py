@@ -174,7 +174,7 @@ class Composer:
         tokens = self._tokens(tokens, drawn, condition, negative, fold_in(keys, 0), settings)
         clock.lap("language model")
         strength = 1.0 if known is None else known.strength
-        latents = self._latents(latents, made, tokens, fold_in(keys, 1), settings, strength)
+        latents = self._latents(latents, made, tokens, condition, fold_in(keys, 1), settings, strength)
         clock.lap("diffusion")
         music, fixed = None, None
         if known is not None and known.audio is not None:
@@ -185,14 +185,19 @@ class Composer:
         return Batch(np.asarray(which), np.zeros((len(rows), 0), np.int32), tokens, audio)
 
     def play(
-        self, tokens: Int[np.ndarray, "B W"], seeds: Sequence[int], moments: int, settings: Settings
+        self,
+        tokens: Int[np.ndarray, "B W"],
+        condition: Array | None,
+        seeds: Sequence[int],
+        moments: int,
+        settings: Settings,
     ) -> Float[np.ndarray, "B T"]:
         """Diffusion and decoder: the sound of given tokens, turned down where it is beyond full scale."""
         keys = self.loaded.row_keys(seeds, [0] * len(seeds))
         frames = moments * self.geometry.frames_per_token
         latents = np.zeros((len(tokens), frames, self.geometry.latent_channels), np.float32)
         new = np.ones(moments, bool)
-        latents = self._latents(latents, new, tokens, self.loaded.fold_in(keys, 1), settings, 1.0)
+        latents = self._latents(latents, new, tokens, condition, self.loaded.fold_in(keys, 1), settings, 1.0)
         audio = jax.device_get(self.loaded.decode(latents))
         return audio / np.maximum(np.abs(audio).max(axis=1, keepdims=True), 1.0)
 
@@ -241,6 +246,7 @@ class Composer:
         latents: Float[np.ndarray, "B L D"],
         made: Bool[np.ndarray, " N"],
         tokens: Int[np.ndarray, "B W"],
+        condition: Array | None,
         keys: UInt32[Array, "B 2"],
         settings: Settings,
         strength: float,
@@ -252,6 +258,7 @@ class Composer:
             there = slice(start * frames, (start + size) * frames)
             latents[:, there] = self.diffuse(
                 tokens[:, start * self.levels : (start + size) * self.levels],
+                condition,
                 self.loaded.fold_in(keys, index),
                 latents[:, there],
                 ~left[start : start + size],
@@ -264,6 +271,7 @@ class Composer:
     def diffuse(
         self,
         tokens: Int[np.ndarray, "B W"],
+        condition: Array | None,
         keys: UInt32[Array, "B 2"],
         latents: Float[np.ndarray, "B L D"],
         known: Bool[np.ndarray, " N"],
@@ -274,7 +282,7 @@ class Composer:
         mask = np.repeat(known, self.geometry.frames_per_token)
         how = {"steps": settings.steps, "schedule": settings.schedule, "scale": settings.guidance}
         how |= {"clip": settings.clip_latents, "strength": strength, "noise": settings.noise}
-        return np.asarray(self.loaded.diffuse(tokens, keys, latents, mask[None], **how))
+        return np.asarray(self.loaded.diffuse(tokens, keys, latents, mask[None], condition, **how))
 
 
 def _kept(size: int, settings: Settings) -> int:

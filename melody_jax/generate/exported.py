@@ -74,7 +74,7 @@ class Arrows:
             "codes": (("mulan", "codes"), [array(self.system.mulan.config.text_length)]),
             "condition": ((), [mulan, *asked]),
             "tokens": (("lm",), [array(vocabulary.prefix), keys]),
-            "latents": (("dpd",), [array(self.moments * g.semantic_levels), keys]),
+            "latents": (("dpd",), [array(self.moments * g.semantic_levels), array(vocabulary.prefix), keys]),
             "audio": (("autoencoder",), [latents]),
         }
 
@@ -104,8 +104,8 @@ class Arrows:
             tokens = jnp.concatenate([tokens, fresh[:, : stretch.kept * levels].astype(tokens.dtype)], axis=1)
         return tokens
 
-    def latents(self, weights: Weights, tokens: Array, keys: Array) -> Array:
-        """Latents [B, L, D] of tokens, window after window, each of which keeps what the one before made."""
+    def latents(self, weights: Weights, tokens: Array, condition: Array, keys: Array) -> Array:
+        """Latents [B, L, D] of tokens and their condition, window after window, each of which keeps what the one before made."""
         dpd, keys, chosen, g = self._kept(weights)["dpd"], self.system.fold_in(keys, 1), self.settings, self.geometry
         frames, levels, size = g.frames_per_token, g.semantic_levels, self._window
         places = np.array(self._places, np.int32)
@@ -119,6 +119,7 @@ class Arrows:
                 self.system.fold_in(keys, index),
                 jax.lax.dynamic_slice_in_dim(latents, start * frames, size * frames, axis=1),
                 (start * frames + jnp.arange(size * frames, dtype=jnp.int32) < end * frames)[None],
+                condition,
                 steps=chosen.steps,
                 schedule=chosen.schedule,
                 scale=chosen.guidance,

@@ -254,6 +254,8 @@ class Melody:
     def perform(
         self,
         tokens: Int[np.ndarray, "n W"],
+        mulan: Int[np.ndarray, "n Q"] | None = None,
+        controls: Int[np.ndarray, "n controls"] | None = None,
         *,
         seed: int = 0,
         batch_size: int = 16,
@@ -264,6 +266,8 @@ class Melody:
 
         Args:
           tokens: as `Loaded.represent` gives them.
+          mulan: MuLan codes of the clips, for a diffusion model that reads a prompt; None: nothing is known of the clips.
+          controls: codes of their controls, likewise.
           seed: of the first row; the others count on.
           batch_size: how many rows are worked on at once.
           progress: whether a bar on stderr shows the work done and the time left.
@@ -272,7 +276,11 @@ class Melody:
         chosen, moments = with_settings(self.defaults, settings), self.bundle.geometry.clip_tokens
 
         def play(rows: Any) -> Any:
-            return self._composer.play(tokens[rows], [seed + int(row) for row in rows], moments, chosen)
+            condition = None
+            if mulan is not None:
+                known = None if controls is None else controls[rows]
+                condition = self.loaded.condition(mulan[rows], chosen.mulan_levels, known)
+            return self._composer.play(tokens[rows], condition, [seed + int(row) for row in rows], moments, chosen)
 
         return work.in_batches(play, len(tokens), self.loaded.filled(min(batch_size, len(tokens))), progress)
 

@@ -60,8 +60,9 @@ def sample(ids: np.ndarray, seeds: Sequence[int], controls: np.ndarray | None = 
     if about["controls"]:
         asked = [np.zeros((len(ids), len(about["controls"])), np.int32) if controls is None else controls]
     codes = program("codes")(ids)
-    tokens = program("tokens")(program("condition")(codes, *asked), keys)
-    latents = program("latents")(tokens, keys)
+    condition = program("condition")(codes, *asked)
+    tokens = program("tokens")(condition, keys)
+    latents = program("latents")(tokens, condition, keys)
     audio = np.asarray(program("audio")(latents))[:, : about["samples"]]
     audio = audio / np.maximum(np.abs(audio).max(axis=1, keepdims=True), 1.0)
     made = {"codes": codes, "tokens": tokens, "latents": latents, "audio": audio}

@@ -107,7 +107,7 @@ class Stream(Iterator[Float[np.ndarray, " T"]]):
         frames = g.frames_per_token
         latents = np.pad(self._latents, ((0, 0), (0, fresh * frames), (0, 0)))
         tokens = np.concatenate([self._window_tokens(known), drawn], axis=1)
-        made = composer.diffuse(tokens, keys, latents, np.arange(size) < known, self.settings)
+        made = composer.diffuse(tokens, self._condition, keys, latents, np.arange(size) < known, self.settings)
         audio = self._decoded(made, known)
         self._latents = made[:, (size - overlap) * frames :] if overlap else made[:, :0]
         self._index += 1

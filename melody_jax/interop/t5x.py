@@ -138,7 +138,8 @@ class DiffusionModel(StageModel):
         per_token, data_std = geometry.frames_per_token, self.stage.config.data_std
         shape = (tokens.shape[0], tokens.shape[1] // geometry.semantic_levels * per_token, geometry.latent_channels)
         noise = jax.random.normal(jax.random.PRNGKey(0) if rng is None else rng, shape, jnp.float32)
-        denoise = guide(self.stage.system.denoiser(_with_measured(params, flax_mutables), tokens), self.scale)
+        weights, prompt = _with_measured(params, flax_mutables), self.stage.prompt(batch)
+        denoise = guide(self.stage.system.denoiser(weights, tokens, prompt), self.scale)
         return sampler.sample(bounded(denoise, 1 / data_std), noise, self.step_sizes, data_std=data_std), {}
 
     def score_batch(
@@ -148,12 +149,12 @@ class DiffusionModel(StageModel):
         del return_intermediates
         weights, grid = _with_measured(params, flax_mutables), loss.angle_grid(self.stage.grid_points)
 
-        def clip_error(clip: tuple[Array, Array]) -> Array:
-            clean, tokens = clip[0][None], clip[1][None]
-            denoise = self.stage.system.denoiser(weights, tokens)
+        def clip_error(clip: tuple[Array, Array, Array | None]) -> Array:
+            clean, tokens, prompt = jax.tree.map(lambda row: row[None], clip)
+            denoise = self.stage.system.denoiser(weights, tokens, prompt)
             return jnp.mean(loss.grid_errors(denoise, clean, jax.random.key(EVAL_SEED), grid))
 
-        return -jax.lax.map(clip_error, (self.stage.normalised(batch), batch["semantic"]))
+        return -jax.lax.map(clip_error, (self.stage.normalised(batch), batch["semantic"], self.stage.prompt(batch)))
 
 
 def _with_measured(params: Any, flax_mutables: Any) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from jax.experimental import multihost_utils
 
 from melody_jax import storage
 from melody_jax.bundle.part import read_info
+from melody_jax.codes.forgetting import choose_codes, forget_condition
+from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.dpd import DPD, Preconditioned, loss, wiener
 from melody_jax.dpd.config import DPDConfig
 from melody_jax.dpd.denoiser import unconditional
@@ -19,6 +21,7 @@ from melody_jax.dpd.precondition import measure
 from melody_jax.geometry import Geometry
 from melody_jax.graph import PARENTS
 from melody_jax.nn.measured import MEASURED, joined
+from melody_jax.shapes import Array, Int
 from melody_jax.system import System
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
 from melody_jax.train.stage import HostBatch, Metrics, Stage
@@ -40,6 +43,8 @@ class DPDStage(Stage):
         more and cheaper steps.
       calibration_batches: batches that a preconditioned network's moments are measured on, before the first step.
       grid_points: angles in (0, pi/2) over which evaluation averages.
+      prompt_dropout, level_dropout, control_dropout, text_share: what is hidden of the prompt of a network that reads one, and
+        whose MuLan codes it has; see `forget_condition` and `choose_codes`.
       parents_dir: folder with the parts "codes" and "autoencoder" that made tokens and latents.
     """
 
@@ -50,6 +55,10 @@ class DPDStage(Stage):
     clip_seconds: float = 0.0
     calibration_batches: int = 64
     grid_points: int = 8
+    prompt_dropout: float = 0.1
+    level_dropout: float = 0.3
+    control_dropout: float = 0.3
+    text_share: float = 0.5
     parents_dir: str = ""
     name: ClassVar[str] = "dpd"
     starts: ClassVar[Mapping[str, str]] = {"dpd": ""}
@@ -99,9 +108,24 @@ class DPDStage(Stage):
     def loss(self, weights: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Metrics]:
         """(multi-chunk velocity loss of a training batch, no metrics); `weights` are a part's."""
         chunks, dropout = self.config.chunks, self.config.condition_dropout
-        return loss.velocity_loss(
-            self.system.denoiser(weights, batch["semantic"]), self.normalised(batch), key, chunks, dropout
-        ), {}
+        denoise = self.system.denoiser(weights, batch["semantic"], self.prompt(batch, jax.random.fold_in(key, 1)))
+        return loss.velocity_loss(denoise, self.normalised(batch), key, chunks, dropout), {}
+
+    def prompt(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> Int[Array, "B prefix"] | None:
+        """The condition of the clips, for a network that reads one: in training, with a key, less of it is known."""
+        if not self.config.prompt:
+            return None
+        if key is None:
+            return self._vocabulary.condition(batch["mulan"], controls=batch["controls"])
+        text_key, key = jax.random.split(key)
+        codes = choose_codes(text_key, batch["mulan"], batch["text"], self.text_share)
+        condition = self._vocabulary.condition(codes, controls=batch["controls"])
+        dropouts = self.prompt_dropout, self.level_dropout, self.control_dropout
+        return forget_condition(self._vocabulary, key, condition, *dropouts)
+
+    @property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary.of(self.geometry, controls=True)
 
     def train_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         """One update on the multi-chunk velocity loss."""
@@ -124,16 +148,18 @@ class DPDStage(Stage):
     def metrics(self, weights: Any, batch: Mapping[str, jax.Array]) -> Metrics:
         """Velocity error averaged over the grid of angles, with the same noise under every condition.
 
-        `velocity_error`: the clip's own tokens; `shuffled_velocity_error`: those of the next clip of the batch;
+        `velocity_error`: the clip's own tokens and prompt; `shuffled_velocity_error`: those of the next clip of the batch;
         `unconditional_velocity_error`: condition dropped; `wiener_error`: the best per-channel linear predictor, fitted
         to the variances of this very batch. All in units of latents / data_std.
         """
         clean, tokens = self.normalised(batch), batch["semantic"]
         grid = loss.angle_grid(self.grid_points)
-        own = self.system.denoiser(weights, tokens)
+        prompt = self.prompt(batch)
+        of_next = None if prompt is None else jnp.roll(prompt, 1, axis=0)
+        own = self.system.denoiser(weights, tokens, prompt)
         conditions = {
             "velocity_error": own,
-            "shuffled_velocity_error": self.system.denoiser(weights, jnp.roll(tokens, 1, axis=0)),
+            "shuffled_velocity_error": self.system.denoiser(weights, jnp.roll(tokens, 1, axis=0), of_next),
             "unconditional_velocity_error": unconditional(own),
         }
         metrics = {}
@@ -143,12 +169,15 @@ class DPDStage(Stage):
         return metrics
 
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """semantic [B, N R] int32 and latents [B, L, D] float32 of the same clips."""
+        """semantic [B, N R] int32 and latents [B, L, D] float32 of the same clips; for a network that reads a prompt also
+        mulan [B, Q], text [B, Q] and controls [B, controls], int32, as the language model's."""
         latents = (self.batch_size, self.clip.clip_frames, self.geometry.latent_channels)
-        return {
-            "semantic": jax.ShapeDtypeStruct((self.batch_size, self.clip.clip_semantic), jnp.int32),
-            "latents": jax.ShapeDtypeStruct(latents, jnp.float32),
-        }
+        widths = {"semantic": self.clip.clip_semantic}
+        if self.config.prompt:
+            levels = self.geometry.mulan_tokens
+            widths |= {"mulan": levels, "text": levels, "controls": len(self._vocabulary.controls)}
+        codes = {name: jax.ShapeDtypeStruct((self.batch_size, width), jnp.int32) for name, width in widths.items()}
+        return codes | {"latents": jax.ShapeDtypeStruct(latents, jnp.float32)}
 
     def finish(self, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, Any]:
         """The averaged parameters and what they were trained around."""

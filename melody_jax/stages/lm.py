@@ -10,12 +10,13 @@ import numpy as np
 
 from melody_jax import storage
 from melody_jax.bundle.part import read_info
+from melody_jax.codes.forgetting import choose_codes, forget_condition
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.geometry import Geometry
 from melody_jax.lm.config import LMConfig
 from melody_jax.lm.loss import token_losses, weighted_mean
 from melody_jax.lm.network import SemanticLM
-from melody_jax.shapes import Array, Bool, Int
+from melody_jax.shapes import Array, Int
 from melody_jax.system import System
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
 from melody_jax.train.stage import HostBatch, Metrics, Stage
@@ -50,6 +51,9 @@ class LMStage(Stage):
       history_dropout: probability that a semantic token is hidden from the tokens after it ("word dropout": Bowman et al.,
         "Generating Sentences from a Continuous Space", 2016). What the hidden tokens would tell must then come from MuLan
         tokens and controls, and a wrong token misleads what follows it less.
+      own_history: up to this share of a clip's semantic tokens, drawn for each clip, is replaced in the history by what the
+        model itself draws in their places, as in sampling, where an error of its own is followed by more of them ("Parallel
+        scheduled sampling": Duckworth et al., 2019). It costs another forward pass.
       parents_dir: folder with the part "codes" that made the tokens.
     """
 
@@ -65,6 +69,7 @@ class LMStage(Stage):
     opening_weight: float = 0.0
     opening_tokens: float = 12.0
     history_dropout: float = 0.0
+    own_history: float = 0.0
     parents_dir: str = ""
     name: ClassVar[str] = "lm"
     starts: ClassVar[Mapping[str, str]] = {"lm": "", "llama": ""}
@@ -117,10 +122,12 @@ class LMStage(Stage):
         text_key, condition_key, dropout_key, window_key = jax.random.split(key, 4)
         history_key = jax.random.fold_in(key, 1)
         semantic, starts = self._draw_window(window_key, batch["semantic"])
-        mulan = self._choose_condition(text_key, batch)
+        mulan = choose_codes(text_key, batch["mulan"], batch["text"], self.text_share)
         targets = self.vocabulary.sequence(mulan, semantic, controls=batch.get("controls"))
         targets = self.vocabulary.later(targets, starts)
-        inputs = self._drop_history(history_key, self._drop_condition(condition_key, targets))
+        inputs = self._forgotten(condition_key, targets)
+        inputs = self._own_history(jax.random.fold_in(key, 2), params, inputs)
+        inputs = self._drop_history(history_key, inputs)
         logits = self.model.apply({"params": params}, inputs[:, :-1], train=True, rngs={"dropout": dropout_key})
         losses = token_losses(logits, targets[:, 1:])
         semantic = jnp.mean(losses[:, self.vocabulary.prefix - 1 :])
@@ -182,34 +189,9 @@ class LMStage(Stage):
         cut = jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, self.width))
         return cut(semantic, levels * starts), starts
 
-    def _choose_condition(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> Int[Array, "B Q"]:
-        """Each clip's MuLan codes: its caption's with probability `text_share`, else its music's."""
-        mulan = batch["mulan"]
-        spoken = jax.random.uniform(key, (mulan.shape[0], 1)) < self.text_share
-        return jnp.where(spoken, batch["text"], mulan)
-
-    def _drop_condition(self, key: jax.Array, tokens: Int[Array, "B W"]) -> Int[Array, "B W"]:
-        """Replaces the MuLan ids of some clips, all or from a level on, by `unknown`, and some controls by "not known"."""
-        rows, levels = tokens.shape[0], self.geometry.mulan_tokens
-        all_key, some_key, count_key = jax.random.split(key, 3)
-        kept = jax.random.randint(count_key, (rows,), 1, levels) if levels > 1 else jnp.ones((rows,), jnp.int32)
-        kept = jnp.where(jax.random.uniform(some_key, (rows,)) < self.level_dropout, kept, levels)
-        whole = jax.random.uniform(all_key, (rows,)) >= self.condition_dropout
-        kept = jnp.where(whole, kept, 0)
-        places = jnp.arange(tokens.shape[1])[None, :]
-        dropped = (places > kept[:, None]) & (places <= levels)
-        tokens = jnp.where(dropped, self.vocabulary.unknown, tokens)
-        return self._drop_controls(jax.random.fold_in(key, 1), tokens, whole) if self.config.controls else tokens
-
-    def _drop_controls(self, key: jax.Array, tokens: Int[Array, "B W"], whole: Bool[Array, " B"]) -> Int[Array, "B W"]:
-        """Forgets controls: all of a clip whose condition is dropped, and more at random (`control_dropout`)."""
-        first, count = 1 + self.geometry.mulan_tokens, len(self.vocabulary.controls)
-        each_key, all_key = jax.random.split(key)
-        known = jax.random.uniform(each_key, (tokens.shape[0], count)) >= self.control_dropout
-        whole &= jax.random.uniform(all_key, (tokens.shape[0],)) >= self.control_dropout / 2
-        nothing = self.vocabulary.control_ids(jnp.zeros((1, count), tokens.dtype))
-        ids = jnp.where(known & whole[:, None], tokens[:, first : first + count], nothing)
-        return tokens.at[:, first : first + count].set(ids)
+    def _forgotten(self, key: jax.Array, tokens: Int[Array, "B W"]) -> Int[Array, "B W"]:
+        dropouts = self.condition_dropout, self.level_dropout, self.control_dropout
+        return forget_condition(self.vocabulary, key, tokens, *dropouts)
 
     def _drop_history(self, key: jax.Array, tokens: Int[Array, "B W"]) -> Int[Array, "B W"]:
         """Replaces some semantic tokens by `unknown`."""
@@ -218,6 +200,20 @@ class LMStage(Stage):
         hidden = jax.random.uniform(key, tokens.shape) < self.history_dropout
         hidden &= jnp.arange(tokens.shape[1])[None, :] >= self.vocabulary.prefix
         return jnp.where(hidden, self.vocabulary.unknown, tokens)
+
+    def _own_history(self, key: jax.Array, params: Any, tokens: Int[Array, "B W"]) -> Int[Array, "B W"]:
+        """Replaces some semantic tokens by draws of the model, given the true ones before them."""
+        if not self.own_history:
+            return tokens
+        draw_key, share_key, place_key = jax.random.split(key, 3)
+        logits = self.model.apply({"params": jax.lax.stop_gradient(params)}, tokens[:, :-1])
+        first, levels = self.vocabulary.prefix, self.geometry.semantic_levels
+        legal = jnp.tile(jnp.asarray(self.vocabulary.legal()), (self.width // levels, 1))
+        drawn = jax.random.categorical(draw_key, jnp.where(legal, logits[:, first - 1 :], -jnp.inf))
+        share = self.own_history * jax.random.uniform(share_key, (tokens.shape[0], 1))
+        own = jax.random.uniform(place_key, drawn.shape) < share
+        semantic = tokens[:, first:]
+        return tokens.at[:, first:].set(jnp.where(own, drawn.astype(tokens.dtype), semantic))
 
     def _weights(self) -> Array:
         """Loss weight of each predicted position [1, W-1]: 1 for semantic tokens, or more for the first of them,

@@ -197,6 +197,7 @@ class Loaded:
         keys: UInt32[Array, "B 2"],
         known: Float[np.ndarray, "B L D"],
         mask: Bool[np.ndarray, "1 L"],
+        condition: Int[Array, "B prefix"] | None = None,
         **how: Any,
     ) -> Float[Array, "B L D"]:
         """Latents of tokens; frames that `mask` marks are known.
@@ -204,10 +205,12 @@ class Loaded:
         Args:
           tokens: L / frames_per_token moments.
           known: clean latents at delta = 0 where `mask` is True; with a strength below 1 what diffusion starts from, too.
+          condition: the language model's, for a network that reads one (`DPDConfig.prompt`); else it is left out.
           **how: steps, schedule, scale, clip, strength; see `System.diffuse`.
         """
         inputs = self._rows(tokens), self._rows(keys), self._rows(known), self._whole(mask)
-        return self._diffuse(self.weights["dpd"], *inputs, **how)
+        read = condition if self.system.dpd.config.prompt else None
+        return self._diffuse(self.weights["dpd"], *inputs, read, **how)
 
     def decode(
         self,

@@ -190,9 +190,9 @@ class System:
         """Cross entropy [B, N] of the tokens of one sequence, nats; see `lm.loss.sequence_losses`."""
         return sequence_losses(self.lm, lm, mulan, semantic)
 
-    def denoiser(self, dpd: Weights, tokens: Array) -> Denoiser:
-        """The diffusion network with its weights, under tokens [B, N R]."""
-        return bind(functools.partial(self.dpd.apply, variables(dpd)), tokens)
+    def denoiser(self, dpd: Weights, tokens: Array, condition: Array | None = None) -> Denoiser:
+        """The diffusion network with its weights, under tokens [B, N R] and, if it reads one, a condition [B, prefix]."""
+        return bind(functools.partial(self.dpd.apply, variables(dpd)), tokens, condition)
 
     def diffuse(
         self,
@@ -201,6 +201,7 @@ class System:
         keys: Array,
         known: Array,
         mask: Array,
+        condition: Array | None = None,
         *,
         steps: int,
         schedule: str,
@@ -210,6 +211,8 @@ class System:
         noise: float = 1.0,
     ) -> Array:
         """Latents [B, L, D] of tokens [B, N R], those that `mask` [B or 1, L] marks being known [B, L, D] already.
+
+        `condition` [B, prefix] is the language model's, for a network that reads one (`DPDConfig.prompt`).
 
         With a strength below 1 diffusion starts from `known`, at that share of the way to pure noise. `noise` is the deviation
         of what it starts from: below 1 it keeps nearer to what the tokens say (the temperature of Glow, Kingma and Dhariwal,
@@ -221,7 +224,7 @@ class System:
         if strength < 1:
             begin = jnp.full((1, 1), strength * jnp.pi / 2, jnp.float32)
             start = angles.diffuse(known / std, start, begin)
-        denoise = guide(self.denoiser(dpd, tokens), scale)
+        denoise = guide(self.denoiser(dpd, tokens, condition), scale)
         return sampler.sample(bounded(denoise, clip / std) if clip else denoise, start, sizes, known, mask, std)
 
     # Latents to music.

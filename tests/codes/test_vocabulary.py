@@ -85,3 +85,18 @@ def test_music_that_begins_later_has_another_phase_and_no_other_control():
 def test_legal_ids_are_those_of_the_level():
     assert [set(np.flatnonzero(row).tolist()) for row in VOCABULARY.legal()] == [set(range(19, 26))]
     assert [set(np.flatnonzero(row).tolist()) for row in WHOLE.legal()] == [set(range(19, 26)), set(range(26, 33))]
+
+
+def test_what_holds_for_all_of_a_piece():
+    """Rows of a table without semantic ids: a known phase counts as unknown, a condition without controls is read too."""
+    codes, mulan = np.ones((1, len(controls.SLOTS)), np.int32), jnp.array([[4, 4, 4]])
+    condition = BEATING.condition(mulan, controls=jnp.asarray(codes))
+    rows = np.asarray(BEATING.condition_rows(condition))
+    assert BEATING.condition_size == 4 + 3 * 5 + sum(controls.SIZES)
+    starts = 4 + 3 * 5 + np.cumsum((0, *controls.SIZES))[:-1]
+    known = np.array([0 if slot == "phase" else 1 for slot in controls.SLOTS])
+    np.testing.assert_array_equal(rows[0], [BEATING.bos, 8, 13, 18, *(starts + known)])
+    plain = Vocabulary(mulan_tokens=3, mulan_codes=5, semantic_codes=7)
+    np.testing.assert_array_equal(BEATING.condition_rows(plain.condition(mulan))[0], rows[0, :4])
+    last = jnp.asarray([[size - 1 for size in controls.SIZES]])
+    assert int(BEATING.condition_rows(BEATING.condition(mulan, controls=last)).max()) == BEATING.condition_size - 1

@@ -10,7 +10,7 @@ import pytest
 from melody_jax.dpd import blocks, segments
 from melody_jax.dpd.config import DPDConfig
 
-TINY = DPDConfig(width=8, blocks=2, segment=6, heads=2, coarse_layers=1, feed_forward=12, recurrent_width=4)
+TINY = DPDConfig(width=8, blocks=2, segment=6, heads=2, coarse_layers=1, hidden=12, recurrent_width=4)
 
 
 def test_published_merged_widths():

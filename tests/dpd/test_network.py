@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from melody_jax.codes import controls
+from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.dpd import DPD, DPDConfig
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
@@ -19,7 +21,7 @@ TINY = DPDConfig(
     segment=6,
     heads=2,
     coarse_layers=1,
-    feed_forward=12,
+    hidden=12,
     recurrent_width=4,
     recurrent_layers=1,
     recurrence="sequential",
@@ -88,6 +90,29 @@ def test_condition_matters_unless_dropped(variables):
     np.testing.assert_array_equal(one[1], other[1])
     kept = _apply(variables, noisy, angles, tokens, jnp.ones(2, bool))
     np.testing.assert_allclose(_apply(variables, noisy, angles, tokens), kept, atol=1e-5)
+
+
+def test_a_prompt_is_learnt_beside_the_tokens():
+    """It changes nothing before training; then it does, unless the condition is dropped; none given is a dropped one."""
+    config, inputs = dataclasses.replace(TINY, prompt=True), _inputs()
+    vocabulary = Vocabulary.of(GEOMETRY, controls=True)
+    codes = jnp.zeros((2, GEOMETRY.mulan_tokens), jnp.int32)
+    condition = vocabulary.condition(codes, controls=jnp.ones((2, len(controls.SLOTS)), jnp.int32))
+    variables = nn.unbox(jax.jit(DPD(config, GEOMETRY).init)(jax.random.key(1), *inputs))
+    keep, none = jnp.ones(2, bool), jnp.zeros(2, bool)
+    same = _apply(variables, *inputs, keep, condition + 1, config=config)
+    np.testing.assert_array_equal(_apply(variables, *inputs, keep, condition, config=config), same)
+    lookup = variables["params"]["prompt"]["lookup"]
+    lookup["embedding"] = jax.random.normal(jax.random.key(2), lookup["embedding"].shape)
+    told, other, untold = (
+        _apply(variables, *inputs, keep, asked, config=config)
+        for asked in (condition, condition.at[:, -1].add(1), None)
+    )
+    assert float(jnp.abs(told - other).max()) > 1e-3 and float(jnp.abs(told - untold).max()) > 1e-3
+    dropped = _apply(variables, *inputs, none, condition, config=config)
+    np.testing.assert_array_equal(dropped, _apply(variables, *inputs, none, condition.at[:, 1:].add(1), config=config))
+    nothing = vocabulary.without_condition(condition)
+    np.testing.assert_array_equal(untold, _apply(variables, *inputs, keep, nothing, config=config))
 
 
 def test_every_frame_knows_its_own_angle(variables):

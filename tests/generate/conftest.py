@@ -49,7 +49,7 @@ MULAN = MuLanConfig(
 LM = LMConfig(layers=2, width=16, heads=2, hidden=32)
 BEATS = dataclasses.replace(LM, controls=True, beats=True)
 DIFFUSION = DPDConfig(
-    width=16, blocks=2, segment=8, heads=2, coarse_layers=1, feed_forward=32, recurrent_width=16, recurrent_layers=1,
+    width=16, blocks=2, segment=8, heads=2, coarse_layers=1, hidden=32, recurrent_width=16, recurrent_layers=1,
     angle_width=8,
 )  # fmt: skip
 AUTOENCODER = AutoencoderConfig(

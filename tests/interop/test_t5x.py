@@ -65,7 +65,7 @@ BINDINGS = {
         "dpd.DPDConfig.blocks": 1,
         "dpd.DPDConfig.segment": 4,
         "dpd.DPDConfig.heads": 2,
-        "dpd.DPDConfig.feed_forward": 16,
+        "dpd.DPDConfig.hidden": 16,
         "dpd.DPDConfig.recurrent_width": 8,
         "dpd.DPDConfig.angle_width": 8,
     },

@@ -105,7 +105,7 @@ def test_what_does_not_belong_together_is_refused(trained, base, tmp_path):
 def test_what_a_diffusion_model_measured_stays_with_it(tmp_path):
     """An adapter of a preconditioned network works around the moments that the network was trained around."""
     config = DPDConfig(
-        width=16, blocks=1, segment=4, heads=2, coarse_layers=1, feed_forward=16, recurrent_width=8, angle_width=8,
+        width=16, blocks=1, segment=4, heads=2, coarse_layers=1, hidden=16, recurrent_width=8, angle_width=8,
         precondition="linear",
     )  # fmt: skip
     dpd = DPDStage(config, dataclasses.replace(GEOMETRY, hop=480, latent_channels=4), OPTIM, 2)

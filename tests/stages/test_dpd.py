@@ -24,7 +24,7 @@ STAGE = DPDStage(
         segment=6,
         heads=2,
         coarse_layers=1,
-        feed_forward=32,
+        hidden=32,
         recurrent_width=8,
         recurrent_layers=1,
         recurrence="sequential",
@@ -83,6 +83,25 @@ def test_learns_to_beat_the_wiener_predictor_and_to_use_its_tokens():
     assert figures["velocity_error"] < figures["unconditional_velocity_error"]
     again = _steps()[1](state, batch(1000))
     assert {name: float(value) for name, value in again.items()} == figures
+
+
+def test_learns_from_a_prompt_what_the_tokens_do_not_tell():
+    """Latents that are a function of the first MuLan code, the tokens being all alike."""
+    stage = dataclasses.replace(STAGE, config=dataclasses.replace(STAGE.config, prompt=True), text_share=0.0)
+    table = np.random.default_rng(9).choice([-0.3, 0.3], (4, 4)).astype(np.float32)
+
+    def told(seed):
+        rng = np.random.default_rng(seed)
+        arrays = {name: rng.integers(0, 4, shape.shape) for name, shape in stage.batch_shapes().items()}
+        latents = np.repeat(table[arrays["mulan"][:, :1]], 20, axis=1)
+        return {**arrays, "semantic": 0 * arrays["semantic"], "controls": 0 * arrays["controls"], "latents": latents}
+
+    assert sorted(told(0)) == ["controls", "latents", "mulan", "semantic", "text"]
+    state, step = nn.unbox(jax.jit(stage.init)(jax.random.PRNGKey(0))), jax.jit(stage.train_step)
+    for seed in range(80):
+        state, _ = step(state, told(seed))
+    figures = jax.jit(stage.eval_step)(state, told(1000))
+    assert figures["velocity_error"] < 0.9 * figures["shuffled_velocity_error"]
 
 
 def test_resumed_equals_uninterrupted():

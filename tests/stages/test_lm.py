@@ -66,7 +66,7 @@ def test_loss_counts_semantic_tokens_only(state):
 def test_dropped_prefixes(condition, level):
     stage = dataclasses.replace(STAGE, condition_dropout=condition, level_dropout=level)
     tokens = jnp.full((2000, 14), 9, jnp.int32)
-    dropped = np.asarray(stage._drop_condition(jax.random.PRNGKey(1), tokens) == stage.vocabulary.unknown)
+    dropped = np.asarray(stage._forgotten(jax.random.PRNGKey(1), tokens) == stage.vocabulary.unknown)
     assert not dropped[:, 0].any() and not dropped[:, 4:].any()
     kept = 3 - dropped[:, 1:4].sum(axis=1)
     np.testing.assert_array_equal(dropped[:, 1:4], np.arange(3)[None] >= kept[:, None])  # always the last levels
@@ -118,6 +118,19 @@ def test_windows_are_evaluated_under_their_own_clips_prefix(state):
         np.testing.assert_allclose(metrics[f"{label}loss"], np.mean(losses), rtol=1e-5)
 
 
+def test_its_own_draws_in_the_history(state):
+    """Up to the share of a clip's semantic tokens, for each clip another; what is drawn is of its level, the rest is kept."""
+    stage = dataclasses.replace(STAGE, own_history=1.0)
+    tokens = jnp.tile(stage.vocabulary.sequence(batch_of(0)["mulan"], batch_of(0)["semantic"]), (40, 1))
+    own = np.asarray(jax.jit(stage._own_history)(jax.random.PRNGKey(3), state.params, tokens))
+    first = stage.vocabulary.prefix
+    np.testing.assert_array_equal(own[:, :first], tokens[:, :first])
+    assert np.all(stage.vocabulary.semantic_codes_of(jnp.asarray(own[:, first:])) >= 0)
+    changed = (own != np.asarray(tokens))[:, first:].mean(axis=1)
+    assert changed.min() < 0.2 and changed.max() > 0.5 and 0.2 < changed.mean() < 0.5  # some draws are what was there
+    assert STAGE._own_history(jax.random.PRNGKey(3), state.params, tokens) is tokens
+
+
 @pytest.mark.parametrize("share, read, unread", [(0.0, "mulan", "text"), (1.0, "text", "mulan")])
 def test_the_condition_is_the_musics_or_the_captions(state, share, read, unread):
     step = jax.jit(dataclasses.replace(STAGE, text_share=share, condition_dropout=0.0).train_step)
@@ -125,14 +138,6 @@ def test_the_condition_is_the_musics_or_the_captions(state, share, read, unread)
     loss = step(state, batch)[1]["loss"]
     assert step(state, {**batch, unread: (batch[unread] + 1) % 4})[1]["loss"] == loss
     assert step(state, {**batch, read: (batch[read] + 1) % 4})[1]["loss"] != loss
-
-
-def test_the_share_of_captions_is_kept():
-    stage = dataclasses.replace(STAGE, text_share=0.3)
-    batch = {"mulan": jnp.zeros((2000, 3), jnp.int32), "text": jnp.ones((2000, 3), jnp.int32)}
-    chosen = np.asarray(stage._choose_condition(jax.random.PRNGKey(2), batch))
-    np.testing.assert_array_equal(chosen, np.repeat(chosen[:, :1], 3, axis=1))  # a clip's codes are never mixed
-    np.testing.assert_allclose(chosen.mean(), 0.3, atol=0.04)
 
 
 def test_evaluation_on_captions(state):
