@@ -188,7 +188,7 @@ def diffusion_errors(loaded: Loaded, clips: Columns) -> np.ndarray:
     clean = clips.latents.astype(np.float32) / loaded.system.dpd.config.data_std
     own = [clips.semantic]
     if loaded.system.dpd.config.prompt:
-        own.append(np.asarray(loaded.condition(jnp.asarray(clips.mulan), 0, clips.controls)))
+        own.append(np.asarray(loaded.condition(clips.mulan, 0, clips.controls)))
     others = [np.roll(known, 1, axis=0) for known in own]
     size, weights = min(BATCH, len(clean)), loaded.weights["dpd"]
     places = [slice(i, i + size) for i in range(0, len(clean) - size + 1, size)]

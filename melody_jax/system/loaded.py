@@ -171,12 +171,15 @@ class Loaded:
         return self._later(condition, self._whole(np.int32(moments)))
 
     def condition(
-        self, codes: Int[Array, "B Q"], levels: int, controls: Int[np.ndarray, "B controls"] | None = None
+        self,
+        codes: Int[Array | np.ndarray, "B Q"],
+        levels: int,
+        controls: Int[np.ndarray, "B controls"] | None = None,
     ) -> Int[Array, "B prefix"]:
         """What the language model starts from: MuLan codes, of which only the first `levels` count (0 for all), and the codes
         of the controls."""
         asked = None if controls is None else self._rows(controls)
-        return self._condition(codes, asked, levels=levels)
+        return self._condition(self._rows(codes), asked, levels=levels)
 
     def write_tokens(
         self,

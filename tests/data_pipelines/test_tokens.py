@@ -187,6 +187,11 @@ def test_two_hosts_make_what_one_makes(token_set, small_data, tmp_path):
             {"mulan": (4, 3), "text": (4, 3), "semantic": (4, 9), "controls": (4, 9)},
         ),
         ("dpd", {"semantic": 10, "latents": 40}, {"semantic": (4, 10), "latents": (4, 40, 2)}),
+        (
+            "dpd",
+            {"semantic": 10, "latents": 40, "mulan": 3, "text": 3, "controls": 9},
+            {"semantic": (4, 10), "latents": (4, 40, 2), "mulan": (4, 3), "text": (4, 3), "controls": (4, 9)},
+        ),
     ],
 )
 def test_batches_of_tokens(token_set, stage, lengths, shapes):

@@ -65,22 +65,24 @@ def test_grid_errors_of_the_wiener_predictor_are_the_closed_form():
     np.testing.assert_array_equal(errors, loss.grid_errors(denoise, clean, jax.random.key(1), grid))
 
 
-def _network(noisy, angles, tokens, keep=None):
+def _network(noisy, angles, tokens, keep=None, prompt=None):
     """A stand-in that shows which clip got which condition."""
     weight = jnp.ones(tokens.shape[0]) if keep is None else keep.astype(jnp.float32)
     mean = jnp.mean(tokens.astype(jnp.float32), axis=1)
+    mean = mean if prompt is None else mean + prompt[:, 0].astype(jnp.float32)
     return noisy * angles[..., None] + (weight * mean)[:, None, None]
 
 
+@pytest.mark.parametrize("prompt", [None, jnp.array([[7], [9]])])
 @pytest.mark.parametrize("scale", [1.0, 0.0, 2.5])
-def test_guidance(scale):
+def test_guidance(scale, prompt):
     noisy = jax.random.normal(jax.random.key(0), (2, 5, 3))
     angles = jnp.full((2, 5), 0.7)
     tokens = jnp.array([[1, 2], [4, 6]])
-    conditional = _network(noisy, angles, tokens)
-    dropped = _network(noisy, angles, tokens, jnp.zeros(2, bool))
+    conditional = _network(noisy, angles, tokens, None, prompt)
+    dropped = _network(noisy, angles, tokens, jnp.zeros(2, bool), prompt)
     expected = scale * conditional + (1 - scale) * dropped
-    denoise = bind(_network, tokens)
+    denoise = bind(_network, tokens, prompt)
     np.testing.assert_array_equal(unconditional(denoise)(noisy, angles), dropped)
     batched = guide(denoise, scale)
     np.testing.assert_allclose(batched(noisy, angles), expected, atol=1e-5)

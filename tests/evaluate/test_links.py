@@ -78,7 +78,7 @@ class _Melody:
     def __init__(self, clips, played):
         self._audio, self._played = np.stack([clip.audio for clip in clips]), played
 
-    def perform(self, tokens, **_):
+    def perform(self, tokens, mulan, controls, **_):
         return self._played(self._audio)
 
     def decode(self, latents, **_):

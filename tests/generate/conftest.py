@@ -50,7 +50,7 @@ LM = LMConfig(layers=2, width=16, heads=2, hidden=32)
 BEATS = dataclasses.replace(LM, controls=True, beats=True)
 DIFFUSION = DPDConfig(
     width=16, blocks=2, segment=8, heads=2, coarse_layers=1, hidden=32, recurrent_width=16, recurrent_layers=1,
-    angle_width=8,
+    angle_width=8, prompt=True,
 )  # fmt: skip
 AUTOENCODER = AutoencoderConfig(
     encoder="envelope",

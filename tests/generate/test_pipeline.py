@@ -53,6 +53,15 @@ def test_without_noise_the_tokens_alone_decide_the_sound(melody):
     np.testing.assert_array_equal(first, second)
 
 
+def test_the_diffusion_hears_of_the_prompt(melody):
+    """Rows of the same tokens and noise with other MuLan codes sound different, row by row."""
+    tokens = np.tile(np.arange(GEOMETRY.clip_semantic, dtype=np.int32)[None] % GEOMETRY.semantic_codes, (2, 1))
+    mulan = np.array([[0, 1, 2], [1, 1, 2]], np.int32)
+    one, other = (melody.perform(tokens, codes, seed=3, noise=0.0) for codes in (mulan, mulan[::-1]))
+    assert np.abs(one[0] - one[1]).max() > 1e-4
+    np.testing.assert_allclose(one, other[::-1], atol=1e-5)
+
+
 def test_prompt_does_not_depend_on_the_batch(melody):
     """Three prompts in batches of two (the last one filled up) are what each of them is alone: the same tokens, and the
     same sound up to rounding."""
@@ -185,19 +194,21 @@ def test_decoding_in_pieces_equals_whole(melody):
 
 
 def test_loud_music_is_scaled_down_and_not_cut_off(melody, monkeypatch):
-    quiet = melody.generate(PROMPT, seconds=0.4, loudness=None)
     inside = slice(40, -40)  # the ends are faded
     decode, seen = melody.loaded.decode, []
 
-    def louder(*args):
-        made = 100.0 * decode(*args)
-        seen.append(float(jnp.abs(made).max()))
-        return made
+    def made(level):
+        def decoded(*args):
+            audio = level * decode(*args)
+            seen.append(float(jnp.abs(audio).max()))
+            return audio
 
-    monkeypatch.setattr(melody.loaded, "decode", louder)
-    loud = melody.generate(PROMPT, seconds=0.4, loudness=None)
-    assert seen[0] > 1.0 >= np.abs(loud.audio).max()
-    np.testing.assert_allclose(loud.audio[inside], quiet.audio[inside] * 100.0 / seen[0], atol=1e-5)
+        monkeypatch.setattr(melody.loaded, "decode", decoded)
+        return melody.generate(PROMPT, seconds=0.4, loudness=None)
+
+    quiet, loud = made(0.1), made(100.0)
+    assert seen[1] > 1.0 >= np.abs(loud.audio).max() and seen[0] < 1.0
+    np.testing.assert_allclose(loud.audio[inside], quiet.audio[inside] * 1000.0 / seen[1], atol=1e-5)
 
 
 def test_pieces_come_to_the_loudness_that_was_asked_for(melody):
