@@ -180,10 +180,10 @@ def build(
             kinds = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in others.most_common())
             print(f"{request.path}: passed over, no sound by their names: {kinds}")
         prepared = prepare(request, directory.parent, processes, old, found, share)
+        if share.first:
+            print(f"writing {directory}", flush=True)  # before TensorFlow is loaded, which takes a while
         from data_pipelines import melody_audio
 
-        if share.first:
-            print(f"writing {directory}")
         melody_audio.write(prepared, request, directory, old is not None, share)
     return directory
 

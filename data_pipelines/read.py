@@ -10,7 +10,7 @@ from data_pipelines.records import Records
 from melody_jax import storage
 from melody_jax.codes.controls import decode
 from melody_jax.errors import UserError
-from melody_jax.files import read_json
+from melody_jax.files import read_object
 from melody_jax.samples import from_int16
 from melody_jax.storage import Path
 
@@ -44,7 +44,7 @@ def metadata(directory: Path) -> dict[str, Any]:
     file = storage.path(directory) / "metadata.json"
     if not file.is_file():
         raise UserError(f"{directory}: no finished data set here; make it with melody data or melody tokenize")
-    facts = read_json(file, f"{file}: gone meanwhile")
+    facts = read_object(file, f"{file}: gone meanwhile")
     if not facts.keys() & {"id", "lineage"}:
         raise UserError(f"{file} does not say what data set this is; {_AGAIN}")
     return facts
@@ -58,7 +58,7 @@ def counts(directory: Path) -> dict[str, int]:
     """
     metadata(directory)
     file = storage.path(directory) / "dataset_info.json"
-    info = read_json(file, f"{file} is missing; {_AGAIN}")
+    info = read_object(file, f"{file} is missing; {_AGAIN}")
     try:
         return {split["name"]: sum(int(length) for length in split["shardLengths"]) for split in info["splits"]}
     except (KeyError, TypeError, ValueError):

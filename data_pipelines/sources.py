@@ -5,14 +5,12 @@ import collections
 import concurrent.futures
 import csv
 import dataclasses
-import gzip
 import io
 import json
 import math
 import os
 import pathlib
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +18,7 @@ from data_pipelines.decode import EXTENSIONS
 from data_pipelines.records import IN_FLIGHT
 from melody_jax import storage
 from melody_jax.errors import UserError
+from melody_jax.files import read_json, read_text
 from melody_jax.storage import Path
 
 # A text tower reads a few hundred words; a caption is tokenised at every draw.
@@ -122,7 +121,7 @@ def manifest(path: str, licence: str = "") -> list[Listed]:
     file = storage.path(path)
     if not file.is_file():
         raise UserError(f"{path}: no such manifest")
-    lines = [(number, line) for number, line in enumerate(_text_of(file).split("\n"), 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(read_text(file).split("\n"), 1) if line.strip()]
     listed = _each(lambda row: _manifest_row(row[1], f"{path}, line {row[0]}", file.parent, licence), lines)
     if not listed:
         raise UserError(f"{path}: the manifest is empty")
@@ -148,7 +147,7 @@ def musiccaps(path: str, audio: str, licence: str = "") -> list[Listed]:
     sounds, unreadable = _sounds_below(root)
     for sound in sounds:  # a YouTube id has 11 characters, "_" and "-" among them
         by_id.setdefault(sound.stem.lstrip("[")[:11], sound)
-    rows = csv.DictReader(io.StringIO(_text_of(table), newline=""))
+    rows = csv.DictReader(io.StringIO(read_text(table), newline=""))
     try:
         missing = {"ytid", "start_s", "end_s", "aspect_list", "caption"} - set(rows.fieldnames or ())
         if missing:
@@ -246,25 +245,6 @@ def _files_below(root: Path) -> tuple[list[Path], list[Rejection]]:
     return sorted(files), sorted(rejected, key=lambda item: item.path)
 
 
-def _text_of(file: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark; `.gz` is unpacked.
-
-    Raises:
-        UserError: it cannot be read, with the line where that is known.
-    """
-    try:
-        data = file.read_bytes()
-        if file.suffix == ".gz":
-            data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
-        raise UserError(f"{file}: cannot be read: {error}") from None
-    try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{file}, line {line}: not UTF-8 ({error.reason}); save it as UTF-8") from None
-
-
 def _manifest_row(line: str, where: str, root: Path, licence: str) -> Listed:
     try:
         row = json.loads(line)
@@ -308,10 +288,8 @@ def _listed(path: Path, name: str, source: str, licence: str, tags: dict[str, An
             captions += found
             licence = stated or licence
             tags = more | tags
-    except _UNREADABLE as error:
-        return Rejection(shown, f"its caption file is unreadable: {error or type(error).__name__}")
-    except OSError as error:
-        return Rejection(shown, f"its caption file is unreadable: {error.strerror or error}")
+    except (UserError, OSError) as error:
+        return Rejection(shown, f"its caption file is unreadable: {error}")
     licence = next(iter(_words(tags.get("licence")) + _words(tags.get("license"))), licence)
     unique = _clean(captions)
     wrong = _what_is_wrong(unique, licence)
@@ -346,14 +324,13 @@ def _sidecars(path: Path, tags: dict[str, Any]) -> Iterator[Path]:
 
 
 def _read_sidecar(path: Path) -> tuple[tuple[str, ...], str, dict[str, Any]]:
-    """(captions, licence, everything it says) of a `.txt` or `.json`. Raises ValueError where it is not UTF-8 or not JSON."""
+    """(captions, licence, everything it says) of a `.txt` or `.json`. Raises UserError where it cannot be read."""
     size = storage.size_of(path)
     if size > _MOST_SIDECAR_BYTES:
-        raise ValueError(f"{path.name} has {size / 1e6:.1f} MB, at most {_MOST_SIDECAR_BYTES / 1e6:.0f} MB are read")
-    text = path.read_bytes().decode("utf-8-sig")
+        raise UserError(f"{path.name} has {size / 1e6:.1f} MB, at most {_MOST_SIDECAR_BYTES / 1e6:.0f} MB are read")
     if path.suffix != ".json":
-        return _clean(text.splitlines()), "", {}
-    tags = json.loads(text)
+        return _clean(read_text(path).splitlines()), "", {}
+    tags = read_json(path)
     if not isinstance(tags, dict):
         return captions_of_tags(tags), "", {}
     licence = _words(tags.get("licence")) + _words(tags.get("license"))

@@ -13,6 +13,7 @@ import yaml
 from launch import accelerators
 from melody_jax import libtpu
 from melody_jax.errors import UserError, refuse_addresses
+from melody_jax.files import read_text
 
 BUCKET = "{bucket}"
 """Stands in a command for the folder in which the bucket (on SLURM: the shared file system) is seen."""
@@ -255,10 +256,9 @@ def read(path: str | Path) -> Job:
     Raises:
       UserError: no such file, no YAML, or a key that is unknown, missing or of the wrong kind, which it names.
     """
+    text = read_text(path)
     try:
-        data = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        data = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a day of no calendar, brackets without end
         raise UserError(f"{path} is no YAML: {error}") from None
     try:

@@ -1,9 +1,10 @@
 """The two exceptions that mean something to the user, and the exit codes of `melody`."""
 
+import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 FAILED = 1
 """A failure that starting the same command again may mend."""
@@ -22,6 +23,9 @@ BROKEN_PIPE = 141
 BOUND_PATHS = ("init_from", "parents_dir", "precompiled_dir")
 """Bindings whose values may be paths in buckets."""
 
+OURS = ("melody_jax", "data_pipelines", "launch")
+"""Our own packages: no extra mends it where one of them lacks a module."""
+
 # a whole word, or what stands in a binding behind "=", in quotes or in a list
 _ADDRESS = re.compile(r"(?:^|[=\[(,'\"])\s*['\"]?([A-Za-z][A-Za-z0-9+.-]*://[^\s'\",)\]]*)")
 
@@ -34,6 +38,29 @@ _FINAL = (*map(os.strerror, _REFUSED), "Forbidden: ", "PERMISSION_DENIED")  # an
 
 class UserError(Exception):
     """Bad input by the user. The message is one clear sentence; the CLI prints it as one line and exits with code 2."""
+
+
+def lacking(extra: str, what: str, reason: object = "") -> UserError:
+    """The error where `what` needs an extra of setup.py that is not installed: it says how to install it."""
+    how = (
+        "`make install`" if extra == "data" else f"pip install 'melody_jax[{extra}]'"
+    )  # no pip command is all of `data`
+    return UserError(f"{what} needs the extra `{extra}`{f' ({reason})' if reason else ''}; {how} installs it")
+
+
+@contextlib.contextmanager
+def of_extra(extra: str, what: str) -> Iterator[None]:
+    """Around imports of packages that the extra `extra` installs, for the sake of `what`.
+
+    Raises:
+      UserError: one of them is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] in OURS:
+            raise
+        raise lacking(extra, what, error) from None
 
 
 def refuse_addresses(words: Iterable[str], advice: str = "one in a mounted bucket is") -> None:

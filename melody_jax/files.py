@@ -3,12 +3,16 @@
 Folders become whole also where directories cannot be renamed: in buckets, mounted as file systems or not.
 """
 
+import errno
+import fcntl
+import gzip
 import json
 import os
 import pathlib
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -38,18 +42,40 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> Path:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[pathlib.Path]:
-    """A name to write to that becomes `path` in the end: nobody finds half a file, and nothing is left of a failure."""
+def whole_file(path: Path, new: bool = False) -> Iterator[pathlib.Path]:
+    """A name to write to that becomes `path` in the end: nobody finds half a file, and nothing is left of a failure.
+
+    Args:
+      new: raise FileExistsError, and leave alone what is there, where another process has written `path` by then.
+    """
     if not isinstance(path, pathlib.Path):
         with storage.written(path) as scratch:
             yield scratch
+            if new and storage.replace_version(path, b"", 0) is None:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         return
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = scratch_of(path)
     try:
         yield scratch
-        scratch.replace(path)
+        _give_name(scratch, path) if new else scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def scratch_of(path: pathlib.Path) -> pathlib.Path:
+    """The hidden file beside `path` that this process writes what is to become `path` to."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _give_name(scratch: pathlib.Path, path: pathlib.Path) -> None:
+    """Renames a file. Raises FileExistsError where the name is taken; of two processes one gets it."""
+    try:
+        os.link(scratch, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: for a moment the file is there, and empty
+        path.open("xb").close()
+        scratch.replace(path)
 
 
 def json_lines(records: Any) -> str:
@@ -57,18 +83,43 @@ def json_lines(records: Any) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
-def read_json(path: Path, absent: str) -> dict[str, Any]:
-    """A JSON object from a file.
+def read_text(path: str | os.PathLike, absent: str | None = None) -> str:
+    """A text file as people hand it in: UTF-8, with or without a byte order mark; `.gz` is unpacked; lines end in "\\n".
+
+    Args:
+      absent: what the error says where there is no file.
 
     Raises:
-      UserError: `absent` where there is no file; or it is not readable, or holds something else.
+      UserError: there is none, it cannot be read, or a line is not UTF-8; the message names file and line.
     """
+    file = storage.path(path)
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(absent) from None
-    except (OSError, ValueError, RecursionError) as error:
+        data = file.read_bytes()
+        if file.suffix == ".gz":
+            data = gzip.decompress(data)
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # ValueError: a NUL in the name; EOFError: a cut .gz
+        if absent and isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise UserError(absent) from None
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: not UTF-8 ({error.reason}); save it as UTF-8") from None
+
+
+def read_json(path: str | os.PathLike, absent: str | None = None) -> Any:
+    """What a file of JSON holds. Raises UserError as `read_text` does, and where it is no JSON."""
+    text = read_text(path, absent)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def read_object(path: str | os.PathLike, absent: str | None = None) -> dict[str, Any]:
+    """A JSON object from a file. Raises UserError as `read_json` does, and where it holds something else."""
+    info = read_json(path, absent)
     if not isinstance(info, dict):
         raise UserError(f"{path} cannot be read: it holds no JSON object")
     return info
@@ -169,6 +220,23 @@ def publish(scratch: pathlib.Path, directory: Path, commit: str) -> None:
     if not isinstance(directory, pathlib.Path):
         _upload(scratch, directory, commit)
         return
+    with placing(directory.absolute().parent):
+        _publish_here(scratch, directory, commit)
+
+
+@contextmanager
+def placing(folder: pathlib.Path) -> Iterator[None]:
+    """While files are moved into place in a folder: one process of this machine at a time, so that they never mix."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _publish_here(scratch: pathlib.Path, directory: pathlib.Path, commit: str) -> None:
     old = directory.with_name(f".{directory.name}.old-{os.getpid()}")
     moved = False
     try:

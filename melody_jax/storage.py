@@ -25,7 +25,7 @@ os.environ.setdefault(
 
 from etils import epath
 
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, lacking
 
 Path = pathlib.Path | epath.Path
 """A path of either kind."""
@@ -47,7 +47,7 @@ def path(text: str | os.PathLike) -> Path:
     if not text.removeprefix(_BUCKETS).partition("/")[0]:
         raise UserError(f"{text}: names no bucket; expected {_BUCKETS}BUCKET/...")
     if importlib.util.find_spec("gcsfs") is None:
-        raise UserError(f"{text}: reading buckets needs the extra `gcs` (pip install 'melody_jax[gcs]')")
+        raise lacking("gcs", text)
     _client()
     return epath.Path(text)
 

@@ -1,11 +1,16 @@
 """Files that outlive a kill: whole or not at all, and lines that were cut short are left out."""
 
+import errno
+import gzip
 import io
+import os
 import pathlib
+import threading
 
 import pytest
 
 from melody_jax import files
+from melody_jax.errors import UserError
 from melody_jax.watch import metrics
 
 
@@ -87,3 +92,46 @@ def test_after_a_cut_line_no_record_is_lost(tmp_path):
     lines.write({"c": 3})
     lines.close()
     assert files.read_lines(path) == [{"a": 1}, {"c": 3}]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_writers_of_a_new_file_one_gets_the_name(links, tmp_path, monkeypatch):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
+    with files.whole_file(tmp_path / "x", new=True) as first:
+        first.write_text("one")
+    with pytest.raises(FileExistsError), files.whole_file(tmp_path / "x", new=True) as second:
+        second.write_text("two")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x", "one")]
+
+
+def test_folders_are_put_in_place_one_after_the_other(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "commit").write_text("new")
+    other = threading.Thread(target=files.publish, args=(tmp_path / "scratch", tmp_path / "place", "commit"))
+    with files.placing(tmp_path):
+        other.start()
+        other.join(0.3)
+        assert other.is_alive() and not (tmp_path / "place").exists()
+    other.join()
+    assert (tmp_path / "place" / "commit").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("x.txt", b"\xef\xbb\xbfa\r\nb\n", "a\nb\n"),
+        ("x.txt.gz", gzip.compress("fünf".encode()), "fünf"),
+        ("x.txt", b"a\nb\nf\xfcnf", "x.txt, line 3: not UTF-8"),
+        ("x.txt.gz", gzip.compress(b"a\nf\xfcnf"), "x.txt.gz, line 2: not UTF-8"),
+        ("x.txt.gz", gzip.compress(bytes(999))[:-9], "x.txt.gz cannot be read: Compressed file ended"),
+        ("x.txt.gz", b"plain", "x.txt.gz cannot be read: Not a gzipped file"),
+    ],
+)
+def test_texts_of_people_are_read_or_the_place_is_named(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    if ".txt" not in expected:
+        assert files.read_text(tmp_path / name) == expected
+        return
+    with pytest.raises(UserError, match=expected):
+        files.read_text(tmp_path / name)

@@ -103,8 +103,15 @@ def test_the_file_that_needs_t5x_is_imported_by_gin_files_only(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.py")), ids=lambda path: path.stem)
 def test_launchers_start_without_jax(path):
     ours = {name for name in _imports(path) if name.split(".")[0] in {"melody_jax", "data_pipelines", "jax"}}
-    foreign = {name for name in ours if not f"{name}.".startswith(("melody_jax.errors.", "melody_jax.libtpu."))}
+    light = ("melody_jax.errors.", "melody_jax.files.", "melody_jax.libtpu.")
+    foreign = {name for name in ours if not f"{name}.".startswith(light)}
     assert not foreign, f"{path.name} imports {foreign}"
+
+
+def test_every_folder_of_code_is_installed():
+    """A folder without __init__.py works in a clone and is missing after `pip install`."""
+    files = [path for folder in ("data_pipelines", "launch", "melody_jax") for path in (ROOT / folder).rglob("*.py")]
+    assert {path.parent for path in files if not (path.parent / "__init__.py").is_file()} == set()
 
 
 def test_no_drains():

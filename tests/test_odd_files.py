@@ -20,6 +20,7 @@ from melody_jax.generate import replay
 from melody_jax.generate.prompts import read_prompts
 from melody_jax.generate.settings import Settings, seeds_of, with_settings
 from melody_jax.operations import configuration
+from melody_jax.serve.token import read_token
 from tests.bundle.test_bundle import train
 
 USED = ""
@@ -46,9 +47,9 @@ MANIFESTS = {
 }  # fmt: skip
 PACKED = {
     "plain, packed": (gzip.compress(LINE), USED),
-    "plain text named gz": (LINE, "x.jsonl.gz: cannot be read: Not a gzipped file"),
-    "cut gz": (gzip.compress(LINE * 99)[:-20], "x.jsonl.gz: cannot be read"),
-    "damaged gz": (gzip.compress(os.urandom(999))[:40] + bytes(999), "x.jsonl.gz: cannot be read"),
+    "plain text named gz": (LINE, "x.jsonl.gz cannot be read: Not a gzipped file"),
+    "cut gz": (gzip.compress(LINE * 99)[:-20], "x.jsonl.gz cannot be read"),
+    "damaged gz": (gzip.compress(os.urandom(999))[:40] + bytes(999), "x.jsonl.gz cannot be read"),
 }  # fmt: skip
 HEAD = b"ytid,start_s,end_s,aspect_list,caption\n"
 TABLES = {
@@ -67,8 +68,8 @@ PROMPTS = {
     "two, with empty lines": (b"a waltz\n\n \nreel\n", USED),
     "byte order mark, CR LF": (b"\xef\xbb\xbfa waltz\r\nreel\r\n", USED),
     "markup": (b"rap about $100 bills & 50% off, $20 [SEP] \\frac{1}{\n", USED),
-    "Latin-1": ("waltz\nfête".encode("latin-1"), "line 2 is not UTF-8"),
-    "UTF-16": ("waltz".encode("utf-16"), "line 1 is not UTF-8"),
+    "Latin-1": ("waltz\nfête".encode("latin-1"), "x.txt, line 2: not UTF-8"),
+    "UTF-16": ("waltz".encode("utf-16"), "x.txt, line 1: not UTF-8"),
     "zeros": (bytes(99), "holds no prompt"),
     "a book in one line": (b"word " * 400_000, "the prompt has 1999999 characters, at most 10000"),
     "no width": ("\u200b\n\u200d\ufeff\n".encode(), "holds no prompt"),
@@ -152,7 +153,7 @@ BUNDLES = {
     "a part without an id": ("bundle.json", lambda info: info | {"parts": info["parts"] | {"lm": {}}}, True, "the id of each"),
     "another version": ("bundle.json", _part(format=99), True, "written by another version"),
     "no vocabulary": ("bundle.json", _part(vocabulary={}), True, "its language model has None ids"),
-    "Latin-1": ("bundle.json", b'{"format": "f\xfcnf"}', False, "bundle.json cannot be read"),
+    "Latin-1": ("bundle.json", b'{"format": "f\xfcnf"}', False, "bundle.json, line 1: not UTF-8"),
     "cut": ("bundle.json", b'{"format": 2', False, "bundle.json cannot be read"),
     "deep": ("bundle.json", b"[" * 200_000, False, "bundle.json cannot be read"),
     "nothing": ("bundle.json", b"", False, "bundle.json cannot be read"),
@@ -168,17 +169,36 @@ LAUNCH = {
     "nothing": (b"", "a mapping of keys is expected"),
     "a day of no calendar": (b"name: 2026-99-99", "is no YAML"),
     "brackets without end": (b"[" * 5_000, "is no YAML"),
-    "Latin-1": ("name: fünf".encode("latin-1"), "cannot be read"),
+    "byte order mark": (b"\xef\xbb\xbfname: 3", "`name` must be text|is missing"),
+    "Latin-1": ("\nname: fünf".encode("latin-1"), "x.yaml, line 2: not UTF-8"),
 }  # fmt: skip
 METADATA = {
     "of a data set": (b'{"id": "x"}', USED),
     "cut": (b'{"id": "x"', "metadata.json cannot be read"),
     "a list": (b"[1]", "holds no JSON object"),
-    "Latin-1": ('{"id": "fünf"}'.encode("latin-1"), "metadata.json cannot be read"),
+    "Latin-1": ('{"id": "fünf"}'.encode("latin-1"), "metadata.json, line 1: not UTF-8"),
     "nothing": (b"", "metadata.json cannot be read"),
     "of nothing": (b"{}", "does not say what data set this is"),
 }  # fmt: skip
+GIN = {
+    "nothing": (b"", USED),
+    "byte order mark, CR LF": (b"\xef\xbb\xbf# f\xc3\xbcnf\r\nBATCH_SIZE = 3\r\n", USED),
+    "Latin-1": ("BATCH_SIZE = 3\n# fünf".encode("latin-1"), "x.gin, line 2: not UTF-8"),
+    "includes nothing": (b"include 'gone.gin'", "gone.gin"),
+    "an open bracket": (b"\nBATCH_SIZE = (", "x.gin|line"),
+    "zeros": (bytes(99), "x.gin"),
+}  # fmt: skip
+TEXTS = {
+    "text": (b"a\n", USED),
+    "Latin-1": ("\na fünf".encode("latin-1"), "line 2: not UTF-8"),
+}
 FILES = {
+    "gin file": (
+        "x.gin",
+        lambda path: configuration.compose(configuration.gin_files("lm", "tiny", "cpu"), [path]),
+        GIN,
+    ),
+    "token": ("x.txt", read_token, TEXTS),
     "data set": ("metadata.json", lambda path: data_sets.metadata(os.path.dirname(path)), METADATA),
     "launch": ("x.yaml", job.read, LAUNCH),
     "manifest": ("x.jsonl", sources.manifest, MANIFESTS),

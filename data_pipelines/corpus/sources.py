@@ -5,6 +5,8 @@ import importlib.util
 import pathlib
 import re
 
+from melody_jax.errors import lacking
+
 
 @dataclasses.dataclass(frozen=True)
 class Collection:
@@ -58,11 +60,11 @@ def corpus_root() -> pathlib.Path:
     """The folder of music21's corpus, found without importing music21.
 
     Raises:
-        ModuleNotFoundError: music21 is not installed.
+        UserError: music21 is not installed.
     """
     spec = importlib.util.find_spec("music21")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("the built-in corpus needs the package music21 (extra `data`)")
+        raise lacking("data", "the built-in corpus", "no music21")
     return pathlib.Path(spec.origin).parent / "corpus"
 
 

@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 
 from data_pipelines.corpus.arrange import Arrangement, Part
+from melody_jax.errors import lacking
 
 _DRUM_CHANNEL = 9
 _BELOW_LEAD = {"harmony": 5.0, "bass": 6.0, "drums": 8.0}  # decibels of RMS under the lead
@@ -20,11 +21,11 @@ def default_font() -> str:
     """TimGM6mb.sf2 (GPL-2), which the package pretty_midi carries; found without importing it.
 
     Raises:
-        ModuleNotFoundError: pretty_midi is not installed.
+        UserError: pretty_midi is not installed.
     """
     spec = importlib.util.find_spec("pretty_midi")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("the default SoundFont needs the package pretty_midi (extra `data`), or give a font")
+        raise lacking("data", "the default SoundFont", "no pretty_midi")
     return str(pathlib.Path(spec.origin).parent / "TimGM6mb.sf2")
 
 

@@ -35,7 +35,7 @@ from melody_jax.bundle.part import (
 )
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.errors import UserError
-from melody_jax.files import UNFINISHED, read_json, write_whole
+from melody_jax.files import UNFINISHED, placing, read_object, write_whole
 from melody_jax.geometry import Geometry
 from melody_jax.mulan import minilm
 from melody_jax.mulan.config import PretrainedText
@@ -274,7 +274,7 @@ def _references(parts: Mapping[str, Part]) -> dict[str, dict[str, str]]:
 
 def _read_info(directory: Path) -> dict[str, Any]:
     path = directory / BUNDLE_FILE
-    info = read_json(path, f"{directory} is not a bundle: it holds no {BUNDLE_FILE}")
+    info = read_object(path, f"{directory} is not a bundle: it holds no {BUNDLE_FILE}")
     missing = ({"format"} | set(FIELDS)) - set(info)
     if missing or info["format"] not in (FORMAT, UNSEALED):
         raise UserError(f"{path} is not of bundle format {FORMAT}; it was written by another version")
@@ -339,14 +339,17 @@ def _place(scratch: pathlib.Path, out: Path) -> None:
     bundle.json goes first and comes last: a folder that is half written is no bundle.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for path in _exported(out):
-        path.unlink()
     if not isinstance(out, pathlib.Path):
+        for path in _exported(out):
+            path.unlink()
         storage.upload(scratch, out, [name for name in storage.files_below(scratch) if name != BUNDLE_FILE])
         storage.upload(scratch, out, [BUNDLE_FILE])
         return
     files = sorted((path for path in scratch.rglob("*") if path.is_file()), key=lambda path: path.name == BUNDLE_FILE)
-    for path in files:
-        target = out / path.relative_to(scratch)
-        target.parent.mkdir(exist_ok=True)
-        path.replace(target)
+    with placing(out):
+        for path in _exported(out):
+            path.unlink()
+        for path in files:
+            target = out / path.relative_to(scratch)
+            target.parent.mkdir(exist_ok=True)
+            path.replace(target)

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from melody_jax import config as config_lib
 from melody_jax import storage
 from melody_jax.errors import UserError
-from melody_jax.files import UNFINISHED, read_json, whole_folder
+from melody_jax.files import UNFINISHED, read_object, whole_folder
 from melody_jax.geometry import Geometry
 from melody_jax.storage import Path
 
@@ -156,7 +156,7 @@ def read_info(directory: str | os.PathLike) -> dict[str, Any]:
       UserError: no readable part of this format there.
     """
     path = locate(directory) / INFO_FILE
-    info = read_json(path, f"{directory} is not a part: it holds no {INFO_FILE}")
+    info = read_object(path, f"{directory} is not a part: it holds no {INFO_FILE}")
     missing = ({"format"} | set(FIELDS)) - set(info)
     if missing or info["format"] not in (FORMAT, UNSEALED):
         raise UserError(f"{path} is not of part format {FORMAT}; missing: {', '.join(sorted(missing)) or 'nothing'}")

@@ -4,10 +4,9 @@ Imports no jax.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,19 +158,6 @@ def _or_none(kind: type) -> Callable[[str], Any]:
         return None if text.lower() == "none" else kind(text)
 
     return number
-
-
-@contextlib.contextmanager
-def installed(command: str, how: str = "make install") -> Iterator[None]:
-    """What is imported here, the shell command `how` installs.
-
-    Raises:
-      UserError: it is not installed.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise UserError(f"{command} needs more than the base install ({error}); `{how}` installs it") from None
 
 
 def bundle_of(directory: str | None) -> storage.Path:

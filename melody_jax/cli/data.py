@@ -2,11 +2,9 @@
 
 import argparse
 
-from melody_jax.cli.arguments import Positive, command, fields, fields_of, installed, option, shared
+from data_pipelines.request import Request, request
+from melody_jax.cli.arguments import Positive, command, fields, fields_of, option, shared
 from melody_jax.parallel.share import ALONE, Share
-
-with installed("melody data"):
-    from data_pipelines.request import Request, request
 
 SOURCES = {
     "corpus": "real tunes and scores, re-orchestrated, rendered and captioned",
@@ -55,12 +53,11 @@ def _sources(parser: argparse.ArgumentParser) -> None:
 
 @command(_sources)
 def data(args: argparse.Namespace) -> None:
-    with installed("melody data"):
-        from data_pipelines import build, read
+    from data_pipelines import build, read
 
-        asked = request(hours=getattr(args, "hours", None), **fields_of(args, Request))
-        share = _joined() if args.all_hosts else ALONE
-        directory = build.build(args.name, asked, args.data_dir, args.processes, share)
+    asked = request(hours=getattr(args, "hours", None), **fields_of(args, Request))
+    share = _joined() if args.all_hosts else ALONE
+    directory = build.build(args.name, asked, args.data_dir, args.processes, share)
     if share.first:
         print(read.summary(directory))
 

@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from melody_jax.cli.arguments import command, fields, fields_of, installed, option, several, shared
+from melody_jax.cli.arguments import command, fields, fields_of, option, several, shared
 from melody_jax.errors import UserError
 from melody_jax.evaluate.comparison import compare
 from melody_jax.evaluate.figures import table, write_comparison, write_report
 from melody_jax.evaluate.page import write_page
-
-with installed("melody evaluate"):
-    from melody_jax.operations.evaluation import Evaluation, evaluate_all
+from melody_jax.operations.evaluation import Evaluation, evaluate_all
 
 
 @command(

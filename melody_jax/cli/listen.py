@@ -3,7 +3,8 @@
 import argparse
 import pathlib
 
-from melody_jax.cli.arguments import command, installed, option
+from melody_jax.cli.arguments import command, option
+from melody_jax.errors import of_extra
 
 
 @command(
@@ -26,7 +27,7 @@ def listen(args: argparse.Namespace) -> None:
 
     study = Study(pairs_of(args.a, args.b), args.answers)
     if not args.report:
-        with installed("melody listen", "pip install 'melody_jax[serve]'"):
+        with of_extra("serve", "melody listen"):
             import uvicorn
 
             from melody_jax.listening.app import create_app

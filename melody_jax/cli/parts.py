@@ -9,6 +9,7 @@ from typing import Any
 from melody_jax.cli import music
 from melody_jax.cli.arguments import adapters_of, bundle_of, command, option, several, shared
 from melody_jax.errors import UserError
+from melody_jax.files import read_text
 from melody_jax.graph import READ_TOKENS
 
 BINDINGS = "config.gin"
@@ -39,7 +40,7 @@ def export(args: argparse.Namespace) -> None:
     if args.max_file_mib < 0:
         raise UserError(f"--max_file_mib must be at least 0, got {args.max_file_mib:g}")
     if args.tokenizer is not None:
-        _read(args.tokenizer)
+        read_text(args.tokenizer)
     bundle = bundles.export(
         sources,
         args.out,
@@ -48,7 +49,7 @@ def export(args: argparse.Namespace) -> None:
             title=args.title or Card.title,
             data=args.trained_on or Card.data,
             licences=tuple(args.licence),
-            sections=tuple(map(_read, args.section)),
+            sections=tuple(map(read_text, args.section)),
         ),
         sampling=sampling_of(args.size, args.sampling),
         max_file_bytes=int(args.max_file_mib * 2**20) or None,
@@ -63,13 +64,6 @@ def _print_sizes(files: Mapping[str, int]) -> None:
     """A line for each file: its size, and its name."""
     for name, size in files.items():
         print(f"{size / 2**20:9.2f} MiB  {name}")
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
 
 
 @command(

@@ -37,7 +37,7 @@ def stream(args: argparse.Namespace) -> None:
         sink = functools.partial(pipe, sys.stdout.buffer)
     else:
         tags = {"title": args.prompt[:200], "comment": f"seed {args.seed}"}
-        sink = functools.partial(stream_to, args.out, stream_form(args.out, args.overwrite), tags)
+        sink = functools.partial(stream_to, args.out, stream_form(args.out, args.overwrite), tags, args.overwrite)
     try:
         _play(args, sink)
     except BrokenPipeError:

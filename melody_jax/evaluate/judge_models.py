@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import soxr
 
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, lacking
 from melody_jax.shapes import Float
 
 BATCH = 8
-ABSENT = "a judge needs torch and transformers: pip install 'melody_jax[judges]'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +60,7 @@ def load_all(paths: Mapping[str, str]) -> list[JudgeModel]:
       UserError: torch or transformers are missing, or a path holds no such model.
     """
     if paths and not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
-        raise UserError(ABSENT)
+        raise lacking("judges", "melody evaluate --judge")
     return [_loaded(name, pathlib.Path(path)) for name, path in paths.items()]
 
 

@@ -1,13 +1,19 @@
 """Where the pieces of one command go: their names, what may be replaced, the page that shows them. Imports no jax."""
 
 import dataclasses
+import errno
+import functools
+import glob
+import itertools
+import pathlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from melody_jax import storage
 from melody_jax.errors import UserError
+from melody_jax.files import scratch_of
 from melody_jax.generate.page import beside, write_page
 from melody_jax.generate.replay import read_file
 from melody_jax.generate.sound_file import SUBTYPES, SoundFormat
@@ -65,12 +71,16 @@ class Files:
         self.form = SoundFormat(asked.format or (ending if ending in SUBTYPES else "wav"), asked.bits, asked.rate)
         self._paths = _paths(path, titles, self.form.kind)
         self._keep_all, self._html = asked.keep_all, asked.html
+        self._skip_existing, self._overwrite = asked.skip_existing, asked.overwrite
+        self._new_page = not (asked.overwrite or asked.skip_existing)
         self._pieces: list[tuple[storage.Path, dict[str, Any]]] = []
         there = [i for i, path in enumerate(self._paths) if path.exists()]
         if asked.overwrite and asked.skip_existing:
             raise UserError("--overwrite and --skip_existing exclude each other")
         taken = [file for path in self._paths for file in (path, *beside(path)) if file.exists()]
         taken += [page for page in (self.folder / PAGE,) if self._html and page.exists()]
+        if self._keep_all:
+            taken += [file for path in self._paths for file in sorted(self.folder.glob(_candidate(path, "*")))]
         if taken and not (asked.overwrite or asked.skip_existing):
             others = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
             raise UserError(f"{taken[0]}{others} exists; --overwrite replaces it, --skip_existing makes the others")
@@ -100,20 +110,61 @@ class Files:
         path = self._paths[index]
         kept = [(path, result)]
         if self._keep_all:
-            kept += [(path.with_stem(f"{path.stem}-candidate-{piece.candidate}"), piece) for piece in result.others]
+            kept += [(path.with_name(_candidate(path, piece.candidate)), piece) for piece in result.others]
+        written = []
         for place, piece in kept:
             more = {} if file is None else {"call": {**piece.call, "file": file}}
+            write = functools.partial(
+                write_result, piece, bundle=melody.bundle, form=self.form, more=more, new=not self._overwrite
+            )
             try:
-                write_result(piece, place, melody.bundle, self.form, more)
+                there = self._placed(place, write)
             except OSError as error:
                 raise UserError(f"cannot write {place}: {error}") from None
-            self._pieces.append((place, {"prompt": piece.prompt, "seed": piece.seed, "similarity": piece.similarity}))
+            if there is not None:
+                written.append((there, piece))
+                self._pieces.append(
+                    (there, {"prompt": piece.prompt, "seed": piece.seed, "similarity": piece.similarity})
+                )
         if self._html:
             try:
-                write_page(self.folder / PAGE, self._pieces)
+                write_page(self.folder / PAGE, self._pieces, self._new_page)
+                self._new_page = False
             except OSError as error:
                 warnings.warn(f"{self.folder / PAGE} was not written: {error}", stacklevel=2)
-        return kept
+        return written
+
+    def _placed(self, place: storage.Path, write: Callable[[storage.Path], object]) -> storage.Path | None:
+        """Where a piece lies once it is written: at `place`, or beside it if another command has written that meanwhile.
+
+        None where it is left out then, as --skip_existing says.
+        """
+        for path in _names(place):
+            try:
+                write(path)
+            except FileExistsError:
+                if self._skip_existing:
+                    warnings.warn(f"{place} is there by now; the piece made here is left out", stacklevel=3)
+                    return None
+                continue
+            if path != place:
+                warnings.warn(f"another command has written {place} meanwhile; this piece is {path}", stacklevel=3)
+            return path
+
+
+def _names(place: storage.Path) -> Iterator[storage.Path]:
+    """A name, then others like it that are free."""
+    yield place
+    for number in itertools.count(2):
+        path = place.with_stem(f"{place.stem}-{number}")
+        if not any(file.exists() for file in (path, *beside(path))):
+            yield path
+
+
+def _candidate(path: storage.Path, number: object) -> str:
+    """The name of a candidate of a piece; for "*" a pattern that matches those of all."""
+    stem = glob.escape(path.stem) if number == "*" else path.stem
+    return f"{stem}-candidate-{number}{path.suffix}"
 
 
 def stream_form(out: str, overwrite: bool) -> SoundFormat:
@@ -167,10 +218,11 @@ def _try(paths: Sequence[storage.Path]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in paths:
-            fresh = not path.exists()
-            path.open("ab").close()
-            if fresh:
-                path.unlink()
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"{path.name} is a folder")
+            scratch = scratch_of(pathlib.Path(path))
+            scratch.open("wb").close()
+            scratch.unlink()
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
 

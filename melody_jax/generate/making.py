@@ -4,7 +4,6 @@ Imports no jax before there is something to make.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import warnings
@@ -15,6 +14,7 @@ from melody_jax import storage
 from melody_jax.codes.control_words import from_sidecar
 from melody_jax.codes.controls import Controls
 from melody_jax.errors import UserError
+from melody_jax.files import read_json
 from melody_jax.generate.files import Files
 from melody_jax.generate.replay import Call, controls_in
 from melody_jax.generate.sound_file import check_music, read_music
@@ -86,11 +86,11 @@ def told_beside(sound: str) -> Controls | None:
     if not file.is_file():
         return None
     try:
-        info = json.loads(file.read_bytes().decode("utf-8-sig"))
+        info = read_json(file)
         call = info.get("call") if isinstance(info, dict) else None
         return controls_in(call) if isinstance(call, dict) else from_sidecar(info)
-    except (OSError, ValueError, RecursionError, UserError) as error:
-        warnings.warn(f"{file} cannot be read, so the music's tempo and metre are not known: {error}", stacklevel=2)
+    except UserError as error:
+        warnings.warn(f"the tempo and metre of {sound} are not known: {error}", stacklevel=2)
         return None
 
 

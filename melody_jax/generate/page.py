@@ -27,11 +27,14 @@ def document(title: str, body: str, style: str = "") -> str:
     )
 
 
-def write_page(path: str | os.PathLike, pieces: Sequence[tuple[Path, dict[str, Any]]]) -> None:
-    """An HTML file beside the pieces: (sound file, what its JSON says) for each. Prompts are text, never markup."""
+def write_page(path: str | os.PathLike, pieces: Sequence[tuple[Path, dict[str, Any]]], new: bool = False) -> None:
+    """An HTML file beside the pieces: (sound file, what its JSON says) for each. Prompts are text, never markup.
+
+    Raises FileExistsError where the page is to be `new` and there is one by then.
+    """
     folder = storage.path(path).parent
     articles = [_article(sound, info, folder) for sound, info in pieces]
-    with whole_file(storage.path(path)) as scratch:
+    with whole_file(storage.path(path), new) as scratch:
         scratch.write_text(document("melody", "".join(articles)), encoding="utf-8", errors="replace")
 
 

@@ -1,12 +1,12 @@
 """Sentences as users give them: checked, or read from a file. Imports no jax."""
 
 import os
-import pathlib
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from melody_jax.errors import UserError
+from melody_jax.files import read_text
 
 LONGEST = 10_000
 """Characters of a prompt. A text tower reads a few hundred words; all of a prompt is searched for controls."""
@@ -40,19 +40,12 @@ def is_empty(text: str) -> bool:
 
 
 def read_prompts(path: str | os.PathLike) -> list[str]:
-    """The lines of a text file that are not empty; UTF-8; a byte order mark does not count as text.
+    """The lines of a text file (`files.read_text`) that are not empty.
 
     Raises:
       UserError: the file cannot be read, is no text or holds no prompt.
     """
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"cannot read the prompts in {path}: line {line} is not UTF-8") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the prompts in {path}: {error}") from None
-    prompts = [line.strip() for line in text.splitlines() if not is_empty(line)]
+    prompts = [line.strip() for line in read_text(path).splitlines() if not is_empty(line)]
     if not prompts:
         raise UserError(f"{path} holds no prompt: it wants one a line")
     return check_prompts(prompts)

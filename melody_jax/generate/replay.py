@@ -1,16 +1,15 @@
 """What made a piece, read back from the JSON beside it. Imports no jax."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from melody_jax import storage
 from melody_jax.codes.control_words import parse
 from melody_jax.codes.controls import Controls
 from melody_jax.config import fits
 from melody_jax.errors import UserError
+from melody_jax.files import read_json
 from melody_jax.generate.settings import Settings, seeds_of, with_settings
 
 ARGUMENTS = {
@@ -62,10 +61,7 @@ def read_file(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
       UserError: it cannot be read, or is no such file.
     """
-    try:
-        info = json.loads(storage.path(path).read_bytes().decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+    info = read_json(path)
     if not isinstance(info, dict) or not isinstance(info.get("call"), dict):
         raise UserError(f"{path} does not say how a piece was made: it holds no call")
     return info

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, lacking
 from melody_jax.generate.sound_file import SoundFormat, samples_of
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def loudspeaker() -> Callable[[int], Sink]:
       UserError: the package `sounddevice` or its library is missing; when it is called: there is no loudspeaker.
     """
     if importlib.util.find_spec("sounddevice") is None:
-        raise UserError("`melody play` needs the package sounddevice: pip install 'melody_jax[play]'")
+        raise lacking("play", "melody play")
     try:
         import sounddevice  # pyright: ignore[reportMissingImports]
     except OSError as error:  # its library is not there

@@ -57,6 +57,7 @@ def write_sound(
     path: str | os.PathLike,
     form: SoundFormat = SoundFormat(),  # noqa: B008  it is frozen
     tags: Mapping[str, str] | None = None,
+    new: bool = False,
 ) -> None:
     """Writes mono music. The same samples give the same bytes in wav and flac files of 16 and 24 bits.
 
@@ -64,13 +65,14 @@ def write_sound(
 
     Args:
       tags: names of soundfile ("title", "comment", "software", ...) -> text.
+      new: raise FileExistsError where there is such a file by then.
 
     Raises:
       OSError: it cannot be written.
     """
     import soundfile
 
-    with whole_file(storage.path(path)) as scratch:
+    with whole_file(storage.path(path), new) as scratch:
         try:
             with open_sound(scratch, sample_rate, form, tags) as file:
                 file.write(samples_of(audio, sample_rate, form))
@@ -94,15 +96,17 @@ def open_sound(path: pathlib.Path, sample_rate: int, form: SoundFormat, tags: Ma
 
 
 def stream_to(
-    path: str, form: SoundFormat, tags: Mapping[str, str], sample_rate: int
+    path: str, form: SoundFormat, tags: Mapping[str, str], overwrite: bool, sample_rate: int
 ) -> tuple[Callable[[np.ndarray], None], Callable[[], None]]:
     """(writes the next samples to the file, closes it); the file grows, and is a whole one once it is closed.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: it cannot be written, or is there and may not be overwritten.
     """
     place = pathlib.Path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
+    if not overwrite:
+        place.open("xb").close()
     file = open_sound(place, sample_rate, form, {**tags, "software": f"melody_jax {__version__}"})
     return lambda chunk: file.write(samples_of(chunk, sample_rate, form)), file.close
 

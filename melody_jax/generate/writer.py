@@ -23,6 +23,7 @@ def write_result(
     bundle: Bundle,
     form: SoundFormat | None = None,
     more: Mapping[str, Any] | None = None,
+    new: bool = False,
 ) -> list[Path]:
     """Writes the files of a piece, the sound first, and returns the paths of those that are there.
 
@@ -31,13 +32,14 @@ def write_result(
     Args:
       form: of the sound file; as its name ends if None.
       more: added to the JSON.
+      new: raise FileExistsError where there is such a sound file by then.
 
     Raises:
       OSError: the sound cannot be written.
     """
     path = storage.path(path)
     form = form or SoundFormat(path.suffix.lower().lstrip(".") or "wav")
-    write_sound(result.audio, result.sample_rate, path, form, tags(result, bundle))
+    write_sound(result.audio, result.sample_rate, path, form, tags(result, bundle), new)
     written = [path]
     picture, settings = beside(path)
 

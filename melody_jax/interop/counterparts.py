@@ -100,7 +100,7 @@ class Llama(Counterpart):
     def of_stage(self, part):
         lm = config_lib.from_dict(LMConfig, part.config)
         if lm.condition_everywhere or lm.beats:
-            raise UserError(
+            raise NoCounterpartError(
                 "this language model is no LLaMA: its condition goes into every position (condition_everywhere, beats)"
             )
         return LlamaShape(lm, Vocabulary.of(part.geometry, lm.controls).size)

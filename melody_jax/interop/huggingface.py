@@ -21,7 +21,7 @@ from melody_jax import config as config_lib
 from melody_jax.bundle.bundle import finished_in
 from melody_jax.bundle.part import Part, cast, flatten, load_part, save_part, unflatten
 from melody_jax.errors import UserError
-from melody_jax.files import UNFINISHED, publish, read_json
+from melody_jax.files import UNFINISHED, publish, read_object
 from melody_jax.geometry import Geometry
 from melody_jax.graph import ORDER
 from melody_jax.interop.counterparts import COUNTERPARTS
@@ -52,7 +52,7 @@ def import_folder(
       UserError: the folder cannot be read, is of another model, or has missing, extra or wrongly shaped tensors.
     """
     folder = pathlib.Path(source)
-    settings = read_json(folder / "config.json", f"{folder} is no Hugging Face folder: it holds no config.json")
+    settings = read_object(folder / "config.json", f"{folder} is no Hugging Face folder: it holds no config.json")
     counterpart = _counterpart(settings, model, folder)
     try:
         fields = counterpart.read(settings)
@@ -203,7 +203,7 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
     index = folder / f"{WEIGHTS}.index.json"
     names = [WEIGHTS]
     if index.is_file():
-        files = read_json(index, f"{index} is gone").get("weight_map")
+        files = read_object(index, f"{index} is gone").get("weight_map")
         if not isinstance(files, dict) or not all(pathlib.PurePath(str(name)).name == name for name in files.values()):
             raise UserError(f"{index} does not say which file of its folder holds each tensor")
         names = sorted(set(files.values()))

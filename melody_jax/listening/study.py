@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import hashlib
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from melody_jax.errors import UserError
 from melody_jax.evaluate.estimate import Estimate, mean
-from melody_jax.files import Appended, read_lines
+from melody_jax.files import Appended, read_lines, read_object
 from melody_jax.generate.page import beside
 from melody_jax.generate.sound_file import SUBTYPES
 
@@ -134,8 +133,8 @@ def _sounds(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 def _prompt(sound: pathlib.Path) -> str:
     """What the JSON beside a sound says that it was made for; else its name, in words."""
     try:
-        told = json.loads(beside(sound)[1].read_text()).get("prompt")
-    except (OSError, ValueError, AttributeError):
+        told = read_object(beside(sound)[1]).get("prompt")
+    except UserError:
         told = None
     return str(told or sound.stem.replace("-", " "))
 

@@ -7,6 +7,7 @@ import tokenizers
 
 from melody_jax import storage
 from melody_jax.errors import UserError
+from melody_jax.files import read_text
 from melody_jax.mulan import minilm
 from melody_jax.shapes import Int
 
@@ -30,8 +31,9 @@ class TextTokenizer:
         file = storage.path(path) if path is not None else minilm.directory() / "tokenizer.json"
         if not file.is_file():
             raise UserError(f"tokenizer {file}: no such file")
+        text = read_text(file)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+            self._tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exceptions
             raise UserError(f"tokenizer {file}: not a tokenizer.json ({error})") from None
         self._tokenizer.encode_special_tokens = True

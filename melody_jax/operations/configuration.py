@@ -8,7 +8,9 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -22,10 +24,22 @@ from gin import config as gin_config
 import melody_jax
 from melody_jax import config as config_lib
 from melody_jax.errors import UserError, refuse_addresses
+from melody_jax.files import read_text
 from melody_jax.generate.settings import Settings, with_settings
 from melody_jax.train import loop
 from melody_jax.train.run import Run
 from melody_jax.train.stage import Stage
+
+
+def _opened(path: str) -> io.StringIO:
+    """A gin file for gin, which takes its name from the attribute `name`."""
+    text = io.StringIO(read_text(path))
+    text.name = path  # pyright: ignore[reportAttributeAccessIssue]
+    return text
+
+
+# instead of `open`, which does not say what it cannot read
+gin_config._FILE_READERS[0] = (_opened, os.path.isfile)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 HARDWARE_MACROS = frozenset({"DTYPE"})
 """Macros of configs/hardware that a stage may leave unread."""

@@ -40,12 +40,10 @@ class Opened:
         """Training and held-out batches of this host, from their beginning.
 
         Raises:
-          UserError: the extra `data` is not installed, or the data set is too small or of other shapes.
+          UserError: the data set is too small or of other shapes.
         """
-        try:
-            from data_pipelines import batches
-        except ImportError as error:
-            raise UserError(f"melody train needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
+        from data_pipelines import batches
+
         shard = host_shard(self.mesh)
         where = (self.stage, self.stage.geometry, self.directories)
         options = {"tokenizer": self.tokenizer, "shard": shard.index, "shards": shard.count}
@@ -79,12 +77,10 @@ def rates_of(data: str) -> Mapping[str, Any]:
     """Name -> rate of the data sets that --data names, one or a mixture.
 
     Raises:
-      UserError: it cannot be read, or the extra `data` is not installed.
+      UserError: it cannot be read.
     """
-    try:
-        from data_pipelines import mixture
-    except ImportError as error:
-        raise UserError(f"melody train needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
+    from data_pipelines import mixture
+
     return mixture.parse(data)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import absl.logging
 import tqdm
 
-from melody_jax.errors import BAD_ARGUMENTS, refused
+from melody_jax.errors import BAD_ARGUMENTS, OURS, lacking, refused
 
 
 def silence_tensorflow() -> None:
@@ -57,6 +57,9 @@ def explained(error: Exception) -> tuple[str, int] | None:
     if _lacks_devices(error):
         asked = os.environ.get("JAX_PLATFORMS", "")
         return f"JAX_PLATFORMS={asked}: this machine or installation has no such device", BAD_ARGUMENTS
+
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in OURS:
+        return str(lacking("data", "this", error)), BAD_ARGUMENTS
 
     from melody_jax import storage  # which takes a tenth of a second, also from --help
 

@@ -46,12 +46,10 @@ def present(ids: Mapping[str, str], folder: str, data: str, data_dir: str) -> Pa
     """The tokens of the data set `data` below `folder`, where parts of these ids made them of the audio as it is now.
 
     Raises:
-      UserError: the data set is missing, or the extra `data` is not installed.
+      UserError: the data set is missing.
     """
-    try:
-        from data_pipelines import read
-    except ImportError as error:
-        raise UserError(f"melody tokenize needs the extra `data` (pip install 'melody_jax[data]'): {error}") from None
+    from data_pipelines import read
+
     source = read.metadata(read.audio_directory(data_dir, data))["id"]
     directory = read.tokens_directory(folder, data)
     made = read.metadata(directory) if (directory / "metadata.json").is_file() else {}
@@ -71,7 +69,7 @@ def ensure(
     Tokens that other parts or other audio made are replaced; an interrupted run goes on where it stopped.
 
     Raises:
-      UserError: a part or the data set is missing, its clips have another length, or the extra `data` is not installed.
+      UserError: a part or the data set is missing, its clips have another length.
     """
     missing = [name for name in READ_AUDIO if name not in parts]
     if missing:

@@ -1,10 +1,10 @@
 """The token that requests must carry, as the operator gives it. Imports no jax."""
 
 import os
-import pathlib
 import warnings
 
 from melody_jax.errors import UserError
+from melody_jax.files import read_text
 
 VARIABLE = "MELODY_TOKEN"
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -19,10 +19,7 @@ def read_token(file: str | None, host: str = LOCAL[0]) -> str | None:
     """
     text = os.environ.get(VARIABLE)
     if file is not None:
-        try:
-            text = pathlib.Path(file).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read the token in {file}: {error}") from None
+        text = read_text(file)
     if text is None:
         if host not in LOCAL:
             warnings.warn(f"everybody who reaches {host} may make music here: no token is set", stacklevel=2)

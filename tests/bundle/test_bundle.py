@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from melody_jax.bundle import Bundle, Card, check_lineage, export, load_part, sa
 from melody_jax.bundle.bundle import bundle_bytes
 from melody_jax.bundle.part import seal
 from melody_jax.errors import UserError
+from melody_jax.files import placing
 from melody_jax.geometry import Geometry
 from melody_jax.mulan import minilm
 from melody_jax.mulan.config import PretrainedText
@@ -172,6 +174,19 @@ def test_export_replaces_what_an_export_wrote_and_nothing_else(tmp_path, bundle)
     assert not (out / "semantic" / "part.json").exists()
     assert all((out / name).read_text() == "precious" for name in (".git/HEAD", "notes.txt", "lm/notes.txt"))
     assert not list(out.glob(".export-*"))
+
+
+def test_two_exports_to_one_folder_never_mix(tmp_path, bundle):
+    """The second waits while the first one's files are put in place, and then replaces all of them."""
+    other = train(tmp_path / "other", seed=1)
+    ids = {name: load_part(path / "part").id for name, path in zip(ORDER, other)}
+    second = threading.Thread(target=export, args=(other, bundle.directory))
+    with placing(bundle.directory):
+        second.start()
+        second.join(1.0)
+        assert second.is_alive() and Bundle.load(bundle.directory).ids == bundle.ids
+    second.join()
+    assert Bundle.load(bundle.directory).ids == ids
 
 
 def test_export_here(tmp_path, monkeypatch):

@@ -1,17 +1,14 @@
 """`melody train`: bindings, errors in one line, and a whole run on arrays in place of the data set."""
 
-import sys
-
 import pytest
 
 from melody_jax import graph
 from melody_jax.bundle.part import load_part
 from melody_jax.cli import main, train
-from melody_jax.errors import STOPPED, UserError
+from melody_jax.errors import STOPPED
 from melody_jax.files import read_lines
 from melody_jax.operations import configuration, opening, training
 from melody_jax.train.arrays import ArrayBatches
-from melody_jax.train.run import Run
 from melody_jax.train.stage import Data
 from tests.train import regression
 
@@ -244,14 +241,3 @@ def test_all_refuses_a_binding_that_no_stage_reads(chain, tmp_path, capsys):
 def test_the_run_is_never_configured_by_other_commands_arguments():
     args = main.parse(["train", "lm", "--size", "tiny", "--data", "x", "--model_dir", "y"])
     assert (args.hardware, args.set, args.gin_file, args.total_steps) == ("auto", [], [], None)
-
-
-def test_no_tensorflow_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.undo()
-    monkeypatch.setitem(sys.modules, "data_pipelines.batches", None)
-    monkeypatch.delattr("data_pipelines.batches", raising=False)
-    # the data set is there, TensorFlow is not
-    monkeypatch.setattr("data_pipelines.read.metadata", lambda directory: {})
-    run = Run(1, model_dir=str(tmp_path), data="x")
-    with pytest.raises(UserError, match="needs the extra `data`"):
-        opening.open_run(regression.RegressionStage(), run, str(tmp_path)).data()

@@ -87,9 +87,9 @@ def test_prompt_files(tmp_path):
     file.write_bytes("\ufeffa fête\r\n\n \u200b\nwaltz\n".encode())
     assert read_prompts(file) == ["a fête", "waltz"]
     file.write_bytes("waltz\nfête".encode("latin-1"))
-    with pytest.raises(UserError, match="line 2 is not UTF-8"):
+    with pytest.raises(UserError, match="prompts.txt, line 2: not UTF-8"):
         read_prompts(file)
-    with pytest.raises(UserError, match="cannot read the prompts"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_prompts(tmp_path)
 
 

@@ -6,13 +6,14 @@ import wave
 
 import numpy as np
 import pytest
+import soundfile
 
 from melody_jax.errors import UserError
 from melody_jax.generate.files import Files, Output
 from melody_jax.generate.page import write_page
 from melody_jax.generate.picture import LOWEST_HZ, log_spectrogram
 from melody_jax.generate.settings import Settings
-from melody_jax.generate.sound_file import SoundFormat, check_music, read_music, write_sound
+from melody_jax.generate.sound_file import SoundFormat, check_music, read_music, stream_to, write_sound
 from melody_jax.generate.writer import write_result
 
 
@@ -171,3 +172,54 @@ def test_what_stands_beside_is_not_replaced_unasked(tmp_path):
         Files(Output(str(tmp_path / "new.wav"), html=True), ["a"])
     assert Files(Output(str(tmp_path / "song.wav"), overwrite=True), ["a"]).wanted == [0]
     assert Files(Output(str(tmp_path / "new.wav")), ["a"]).wanted == [0]
+
+
+def test_two_commands_with_one_name_keep_both_pieces(melody, tmp_path):
+    """Both looked before either had written: nothing is overwritten, and each piece keeps its picture and settings."""
+    results = [melody.generate(["a waltz"], seconds=0.4, seed=seed)[0] for seed in (1, 2)]
+    files = [Files(Output(str(tmp_path / "x.wav"), html=True), ["a waltz"]) for _ in results]
+    ((first, _),) = files[0].write(melody, 0, results[0])
+    page = (tmp_path / "index.html").read_bytes()
+    with pytest.warns(UserWarning) as warned:
+        ((second, _),) = files[1].write(melody, 0, results[1])
+    said = [str(warning.message) for warning in warned]
+    assert f"another command has written {first} meanwhile; this piece is {second}" in said
+    assert (first, second) == (tmp_path / "x.wav", tmp_path / "x-2.wav")
+    for path, result in zip((first, second), results):
+        assert json.loads(path.with_suffix(".json").read_text())["seed"] == result.seed
+        np.testing.assert_allclose(read_music(path, 4000), result.audio, atol=1e-4)
+    assert (tmp_path / "index.html").read_bytes() == page and any("index.html was not written" in one for one in said)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_what_is_there_by_now_is_skipped_or_replaced_where_that_was_asked_for(melody, tmp_path):
+    (mine,) = melody.generate(["a waltz"], seconds=0.4, seed=1)
+    for option in ("skip_existing", "overwrite"):
+        files = Files(Output(str(tmp_path / option / "x.wav"), **{option: True}), ["a waltz"])
+        (tmp_path / option / "x.wav").write_bytes(b"theirs")
+        if option == "overwrite":
+            files.write(melody, 0, mine)
+            assert len(read_music(tmp_path / option / "x.wav", 4000)) == 1600
+        else:
+            with pytest.warns(UserWarning, match="x.wav is there by now"):
+                assert files.write(melody, 0, mine) == []
+            assert (tmp_path / option / "x.wav").read_bytes() == b"theirs"
+
+
+def test_candidates_that_are_there_are_not_replaced_unasked(tmp_path):
+    (tmp_path / "x-candidate-1.wav").write_bytes(b"mine")
+    with pytest.raises(UserError, match="x-candidate-1.wav exists"):
+        Files(Output(str(tmp_path / "x.wav"), keep_all=True), ["a waltz"])
+    Files(Output(str(tmp_path / "x.wav")), ["a waltz"])
+
+
+def test_a_stream_does_not_begin_over_a_file_that_has_appeared(tmp_path):
+    out = tmp_path / "x.wav"
+    out.write_bytes(b"theirs")
+    with pytest.raises(FileExistsError):
+        stream_to(str(out), SoundFormat(), {}, False, 4000)
+    assert out.read_bytes() == b"theirs"
+    write, close = stream_to(str(out), SoundFormat(), {}, True, 4000)
+    write(np.zeros(8, np.float32))
+    close()
+    assert soundfile.info(out).frames == 8

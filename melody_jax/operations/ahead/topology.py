@@ -4,7 +4,7 @@ import os
 import re
 from typing import Any
 
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, of_extra
 from melody_jax.watch.chips import CHIPS, Chip
 
 
@@ -29,10 +29,8 @@ def devices_of(topology: str, slices: int = 1) -> list[Any]:
     chip_of(topology)
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU whose metadata could be asked for
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # none that another process could hold
-    try:
+    with of_extra("aot", "melody precompile"):
         import libtpu  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError("precompile needs the TPU compiler: pip install 'melody_jax[aot]'") from None
     from jax.experimental import topologies
 
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}

@@ -1,7 +1,6 @@
 """What a training takes on slices that are not here: from its FLOPs, an MFU, and what storage and input give this machine."""
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from jax.sharding import AbstractMesh
 
 from melody_jax import graph
 from melody_jax.errors import UserError
+from melody_jax.files import read_object
 from melody_jax.nn.measured import joined, variables
 from melody_jax.operations import configuration
 from melody_jax.operations.ahead.program import bytes_per_chip
@@ -112,12 +112,7 @@ def compiled_step(file: Path, stage: Stage, run: Run, slices: Slices) -> float:
     Raises:
       UserError: it cannot be read, is of another training, or does not fit.
     """
-    try:
-        report = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"--compiled {file}: {error}") from None
-    if not isinstance(report, dict):
-        raise UserError(f"--compiled {file}: it is no report of melody precompile")
+    report = read_object(file)
     wanted = {"program": stage.name, "batch": stage.batch_size, "chips": slices.devices, "slices": slices.slices}
     found = {name: report.get(name) for name in wanted}
     if found != wanted or mesh.parse_mesh(report.get("mesh", ""), slices.devices) != mesh.parse_mesh(

@@ -9,6 +9,7 @@ import gin
 
 from melody_jax import graph
 from melody_jax.errors import UserError
+from melody_jax.files import read_text
 from melody_jax.operations import configuration, opening, tokens
 from melody_jax.operations.sweep.config import Sweep
 from melody_jax.operations.sweep.ranges import extremes, text
@@ -104,7 +105,7 @@ def launch_command(target: str, file: str, trial: Trial, model_dir: Path, comman
     """
     import yaml
 
-    description = yaml.safe_load(Path(file).read_text())
+    description = yaml.safe_load(read_text(file))
     description |= {"name": f"{description['name'][:31].rstrip('-')}-{trial.key}", "command": command}
     if target == "slurm":
         description["slurm"] |= {"wait": True}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from melody_jax.errors import UserError
-from melody_jax.files import write_whole
+from melody_jax.files import read_object, write_whole
 from melody_jax.operations.sweep.ranges import Uniform, Values, size, text
 
 KINDS = ("grid", "random", "optuna")
@@ -111,7 +111,7 @@ class Sweep:
         names = ("stage", "size", "data", "bindings", "gin_files", "metric", "maximize", "take")
         record = json.loads(json.dumps({name: getattr(self, name) for name in names}, default=repr))
         file = directory / _RECORD
-        before = json.loads(file.read_text()) if file.exists() else record
+        before = read_object(file) if file.exists() else record
         different = [name for name in names if before.get(name) != record[name]]
         if different:
             name = different[0]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, of_extra
 from melody_jax.lock import Held
 from melody_jax.operations.sweep.config import Sweep
 from melody_jax.operations.sweep.ranges import Integer, LogUniform, Uniform, size, text
@@ -29,10 +29,8 @@ class StudyTrials:
     """
 
     def __init__(self, directory: Path, name: str, sweep: Sweep):
-        try:
+        with of_extra("sweep", "this sweep"):
             import optuna
-        except ImportError as error:
-            raise UserError(f"this sweep needs the extra `sweep` (pip install 'melody_jax[sweep]'): {error}") from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._sweep, self._directory = optuna, sweep, directory
         self._handles: dict[int, Any] = {}
