@@ -1,9 +1,11 @@
 """Several processes of one run: how they join before JAX looks for devices, and how they agree."""
 
+import functools
 import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import numpy as np
@@ -79,7 +81,7 @@ def together() -> Iterator[None]:
     except Exception as caught:  # of any kind: the other hosts must know
         code, reason, error = exit_code_of(caught), str(caught) or type(caught).__name__, caught
     own = np.frombuffer(bytes([code]) + reason.encode()[:_REASON].ljust(_REASON, b"\0"), np.uint8)
-    for host, told in enumerate(multihost_utils.process_allgather(own)):
+    for host, told in enumerate(process_allgather(own)):
         if told[0]:
             text = told[1:].tobytes().rstrip(b"\0").decode(errors="ignore")
             raise StoppedError(reason or f"host {host}: {text}", code or int(told[0])) from error
@@ -88,19 +90,43 @@ def together() -> Iterator[None]:
 def exchanged(text: str) -> list[str]:
     """The text of every host, in their order; every host must call it."""
     own = np.frombuffer(text.encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(own.size)).ravel()
+    sizes = process_allgather(np.int32(own.size)).ravel()
     padded = np.zeros(max(int(sizes.max()), 1), np.uint8)
     padded[: own.size] = own
-    told = multihost_utils.process_allgather(padded)
+    told = process_allgather(padded)
     return [row[:size].tobytes().decode() for row, size in zip(told, sizes, strict=True)]
+
+
+def process_allgather(tree: Any, tiled: bool = False) -> Any:
+    """That of jax's `multihost_utils`, which here waits for all hosts also the first time."""
+    _meet_once()
+    return multihost_utils.process_allgather(tree, tiled)
+
+
+def compiled(program: Any, *arguments: Any) -> Any:
+    """The jitted program ready to run on these arguments, on all hosts: who compiles faster waits. Every host must call it.
+
+    Gloo, which joins the CPUs of several hosts, waits 30 seconds at the first run of a program for the others and then
+    gives up, which no setting changes. Connections that exist it keeps as long as it takes.
+    """
+    if jax.process_count() == 1:
+        return program
+    ready = program.lower(*arguments).compile()
+    barrier()
+    return ready
 
 
 def barrier() -> None:
     """Waits for all hosts, days if it must be; no device takes part. Every host must call it."""
+    if jax.process_count() == 1:
+        return
     from orbax.checkpoint import multihost  # a second that joining alone need not take
 
     every = set(range(jax.process_count()))
     multihost.sync_global_processes(f"barrier {next(_BARRIERS)}", processes=every, timeout=_LONGEST)
+
+
+_meet_once = functools.cache(barrier)
 
 
 def share() -> Share:
@@ -110,4 +136,4 @@ def share() -> Share:
 
 def everywhere(done: bool) -> bool:
     """Whether the condition holds on all hosts; every host must call it."""
-    return done if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.bool_(done))))
+    return done if jax.process_count() == 1 else bool(np.all(process_allgather(np.bool_(done))))

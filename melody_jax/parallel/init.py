@@ -1,16 +1,17 @@
 """Sharded initialisation, without a whole copy of a sharded state on any device or host; and the way back to whole
 arrays."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from flax import linen as nn
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from melody_jax.parallel import rules
+from melody_jax.parallel.hosts import compiled, process_allgather
 
 PyTree = Any
 
@@ -33,7 +34,7 @@ def sharded_init(init: Callable[[jax.Array], PyTree], key: jax.Array, mesh: Mesh
     """`init(key)`, unboxed, with every leaf created on the devices that the rules give it. The values do not depend on
     the mesh."""
     layout = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(init, mesh))
-    return jax.jit(lambda key: nn.unbox(init(key)), out_shardings=layout)(key)
+    return compiled(jax.jit(lambda key: nn.unbox(init(key)), out_shardings=layout), key)(key)
 
 
 def place(array: np.ndarray | jax.Array, sharding: Sharding) -> jax.Array:
@@ -42,6 +43,30 @@ def place(array: np.ndarray | jax.Array, sharding: Sharding) -> jax.Array:
         return array
     host = np.asarray(array)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def spread(sharding: Sharding, shape: tuple[int, ...]) -> Sharding:
+    """The sharding with its copies split too, along the first dimension that divides: every element is on one device.
+
+    The same where no dimension of a shard divides by the number of copies. So also does orbax split what it writes.
+    """
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    axes = [(part,) if isinstance(part, str) else part or () for part in sharding.spec]
+    axes += [()] * (len(shape) - len(axes))
+    free = tuple(axis for axis in sharding.mesh.axis_names if not any(axis in part for part in axes))
+    copies = math.prod(sharding.mesh.shape[axis] for axis in free)
+    for dimension, size in enumerate(sharding.shard_shape(shape)):
+        if size % copies == 0:
+            axes[dimension] += free
+            return NamedSharding(sharding.mesh, PartitionSpec(*axes))
+    return sharding
+
+
+def gathered(arrays: Mapping[str, jax.Array], layout: Mapping[str, Sharding]) -> dict[str, jax.Array]:
+    """The arrays laid out as `layout` says, by one program of collectives; every host must call it."""
+    given = dict(arrays)
+    return compiled(jax.jit(dict, out_shardings=dict(layout)), given)(given)
 
 
 def to_host(tree: PyTree, first_only: bool = False) -> PyTree:
@@ -58,7 +83,7 @@ def to_host(tree: PyTree, first_only: bool = False) -> PyTree:
         elif leaf.is_fully_replicated:
             array = leaf.addressable_data(0)
         else:
-            array = multihost_utils.process_allgather(leaf, tiled=True)
+            array = process_allgather(leaf, tiled=True)
         return np.asarray(array) if jax.process_index() == 0 or not first_only else None
 
     return jax.tree.map(whole, tree)

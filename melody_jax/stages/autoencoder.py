@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 
 from melody_jax.autoencoder import loss
 from melody_jax.autoencoder.config import AutoencoderConfig, DiscriminatorConfig
@@ -19,6 +18,7 @@ from melody_jax.autoencoder.network import Autoencoder, AutoencoderOutput
 from melody_jax.errors import UserError
 from melody_jax.geometry import Geometry
 from melody_jax.nn.measured import MEASURED
+from melody_jax.parallel.hosts import process_allgather
 from melody_jax.parallel.init import to_host
 from melody_jax.train.optim import OptimConfig, make_optimizer, update_ema
 from melody_jax.train.stage import HostBatch, Metrics, Stage
@@ -210,7 +210,7 @@ class AutoencoderStage(Stage):
         taken = itertools.islice(batches, self.calibration_batches)
         latents = [np.asarray(encode(local, batch["audio"])).ravel() for batch in taken]
         scale = np.float32(1.0 / max(np.quantile(np.concatenate(latents), 0.9998), 1e-6))
-        return {**local, "latent_scale": np.min(multihost_utils.process_allgather(scale))}
+        return {**local, "latent_scale": np.min(process_allgather(scale))}
 
     def part(self) -> tuple[AutoencoderConfig, Geometry, dict[str, str]]:
         """Config and geometry; no parents."""

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from melody_jax import storage
 from melody_jax.bundle.part import read_info
@@ -21,6 +20,7 @@ from melody_jax.dpd.precondition import measure
 from melody_jax.geometry import Geometry
 from melody_jax.graph import PARENTS
 from melody_jax.nn.measured import MEASURED, joined
+from melody_jax.parallel.hosts import process_allgather
 from melody_jax.shapes import Array, Int
 from melody_jax.system import System
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
@@ -100,7 +100,7 @@ class DPDStage(Stage):
         taken = list(itertools.islice(batches, self.calibration_batches))
         latents, tokens = (np.concatenate([batch[name] for batch in taken]) for name in ("latents", "semantic"))
         if jax.process_count() > 1:
-            latents, tokens = multihost_utils.process_allgather((latents, tokens), tiled=True)
+            latents, tokens = process_allgather((latents, tokens), tiled=True)
         scaled, sizes = latents.astype(np.float32) / self.config.data_std, self.geometry
         found = measure(scaled, tokens, sizes.semantic_size, sizes.semantic_levels)
         return state.replace(measured={"linear": found})

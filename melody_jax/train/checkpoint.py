@@ -26,6 +26,7 @@ from orbax.checkpoint.path import atomicity
 from melody_jax import storage
 from melody_jax.errors import StoppedError, UserError, exit_code_of
 from melody_jax.parallel.hosts import everywhere, together
+from melody_jax.parallel.init import gathered, spread
 from melody_jax.storage import Path
 from melody_jax.train.stage import Batches
 from melody_jax.train.state import TrainState
@@ -213,8 +214,14 @@ class Checkpoints:
 
     def _restore(self, step: int, state: TrainState, batches: Batches | None) -> Restored | None:
         arrays = state.arrays
+        layout = {name: leaf.sharding for name, leaf in arrays.items()}
+        # What several hosts hold, one of them reads and sends to the others: a bucket serves each byte once.
+        several = jax.process_count() > 1
         abstract = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in arrays.items()
+            name: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=spread(leaf.sharding, leaf.shape) if several else leaf.sharding
+            )
+            for name, leaf in arrays.items()
         }
         found, error = None, None
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # orbax abandons its other reads, loudly
@@ -224,7 +231,7 @@ class Checkpoints:
             _check_signature(record["arrays"], _signature(arrays), self._directory / str(step))
             position = {} if batches is None else {"batches": RestorePosition(batches)}
             items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), **position)
-            found = Restored(state.with_arrays(self._manager.restore(step, args=items)["state"]), record)
+            found = self._manager.restore(step, args=items)["state"], record
         except UserError:
             raise
         except Exception as cause:  # whatever a damaged file makes of the readers below: one answer, the one before
@@ -232,8 +239,9 @@ class Checkpoints:
         finally:
             gc.collect()
             sys.unraisablehook = hook
-        if everywhere(found is not None):
-            return found
+        if everywhere(found is not None) and found:
+            read, record = found
+            return Restored(state.with_arrays(gathered(read, layout) if several else read), record)
         _LOG.warning("checkpoint %s/%d cannot be read, trying the one before: %s", self._directory, step, error)
         return None
 

@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from melody_jax import lock
 from melody_jax.bundle.part import Part, save_part
 from melody_jax.errors import StoppedError, UserError
+from melody_jax.parallel.hosts import process_allgather
 from melody_jax.parallel.init import to_host
 from melody_jax.storage import Path
 from melody_jax.train.stage import HostBatch, Stage
@@ -66,7 +67,7 @@ class StopSignals:
             return int(signal.SIGTERM)
         if not at_meeting:
             return 0
-        return int(np.max(multihost_utils.process_allgather(np.int32(self._received))))
+        return int(np.max(process_allgather(np.int32(self._received))))
 
 
 def check_finite(metrics: Mapping[str, float], step: int) -> None:

@@ -34,7 +34,7 @@ from safetensors.numpy import save_file
 
 from melody_jax import storage
 from melody_jax.files import whole_folder
-from melody_jax.parallel.hosts import everywhere, exchanged, together
+from melody_jax.parallel.hosts import everywhere, exchanged, process_allgather, together
 from melody_jax.storage import Path
 from melody_jax.train.checkpoint import Record, Restored
 from melody_jax.train.stage import Batches
@@ -113,7 +113,7 @@ class LocalCheckpoints:
             told = exchanged(json.dumps(sorted(mine)))
             for step, start in sorted({tuple(name) for text in told for name in json.loads(text)}, reverse=True):
                 own = mine.get((step, start), _Held({}, ""))
-                held = multihost_utils.process_allgather(np.array([key in own.shards for key in layout.keys]))
+                held = process_allgather(np.array([key in own.shards for key in layout.keys]))
                 missing = int(np.sum(~held.any(axis=0)))
                 if missing:
                     text = "the local checkpoint of step %d is not whole: %d of %d shards lie on no host's disk"

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from melody_jax import precompiled
 from melody_jax.errors import UserError
 from melody_jax.parallel.batch import batch_sharding, place_batch
+from melody_jax.parallel.hosts import barrier, compiled
 from melody_jax.parallel.rules import on_mesh
 from melody_jax.train.end import check_finite
 from melody_jax.train.stage import HostBatch, Stage
@@ -50,7 +51,7 @@ class Steps:
         layout = jax.tree.map(lambda leaf: leaf.sharding, state)
         self._stage, self._layout = stage, layout
         self._train_steps: dict[Stage, Any] = {}  # of the phases reached so far
-        self._eval_step = eval_program(stage, mesh, layout)
+        self._eval_step: Any = None
         self._precompiled_dir = precompiled_dir
         self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
         self._unlogged: list[dict[str, float]] = []
@@ -103,24 +104,33 @@ class Steps:
           StoppedError: a metric is not finite.
         """
         self.read()
-        results = [jax.device_get(self._eval_step(self.state, self._place(batch))) for batch in held_out]
+        results = [jax.device_get(self._evaluated(self._place(batch))) for batch in held_out]
         means = {name: float(np.mean([values[name] for values in results])) for name in results[0]}
         check_finite({f"eval/{name}": value for name, value in means.items()}, self._step)
         return means
+
+    def _evaluated(self, placed: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        if self._eval_step is None:
+            program = eval_program(self._stage, self._mesh, self._layout)
+            self._eval_step = compiled(program, self.state, placed)
+        return self._eval_step(self.state, placed)
 
     def _train_step(self, placed: dict[str, jax.Array]) -> Any:
         """The program of the phase: a precompiled one if there is one."""
         phase = self._stage.phase(self._step)
         if phase not in self._train_steps:
             program = train_program(phase, self._mesh, self._layout)
-            self._train_steps[phase] = self._executable(program, placed) if self._precompiled_dir else program
+            found = self._executable(program, placed) if self._precompiled_dir else None
+            self._train_steps[phase] = found or compiled(program, self.state, placed)
         return self._train_steps[phase]
 
     def _executable(self, program: Any, placed: dict[str, jax.Array]) -> Any:
         lowered = precompiled.lower(program, self.state, placed)
         devices = self._mesh.devices.ravel().tolist()
         key = precompiled.key_of(lowered.as_text(), devices)
-        return precompiled.load(self._precompiled_dir, key, devices) or lowered.compile()
+        found = precompiled.load(self._precompiled_dir, key, devices) or lowered.compile()
+        barrier()
+        return found
 
     def _place(self, batch: HostBatch) -> dict[str, jax.Array]:
         placed = place_batch(batch, self._mesh)

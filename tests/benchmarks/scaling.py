@@ -54,7 +54,7 @@ def main():
             if not path.exists():
                 command = [sys.executable, "-m", "melody_jax.cli.main", "precompile", stage, "--topology", topology]
                 mesh = "data=-1" if stage == "autoencoder" else MESHES.get(topology, "data=-1,fsdp=16")
-                command += ["--mesh", args.mesh or mesh, "--batch", str(ROWS[stage] * CHIPS[topology]), "--json"]
+                command += ["--mesh", args.mesh or mesh, "--batch_size", str(ROWS[stage] * CHIPS[topology]), "--json"]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode not in (0, 3):
                     why = (

@@ -116,6 +116,8 @@ def test_a_start_is_killed_goes_on_and_is_compared(model_dir, tmp_path):
             assert not rehearse(["train"], model_dir, 10, other, log).seamless
         with pytest.raises(StoppedError, match="the start that goes on ended with exit code 1"), folder(model_dir):
             rehearse(["train"], model_dir, 10, pod(model_dir, lambda *_: 1, (KILLED, 1)), log)
+        with pytest.raises(StoppedError, match="killed from outside before the first checkpoint"), folder(model_dir):
+            rehearse(["train"], model_dir, 10, lambda *_: KILLED, log)
     assert storage.files_below(model_dir) == {}
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from melody_jax.errors import UserError
 from melody_jax.parallel import hosts
+from tests.train import processes
 
 
 @pytest.fixture
@@ -53,3 +54,12 @@ def test_what_is_incomplete_is_refused(joined, monkeypatch, variables, message):
     with pytest.raises(UserError, match=message):
         hosts.join()
     assert not joined
+
+
+@pytest.mark.slow  # waits longer than Gloo would
+def test_a_host_may_be_late():
+    """At the first meeting, and at the first run of a program that it is slow to compile."""
+    host = ["python", "-m", "tests.parallel.late_host"]
+    pod = processes.start("launch.local_pod", "--hosts", 2, "--devices_per_host", 2, "--", *host)
+    out, errors = pod.communicate(timeout=600)
+    assert pod.returncode == 0 and out.count("total 6.0") == 2, out + errors

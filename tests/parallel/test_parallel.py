@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from melody_jax.errors import UserError
 from melody_jax.parallel.batch import HostShard, host_shard, place_batch
-from melody_jax.parallel.init import place, sharded_init
+from melody_jax.parallel.init import gathered, place, sharded_init, spread
 from melody_jax.parallel.mesh import make_mesh, parse_mesh
 from melody_jax.parallel.rules import shardings, spec_for
 
@@ -120,6 +120,27 @@ def test_place_splits_host_arrays_and_keeps_what_lies_right():
     np.testing.assert_array_equal(placed, np.arange(16))
     assert placed.addressable_shards[0].data.shape == (2,)
     assert place(placed, sharding) is placed
+
+
+@pytest.mark.parametrize(
+    ("spec", "axes", "split"),
+    [
+        ("data=8", (None, None), True),
+        ("data=4,fsdp=2", ("fsdp", None), True),
+        ("replica=2,data=2,fsdp=2", (None, "fsdp"), True),
+        ("fsdp=8", ("fsdp", None), True),
+        ("data=4,fsdp=2", (None, "fsdp"), True),
+        ("data=8", (), False),
+    ],
+)
+def test_spread_arrays_lie_once_on_the_mesh_and_are_gathered_again(spec, axes, split):
+    sharding = jax.sharding.NamedSharding(make_mesh(spec), PartitionSpec(*axes))
+    array = np.arange(16.0 * 24).reshape(16, 24) if axes else np.array(3.0)
+    once = spread(sharding, array.shape)
+    assert len(set(map(str, once.devices_indices_map(array.shape).values()))) == (8 if split else 1)
+    (again,) = gathered({"x": place(array, once)}, {"x": sharding}).values()
+    assert again.sharding.is_equivalent_to(sharding, array.ndim)
+    np.testing.assert_array_equal(again, array)
 
 
 def test_batches_are_split_over_all_but_tensor():

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import multihost_utils
 
 from melody_jax.errors import StoppedError, UserError
 from melody_jax.operations.doctor.finding import FAILURE, Finding, judge
+from melody_jax.parallel.hosts import barrier
 from melody_jax.train.checkpoint import Checkpoints
 from melody_jax.train.end import sole_user
 from melody_jax.train.stage import Batches
@@ -69,8 +69,7 @@ def _scratch(model_dir: Path, name: str) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("doctor")
+            barrier()
             if jax.process_index() == 0:
                 shutil.rmtree(folder, ignore_errors=True)
                 for path in made:

@@ -70,7 +70,9 @@ def rehearse(train: Sequence[str], model_dir: Path, every: int, start: StartPod,
     saved = model_dir / BROKEN / "checkpoints"
     command = _command(train, BROKEN, ENDLESS, every)
     _expect(start(command, log, lambda: bool(_complete(saved))), KILLED, "the start whose host is killed", log)
-    resumed = max(_complete(saved))
+    resumed = max(_complete(saved), default=0)
+    if not resumed:
+        raise StoppedError(f"a host was killed from outside before the first checkpoint was whole ({log.name})", FAILED)
     steps = resumed + every
     _expect(start(_command(train, BROKEN, steps, every), log, None), 0, "the start that goes on", log)
     _expect(start(_command(train, WHOLE, steps, every), log, None), 0, "the start without interruption", log)
