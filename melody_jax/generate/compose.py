@@ -14,6 +14,9 @@ from melody_jax.generate.windows import Stretch, starts, stretches
 from melody_jax.shapes import Array, Bool, Float, Int, UInt32
 from melody_jax.system import Loaded
 
+_LEAST_HISTORY = 0.5
+"""Share of a window of the language model that it goes on from, at least: it remembers nothing else."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Known:
@@ -201,12 +204,12 @@ class Composer:
         """(length of the diffusion's windows, how much of it overlaps), in moments."""
         geometry = self.geometry
         size = max(geometry.tokens_in(settings.window_seconds) or geometry.clip_tokens, 2)
-        return size, _kept(size, settings)
+        return size, _kept(size, settings.overlap)
 
     def sequence(self, settings: Settings) -> tuple[int, int]:
         """(moments in a window of the language model, those of them that it continues)."""
         size = self.loaded.system.lm.config.window or self.geometry.clip_tokens
-        return size, _kept(size, settings)
+        return size, _kept(size, max(settings.overlap, _LEAST_HISTORY))
 
     def stretches(self, drawn: Bool[np.ndarray, " N"], settings: Settings) -> Iterator[Stretch]:
         """The moments that are to be drawn, as the language model draws them."""
@@ -278,6 +281,6 @@ class Composer:
         return np.asarray(self.loaded.diffuse(tokens, keys, latents, mask[None], **how))
 
 
-def _kept(size: int, settings: Settings) -> int:
-    """Moments of a window of `size` that stand already; at least one is new."""
-    return min(int(size * settings.overlap), size - 1)
+def _kept(size: int, share: float) -> int:
+    """Moments of a window of `size` of which that share stands already; at least one is new."""
+    return min(int(size * share), size - 1)
