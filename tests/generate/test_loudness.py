@@ -78,7 +78,7 @@ def test_what_is_spliced_keeps_every_other_sample():
     np.testing.assert_array_equal(made[~inside], old[~inside])
     np.testing.assert_array_equal(made[10_480:18_080], new[10_480:18_080])  # 20 ms to it, 80 ms back
     np.testing.assert_allclose(made[19_040], (old[19_040] + new[19_040]) / 2, atol=1e-3)
-    np.testing.assert_array_equal(made[:2_000], new[:2_000])  # nothing to fade from at the beginning
+    np.testing.assert_array_equal(made[:1_500], new[:1_500])  # nothing to fade from at the beginning
     steps = np.abs(np.diff(spliced(np.ones(RATE, np.float32), np.zeros(RATE, np.float32), [(5_000, 9_000)], RATE)))
     assert steps.max() < 0.01
     longer = spliced(old[:24_000], new, [(23_520, 48_000)], RATE)
