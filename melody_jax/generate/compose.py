@@ -14,6 +14,9 @@ from melody_jax.generate.windows import Stretch, starts, stretches
 from melody_jax.shapes import Array, Bool, Float, Int, UInt32
 from melody_jax.system import Loaded
 
+_LEAST_HISTORY = 0.5
+"""Share of a window of the language model that it goes on from, at least: it remembers nothing else."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Known:
@@ -24,7 +27,8 @@ class Known:
       latents: [L, D].
       drawn: [N], moments whose tokens are drawn.
       made: [N], moments whose latents are made.
-      audio: [T], T = N token_samples, the music itself, with which new music joins up; None where all of it is made.
+      audio: [T], T = N token_samples, the music itself, with which new music joins up, as loud as the decoder gives it; None
+        where all of it is made.
       strength: share of the way to noise that diffusion starts at; below 1 what is made resembles what was there.
       since: seconds of the given music before the first of these moments.
     """
@@ -205,12 +209,12 @@ class Composer:
         """(length of the diffusion's windows, how much of it overlaps), in moments."""
         geometry = self.geometry
         size = max(geometry.tokens_in(settings.window_seconds) or geometry.clip_tokens, 2)
-        return size, _kept(size, settings)
+        return size, _kept(size, settings.overlap)
 
     def sequence(self, settings: Settings) -> tuple[int, int]:
         """(moments in a window of the language model, those of them that it continues)."""
         size = self.loaded.system.lm.config.window or self.geometry.clip_tokens
-        return size, _kept(size, settings)
+        return size, _kept(size, max(settings.overlap, _LEAST_HISTORY))
 
     def stretches(self, drawn: Bool[np.ndarray, " N"], settings: Settings) -> Iterator[Stretch]:
         """The moments that are to be drawn, as the language model draws them."""
@@ -285,6 +289,6 @@ class Composer:
         return np.asarray(self.loaded.diffuse(tokens, keys, latents, mask[None], condition, **how))
 
 
-def _kept(size: int, settings: Settings) -> int:
-    """Moments of a window of `size` that stand already; at least one is new."""
-    return min(int(size * settings.overlap), size - 1)
+def _kept(size: int, share: float) -> int:
+    """Moments of a window of `size` of which that share stands already; at least one is new."""
+    return min(int(size * share), size - 1)

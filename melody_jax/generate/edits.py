@@ -7,9 +7,8 @@ import numpy as np
 from melody_jax.generate.compose import Known
 from melody_jax.generate.given import Given, check_spans, moments_in, redrawn
 from melody_jax.generate.loudness import faded, limited, mastered
-from melody_jax.generate.splice import JOINT_SECONDS, matched, spliced
+from melody_jax.generate.splice import JOINT_SECONDS, loudness_ratio, spliced
 from melody_jax.generate.work import Finish
-from melody_jax.geometry import Geometry
 from melody_jax.shapes import Bool, Float, Int
 
 Audio = Float[np.ndarray, " _"]  # lengths come and go
@@ -40,12 +39,12 @@ def continued(given: Given, piece: Audio, seconds: float) -> Edit:
     tokens, latents = given.represent(piece[start:])
     new = np.arange(context + fresh) >= context
     spans = [(max(0, seen - round(JOINT_SECONDS * rate)), seen + added)]
+    known, ratio = _known(given, tokens, latents, new, piece[start:], spans, since=start / rate)
 
     def finish(made: Audio) -> tuple[Audio, None]:
-        whole = _repainted(piece[start:], made[: seen + added], spans, rate)
+        whole = _repainted(piece[start:], made[: seen + added] / ratio, spans, rate)
         return faded(np.concatenate([piece[:start], whole]), rate, False, True), None
 
-    known = _known(tokens, latents, new, piece[start:], g, since=start / rate)
     return Edit(known, finish, piece[-g.clip_samples :])
 
 
@@ -55,14 +54,14 @@ def repainted(given: Given, piece: Audio, seconds: list[tuple[float, float]]) ->
     rate, spans = g.sample_rate, check_spans(seconds, len(piece), g.sample_rate)
     tokens, latents = given.represent(piece)
     new = moments_in(spans, len(latents) // g.frames_per_token, g.token_samples)
+    known, ratio = _known(given, tokens, latents, new, piece, spans)
 
     def finish(made: Audio) -> tuple[Audio, None]:
-        whole = _repainted(piece, made[: len(piece)], spans, rate)
+        whole = _repainted(piece, made[: len(piece)] / ratio, spans, rate)
         return faded(whole, rate, spans[0][0] == 0, spans[-1][1] == len(piece)), None
 
     middle = sum(spans[0]) // 2
     around = max(0, min(middle - g.clip_samples // 2, len(piece) - g.clip_samples))
-    known = _known(tokens, latents, new, piece, g)
     return Edit(known, finish, piece[around:])
 
 
@@ -80,21 +79,24 @@ def varied(given: Given, piece: Audio, strength: float, loudness: float | None) 
 
 
 def _known(
+    given: Given,
     tokens: Int[np.ndarray, " W"],
     latents: Float[np.ndarray, "L D"],
     new: Bool[np.ndarray, " N"],
     audio: Audio,
-    g: Geometry,
+    spans: list[tuple[int, int]],
     since: float = 0.0,
-) -> Known:
-    """Music with room for what is to come behind it."""
+) -> tuple[Known, float]:
+    """Music with room for what is to come behind it, as loud as its decoder gives it back, and how much louder that is: what
+    is made beside it comes from the same decoder."""
+    g = given.geometry
     tokens = np.pad(tokens, (0, len(new) * g.semantic_levels - len(tokens)))
     latents = np.pad(latents, ((0, len(new) * g.frames_per_token - len(latents)), (0, 0)))
-    audio = np.pad(audio, (0, len(new) * g.token_samples - len(audio)))
-    return Known(tokens, latents, new, new, audio, since=since)
+    ratio = loudness_ratio(given.decoded(latents), audio, spans, g.sample_rate)
+    audio = np.pad(audio, (0, len(new) * g.token_samples - len(audio))) * np.float32(ratio)
+    return Known(tokens, latents, new, new, audio, since=since), ratio
 
 
 def _repainted(old: Audio, made: Audio, spans: list[tuple[int, int]], sample_rate: int) -> Audio:
-    """New spans in old music, as loud as it is."""
-    new = limited(matched(made.astype(np.float32), old, spans, sample_rate), sample_rate)
-    return spliced(old, new, spans, sample_rate)
+    """New spans in old music."""
+    return spliced(old, limited(made.astype(np.float32), sample_rate), spans, sample_rate)

@@ -187,7 +187,7 @@ class Melody:
     ) -> Any:
         """Makes some spans of music anew; all other samples come back bit for bit.
 
-        Cross-fades of 20 ms lie inside the spans. `seconds` and `loudness` do not count here.
+        Cross-fades lie inside the spans, 20 ms at the beginning and 80 ms at the end. `seconds` and `loudness` do not count here.
 
         Args:
           audio: music, or a list of pieces: arrays or `Result`s.

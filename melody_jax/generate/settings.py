@@ -59,8 +59,8 @@ class Settings:
       noise: deviation of the noise that diffusion starts from; below 1 rhythm is clearer and sounds are plainer.
       window_seconds: length that the diffusion makes at once, longer music in overlapping windows; 0 for the training
         clip.
-      overlap: share of every further window, of the diffusion and of the language model, that stands already; the
-        publication keeps M - 1 of M chunks.
+      overlap: share of every further window of the diffusion that stands already, and of the language model's if it is more
+        than half, which is the least that it goes on from; the publication keeps M - 1 of M chunks.
       candidates: pieces made for each prompt; the one that MuLan hears nearest to the prompt is kept.
       loudness: LUFS that pieces are brought to, peaks staying below -1 dB; none leaves the level alone.
 

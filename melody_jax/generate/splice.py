@@ -7,7 +7,10 @@ import numpy as np
 from melody_jax.shapes import Float
 
 JOINT_SECONDS = 0.020
-"""Length of a cross-fade."""
+"""Length of a cross-fade from what stands to what is new, which goes on from it."""
+RETURN_SECONDS = 0.080
+"""Length of the one back, about a decoder's window: the phases of what is new run on from what stands before it, and lead
+nowhere near those of what follows."""
 _CONTEXT_SECONDS = 1.0
 _LARGEST_CHANGE = 2.0
 
@@ -29,35 +32,44 @@ def spliced(
         kept[begin:end] = False
     made[: len(old)][kept[: len(old)]] = old[kept[: len(old)]]
     for begin, end in spans:
-        length = min(round(JOINT_SECONDS * sample_rate), (end - begin) // 2)
-        ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(length) + 0.5) / max(length, 1))
-        if begin > 0 and length:
-            made[begin : begin + length] = _crossed(old[begin : begin + length], new[begin : begin + length], ramp)
-        if end < len(new) and length:
-            made[end - length : end] = _crossed(old[end - length : end], new[end - length : end], ramp[::-1])
+        length, back = (
+            min(round(seconds * sample_rate), (end - begin) // 2) for seconds in (JOINT_SECONDS, RETURN_SECONDS)
+        )
+        if begin > 0:
+            there = slice(begin, begin + length)
+            made[there] = _crossed(old[there], new[there])
+        if end < len(new):
+            there = slice(end - back, end)
+            made[there] = _crossed(new[there], old[there])
     return made
 
 
-def matched(
-    new: Float[np.ndarray, " made"], old: Float[np.ndarray, " T"], spans: Sequence[tuple[int, int]], sample_rate: int
-) -> Float[np.ndarray, " made"]:
-    """`new` as loud as `old` in the second around the spans, which both have: a decoder reproduces levels only roughly."""
+def loudness_ratio(
+    decoded: Float[np.ndarray, " made"],
+    old: Float[np.ndarray, " T"],
+    spans: Sequence[tuple[int, int]],
+    sample_rate: int,
+) -> float:
+    """How many times as loud as `old` it is as a decoder gives it back, in the second around the spans.
+
+    A decoder reproduces levels only roughly. 1 where there is nothing around the spans, or silence.
+    """
     reach = round(_CONTEXT_SECONDS * sample_rate)
-    around = np.zeros(len(new), bool)
+    around = np.zeros(len(old), bool)
     for begin, end in spans:
         around[max(0, begin - reach) : end + reach] = True
     for begin, end in spans:
         around[begin:end] = False
-    around[len(old) :] = False
     if not around.any():
-        return new
-    there, here = (float(np.sqrt(np.mean(np.square(x[: len(around)][around[: len(x)]])))) for x in (old, new))
+        return 1.0
+    there, here = (float(np.sqrt(np.mean(np.square(x[: len(old)][around])))) for x in (old, decoded))
     if min(there, here) < 1e-4:
-        return new
-    return new * np.float32(np.clip(there / here, 1 / _LARGEST_CHANGE, _LARGEST_CHANGE))
+        return 1.0
+    return float(np.clip(here / there, 1 / _LARGEST_CHANGE, _LARGEST_CHANGE))
 
 
-def _crossed(before: np.ndarray, after: np.ndarray, ramp: np.ndarray) -> np.ndarray:
+def _crossed(before: Float[np.ndarray, " _"], after: Float[np.ndarray, " _"]) -> Float[np.ndarray, " _"]:
     """From `before` to `after`; amplitudes sum to 1, for at a joint the two are nearly the same music."""
     length = min(len(before), len(after))
-    return ((1 - ramp[:length]) * before[:length] + ramp[:length] * after[:length]).astype(np.float32)
+    ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(length) + 0.5) / max(length, 1))
+    return ((1 - ramp) * before[:length] + ramp * after[:length]).astype(np.float32)

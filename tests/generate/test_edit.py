@@ -8,6 +8,7 @@ import pytest
 
 from melody_jax.errors import UserError
 from melody_jax.generate import Cancelled
+from melody_jax.generate.edits import continued, repainted
 from melody_jax.generate.given import check_spans, redrawn
 from tests.generate.conftest import GEOMETRY
 
@@ -29,6 +30,17 @@ def test_what_is_continued_stays_as_it_was(melody, given):
     assert np.abs(made.audio[4_321:]).max() > 0 and np.abs(np.diff(made.audio[4_300:4_340])).max() < 1
     other = melody.continue_(given, "loud drums", seconds=0.4, seed=2)
     assert not np.array_equal(other.audio[4_321:], made.audio[4_321:])
+
+
+@pytest.mark.parametrize("edit", [lambda g, x: repainted(g, x, [(0.15, 0.25)]), lambda g, x: continued(g, x, 0.2)])
+def test_what_is_made_is_at_the_level_of_what_is_given(edit, monkeypatch, melody, given):
+    """Whatever the decoder's own: it sees the given music at that level, and what it makes is brought back from it."""
+    quiet = 0.2 * given[: GEOMETRY.clip_samples] / np.abs(given).max()
+    monkeypatch.setattr(melody._given, "decoded", lambda latents: 0.7 * np.resize(quiet, len(latents) * GEOMETRY.hop))
+    made = edit(melody._given, quiet)
+    np.testing.assert_allclose(made.known.audio[: len(quiet)], 0.7 * quiet, rtol=1e-4)
+    whole = made.finish(made.known.audio)[0]
+    np.testing.assert_allclose(whole[300 : len(quiet) - 300], quiet[300:-300], rtol=1e-4, atol=1e-6)
 
 
 def test_tokens_of_the_given_music_are_the_context(melody, given):

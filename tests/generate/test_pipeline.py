@@ -159,9 +159,16 @@ def test_long_music_begins_as_its_first_window(melody):
     np.testing.assert_allclose(short.audio[:keep], loudness * long.audio[:keep], atol=1e-3)
 
 
-@pytest.mark.parametrize(("overlap", "windows"), [(0.5, [(0, 6), (3, 3), (3, 3)]), (0.75, [(0, 6), (4, 2), (4, 2)])])
+@pytest.mark.parametrize(
+    ("overlap", "windows"),
+    [
+        (0.25, [(0, 6), (3, 3), (3, 3)]),
+        (0.5, [(0, 6), (3, 3), (3, 3)]),
+        (0.75, [(0, 6), (4, 2), (4, 2)]),
+    ],
+)
 def test_a_language_model_of_short_windows_sees_no_more_than_they_hold(melody, monkeypatch, overlap, windows):
-    """Windows of six tokens: each continues the last three, or four, of the one before, under the whole prefix."""
+    """Windows of six tokens: each continues the last three at least, or four, of the one before, under the whole prefix."""
     system = melody.loaded.system
     config = dataclasses.replace(system.lm.config, window=6)
     monkeypatch.setattr(system, "lm", system.lm.clone(config=config))
