@@ -90,7 +90,7 @@ def told_beside(sound: str) -> Controls | None:
         call = info.get("call") if isinstance(info, dict) else None
         return controls_in(call) if isinstance(call, dict) else from_sidecar(info)
     except UserError as error:
-        warnings.warn(f"the tempo and metre of {sound} are not known: {error}", stacklevel=2)
+        warnings.warn(f"the tempo and metre that {file} tells cannot be read: {error}", stacklevel=2)
         return None
 
 

@@ -130,5 +130,5 @@ def test_the_json_beside_a_sound_file_tells_its_beat(tmp_path, beside, told):
 @pytest.mark.parametrize("text", ["{broken", '{"call": {"controls": {"tempo": "?"}}}'])
 def test_a_json_beside_a_sound_file_that_cannot_be_read_is_named(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
-    with pytest.warns(UserWarning, match="a.json cannot be read"):
+    with pytest.warns(UserWarning, match="a.json tells cannot be read"):
         assert told_beside(str(tmp_path / "a.wav")) is None
