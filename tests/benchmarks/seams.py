@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import resource
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -49,7 +50,7 @@ class Changes:
     @classmethod
     def of(cls, audio: np.ndarray, rate: int) -> "Changes":
         hop = round(_FRAME * rate)
-        mel = np.asarray(dsp.log_mel(audio, rate, 1024, hop, 64))[: len(audio) // hop]
+        mel = np.asarray(dsp.log_mel(jnp.asarray(audio), rate, 1024, hop, 64))[: len(audio) // hop]
         power = np.mean(np.square(audio[: len(mel) * hop].reshape(-1, hop)), axis=1)
         before, after = _around(power)
         level = np.abs(10 * np.log10((after + 1e-8) / (before + 1e-8)))
