@@ -206,7 +206,7 @@ class LMStage(Stage):
         if not self.own_history:
             return tokens
         draw_key, share_key, place_key = jax.random.split(key, 3)
-        logits = self.model.apply({"params": jax.lax.stop_gradient(params)}, tokens[:, :-1])
+        logits = jnp.asarray(self.model.apply({"params": jax.lax.stop_gradient(params)}, tokens[:, :-1]))
         first, levels = self.vocabulary.prefix, self.geometry.semantic_levels
         legal = jnp.tile(jnp.asarray(self.vocabulary.legal()), (self.width // levels, 1))
         drawn = jax.random.categorical(draw_key, jnp.where(legal, logits[:, first - 1 :], -jnp.inf))
