@@ -290,17 +290,17 @@ def _corpus_work(
     request: Request, scores: Path, processes: int
 ) -> tuple[list[staging.Work], list[Rejection], staging.Make]:
     """`scores`: where the parsed scores lie, shared by all data sets of a data_dir."""
-    from data_pipelines.corpus import plan
+    from data_pipelines.corpus import specs
 
     held = {"validation": round(request.clips * request.validation), "test": round(request.clips * request.test)}
     counts = {"train": request.clips - sum(held.values()), **held}
-    plans = plan.plan(request.seed, counts, scores, request.seconds, request.restricted, processes)
-    work = [staging.Work(item.id, item, item.split) for item in plans]
+    chosen = specs.specify(request.seed, counts, scores, request.seconds, request.restricted, processes)
+    work = [staging.Work(item.id, item, item.split) for item in chosen]
     return work, [], functools.partial(make_corpus_clip, font=request.font, form=request.form)
 
 
 def make_corpus_clip(item: Any, font: str, form: decode.ClipFormat) -> Iterator[Clip]:
-    """The one clip of a corpus plan.
+    """The one clip of a specification of the corpus.
 
     Raises:
         decode.UnusableError: nothing is heard.

@@ -31,7 +31,7 @@ def precompute(
     name: str,
     lineage: Mapping[str, str],
     geometry: Geometry,
-    batch_size: int = 16,
+    batch_size: int,
     share: Share = ALONE,
 ) -> Path:
     """Makes the tokenised data set `name` from the audio data set in `audio`.

@@ -2,7 +2,7 @@
 
 Every piece of work has a chunk: a file that one process writes clip by clip, under a temporary name until it is
 complete, so that no sound file is in memory as a whole. A chunk depends on its work alone: neither the number of
-processes nor an interruption changes a byte. Its name is a hash of its work, so that a changed plan redoes only what
+processes nor an interruption changes a byte. Its name is a hash of its work, so that a changed request redoes only what
 changed. Hosts that share the disk or the bucket share the work, and each leaves a list of what its chunks hold, so that
 later only a clip's own bytes are read from its chunk. No TensorFlow here.
 """

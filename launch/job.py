@@ -12,6 +12,7 @@ import yaml
 
 from launch import accelerators
 from melody_jax import libtpu
+from melody_jax.config import fits
 from melody_jax.errors import UserError, refuse_addresses
 from melody_jax.files import read_text
 
@@ -303,10 +304,8 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
         return tuple(_typed(str, item, key) for item in value)
     if origin is dict and isinstance(value, dict):
         return {str(name): _typed(str, item, f"{key}.{name}") for name, item in value.items()}
-    if hint is float and type(value) in (int, float):
-        return float(value)
     # YAML reads 010 as 8 and 24:00:00 as 86400: text must be text
-    if hint in (str, int, bool) and type(value) is hint:
-        return value
+    if origin is None and fits(hint, value):
+        return float(value) if hint is float else value
     words = {tuple: "a list", dict: "a mapping", str: "text (in quotes)", float: "a number", int: "a whole number"}
     raise UserError(f"`{key}` must be {words.get(origin or hint, 'true or false')}, not {value!r}")

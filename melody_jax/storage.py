@@ -29,6 +29,8 @@ from melody_jax.errors import UserError, lacking
 
 Path = pathlib.Path | epath.Path
 """A path of either kind."""
+DATA_DIR = "./data"
+"""Where data sets lie, unless another folder is named."""
 _BUCKETS = "gs://"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 

@@ -1,4 +1,4 @@
-"""From a clip's plan to its score: who plays what, in which key, how fast, how loud; and the truth about it."""
+"""From a clip's spec to its score: who plays what, in which key, how fast, how loud; and the truth about it."""
 
 import dataclasses
 from typing import TypeVar
@@ -8,7 +8,7 @@ import numpy as np
 from data_pipelines.clip import Truth
 from data_pipelines.corpus import harmony, instruments, patterns, scores
 from data_pipelines.corpus.instruments import DRUMS, Instrument
-from data_pipelines.corpus.plan import ClipPlan
+from data_pipelines.corpus.specs import ClipSpec
 from data_pipelines.corpus.theory import Key
 
 Line = TypeVar("Line")
@@ -18,7 +18,7 @@ _PLAYED_BY_HAND = {"plucked", "mallets", "keyboard"}  # chords that ring rather 
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Track:
     """What one player plays.
 
     Attributes:
@@ -37,16 +37,16 @@ class Arrangement:
     """A clip's score, ready to be rendered and described.
 
     Attributes:
-        parts: the players, the lead first.
+        tracks: the players, the lead first.
         truth: what is true of the sound.
         dynamics: "soft", "moderate" or "loud".
         pace: word for the tempo as it is felt.
         ensemble: name of the group ("string quartet"), or "".
         metre: numerator and denominator.
-        seconds: length for which the parts suffice.
+        seconds: length for which the tracks suffice.
     """
 
-    parts: tuple[Part, ...]
+    tracks: tuple[Track, ...]
     truth: Truth
     dynamics: str
     pace: str
@@ -64,13 +64,13 @@ class _Voice:
     notes: np.ndarray
 
 
-def arrange(plan: ClipPlan) -> Arrangement:
-    """The arrangement of a plan: a pure function of it."""
-    rng = np.random.default_rng(plan.seed)
-    lines = _lines(np.array(plan.excerpt, np.int32))
-    key = Key(plan.tonic, plan.mode)
-    ensemble, cast = _cast(plan, rng, len(lines))
-    if plan.texture == "scored":
+def arrange(spec: ClipSpec) -> Arrangement:
+    """The arrangement of a spec: a pure function of it."""
+    rng = np.random.default_rng(spec.seed)
+    lines = _lines(np.array(spec.excerpt, np.int32))
+    key = Key(spec.tonic, spec.mode)
+    ensemble, cast = _cast(spec, rng, len(lines))
+    if spec.texture == "scored":
         lines = _reduce(lines, len(cast))
     else:
         lines = lines[:1]
@@ -82,43 +82,43 @@ def arrange(plan: ClipPlan) -> Arrangement:
     key = key.transposed(shift)
     for voice in voices:
         voice.notes = _placed(voice, shift)
-    if plan.texture in ("duet", "chords", "ensemble"):
-        voices += _accompaniment(plan, rng, cast, voices[0].notes, key)
-    if plan.drums:
-        bar, beat = _bar(plan), _beat(plan)
-        voices.append(_Voice(DRUMS, "drums", patterns.drum_part(rng, _length(plan), beat, bar)))
+    if spec.texture in ("duet", "chords", "ensemble"):
+        voices += _accompaniment(spec, rng, cast, voices[0].notes, key)
+    if spec.drums:
+        bar, beat = _bar(spec), _beat(spec)
+        voices.append(_Voice(DRUMS, "drums", patterns.drum_part(rng, _length(spec), beat, bar)))
     dynamics = str(rng.choice(list(_VELOCITY), p=(0.25, 0.5, 0.25)))
-    parts = tuple(_perform(rng, voice, plan, dynamics) for voice in voices)
-    parts = tuple(part for part in parts if len(part.notes))
-    pace = _pace(parts[0], plan)
+    tracks = tuple(_perform(rng, voice, spec, dynamics) for voice in voices)
+    tracks = tuple(track for track in tracks if len(track.notes))
+    pace = _pace(tracks[0], spec)
     truth = Truth(
-        instruments=tuple(dict.fromkeys(part.instrument.name for part in parts)),
-        family=plan.family,
-        families=tuple(dict.fromkeys(part.instrument.family for part in parts if part.instrument.family)),
-        tempo=float(plan.bpm),
+        instruments=tuple(dict.fromkeys(track.instrument.name for track in tracks)),
+        family=spec.family,
+        families=tuple(dict.fromkeys(track.instrument.family for track in tracks if track.instrument.family)),
+        tempo=float(spec.bpm),
         key=key.name,
         mode=key.mode,
-        rhythm=plan.rhythm,
-        texture=_texture(plan, parts),
-        mood=_mood(rng, pace, key, dynamics, parts[0]),
-        metre=f"{plan.numerator}/{plan.denominator}",
+        rhythm=spec.rhythm,
+        texture=_texture(spec, tracks),
+        mood=_mood(rng, pace, key, dynamics, tracks[0]),
+        metre=f"{spec.numerator}/{spec.denominator}",
         downbeat=0.0,  # excerpts begin with a bar
-        notes=_pitched_notes(parts),
+        notes=_pitched_notes(tracks),
     )
-    metre = (plan.numerator, plan.denominator)
-    return Arrangement(parts, truth, dynamics, pace, ensemble, metre, plan.seconds)
+    metre = (spec.numerator, spec.denominator)
+    return Arrangement(tracks, truth, dynamics, pace, ensemble, metre, spec.seconds)
 
 
-def _beat(plan: ClipPlan) -> int:
-    return scores.beat_ticks(plan.numerator, plan.denominator)
+def _beat(spec: ClipSpec) -> int:
+    return scores.beat_ticks(spec.numerator, spec.denominator)
 
 
-def _bar(plan: ClipPlan) -> int:
-    return scores.bar_ticks(plan.numerator, plan.denominator)
+def _bar(spec: ClipSpec) -> int:
+    return scores.bar_ticks(spec.numerator, spec.denominator)
 
 
-def _length(plan: ClipPlan) -> int:
-    return int(np.ceil(plan.seconds * plan.bpm / 60 * _beat(plan)))
+def _length(spec: ClipSpec) -> int:
+    return int(np.ceil(spec.seconds * spec.bpm / 60 * _beat(spec)))
 
 
 def _lines(excerpt: np.ndarray) -> list[np.ndarray]:
@@ -143,38 +143,38 @@ def _reduce(lines: list[Line], count: int) -> list[Line]:
     return lines if len(lines) <= count else [*lines[: count - 1], lines[-1]]
 
 
-def _cast(plan: ClipPlan, rng, lines: int) -> tuple[str, list[Instrument]]:
+def _cast(spec: ClipSpec, rng, lines: int) -> tuple[str, list[Instrument]]:
     """Name of the ensemble ("" for none) and its players, the lead first, then from high to low."""
-    if plan.texture in ("ensemble", "scored"):
-        count = 4 if plan.texture == "ensemble" else min(lines, 4)
-        name, players = _ensemble(rng, plan.family)
-        if not plan.one_family:
-            lead = _choose(rng, instruments.leads_of(plan.family))
-            others = [family for family in instruments.FAMILIES if family != plan.family]
+    if spec.texture in ("ensemble", "scored"):
+        count = 4 if spec.texture == "ensemble" else min(lines, 4)
+        name, players = _ensemble(rng, spec.family)
+        if not spec.one_family:
+            lead = _choose(rng, instruments.leads_of(spec.family))
+            others = [family for family in instruments.FAMILIES if family != spec.family]
             players = [lead, *_ensemble(rng, str(rng.choice(others)))[1][1:]]
             name = ""
         return name if count == 4 else "", _reduce(players, count)
-    lead = _choose(rng, instruments.leads_of(plan.family))
-    if plan.texture == "solo":
+    lead = _choose(rng, instruments.leads_of(spec.family))
+    if spec.texture == "solo":
         return "", [lead]
-    if plan.texture == "duet":
-        family = plan.family
-        if not plan.one_family:
-            family = str(rng.choice([name for name in instruments.FAMILIES if name != plan.family]))
-        second = lead if plan.one_family and rng.random() < 0.4 else _choose(rng, instruments.leads_of(family))
+    if spec.texture == "duet":
+        family = spec.family
+        if not spec.one_family:
+            family = str(rng.choice([name for name in instruments.FAMILIES if name != spec.family]))
+        second = lead if spec.one_family and rng.random() < 0.4 else _choose(rng, instruments.leads_of(family))
         return "", [lead, second]
-    return "", [lead, *_accompanists(plan, rng, lead)]
+    return "", [lead, *_accompanists(spec, rng, lead)]
 
 
-def _accompanists(plan: ClipPlan, rng, lead: Instrument) -> list[Instrument]:
+def _accompanists(spec: ClipSpec, rng, lead: Instrument) -> list[Instrument]:
     """Who plays the chords and, most times, the bass."""
-    if plan.one_family:
-        names = instruments.FAMILY_CHORDS[plan.family]
+    if spec.one_family:
+        names = instruments.FAMILY_CHORDS[spec.family]
         chords = lead.name if lead.name in names and rng.random() < 0.6 else str(rng.choice(names))
-        basses = instruments.FAMILY_BASS[plan.family]
+        basses = instruments.FAMILY_BASS[spec.family]
         bass = chords if chords in basses else str(rng.choice(basses))
     else:
-        names = [n for n in instruments.CHORD_PLAYERS if instruments.BY_NAME[n].family != plan.family]
+        names = [n for n in instruments.CHORD_PLAYERS if instruments.BY_NAME[n].family != spec.family]
         chords, bass = str(rng.choice(names)), str(rng.choice(instruments.BASS_PLAYERS))
         if rng.random() < 0.3:
             bass = chords  # the left hand
@@ -236,19 +236,19 @@ def _folded(notes: np.ndarray, low: int, high: int) -> np.ndarray:
     return notes
 
 
-def _accompaniment(plan: ClipPlan, rng, cast, melody: np.ndarray, key: Key) -> list[_Voice]:
+def _accompaniment(spec: ClipSpec, rng, cast, melody: np.ndarray, key: Key) -> list[_Voice]:
     """The voices that the arrangement adds to a melody."""
-    beat, bar, length = _beat(plan), _bar(plan), _length(plan)
-    step = bar // 2 if bar // beat == 4 or (bar // beat == 2 and plan.bpm < 72) else bar
+    beat, bar, length = _beat(spec), _bar(spec), _length(spec)
+    step = bar // 2 if bar // beat == 4 or (bar // beat == 2 and spec.bpm < 72) else bar
     chords = harmony.harmonise(melody, key, length, step)
-    if plan.texture == "duet":
+    if spec.texture == "duet":
         second = _Voice(cast[1], "harmony", harmony.second_voice(melody, key))
         if rng.random() < 0.5 or cast[1].high < 76:
             second.notes = patterns.bass_part(chords, str(rng.choice(["off-beat", "sustained"])), beat, bar, 48)
         second.notes = _placed(second, 0)
         return [second]
     centre = int(np.clip(melody[:, 2].mean() - 9, 50, 64)) if melody[:, 2].mean() >= 57 else 62
-    if plan.texture == "ensemble":
+    if spec.texture == "ensemble":
         voices = [_Voice(cast[n], "harmony", np.zeros((0, 3), np.int32)) for n in (1, 2)]
         block = patterns.chord_part(chords, "sustained", beat, bar, centre)
         for number, voice in enumerate(voices):
@@ -270,11 +270,11 @@ def _style(rng, player: Instrument) -> str:
     return str(rng.choice(patterns.STYLES, p=(0.1, 0.3, 0.4, 0.2) if rings else (0.5, 0.25, 0.05, 0.2)))
 
 
-def _perform(rng, voice: _Voice, plan: ClipPlan, dynamics: str) -> Part:
+def _perform(rng, voice: _Voice, spec: ClipSpec, dynamics: str) -> Track:
     """Ticks become seconds, with accents on the beat, small irregularities of time and force, and an articulation."""
     notes = voice.notes[np.argsort(voice.notes[:, 0], kind="stable")]
-    beat, bar = _beat(plan), _bar(plan)
-    second = 60 / (plan.bpm * beat)
+    beat, bar = _beat(spec), _bar(spec)
+    second = 60 / (spec.bpm * beat)
     onset = notes[:, 0] * second
     late = np.clip(rng.normal(0, 0.006, len(notes)), -0.015, 0.015) * (onset > 0)
     length = float(rng.choice((1.0, 0.92, 0.75), p=(0.4, 0.4, 0.2))) if voice.role == "lead" else 0.97
@@ -282,42 +282,42 @@ def _perform(rng, voice: _Voice, plan: ClipPlan, dynamics: str) -> Part:
     velocity = velocity + _VELOCITY[dynamics] - 82 + rng.normal(0, 4, len(notes))
     velocity = velocity + 6 * (notes[:, 0] % bar == 0) - 4 * (notes[:, 0] % beat != 0)
     rows = np.stack([onset + late, notes[:, 1] * second * length, notes[:, 2], np.clip(velocity.round(), 30, 124)], -1)
-    return Part(voice.instrument, voice.role, rows[(onset < plan.seconds) & (rows[:, 1] > 0)])
+    return Track(voice.instrument, voice.role, rows[(onset < spec.seconds) & (rows[:, 1] > 0)])
 
 
-def _pitched_notes(parts: tuple[Part, ...]) -> tuple[tuple[float, float, int, int], ...]:
-    """`Truth.notes` of parts, to the millisecond, by onset."""
-    pitched = [part for part in parts if part.role != "drums"]
+def _pitched_notes(tracks: tuple[Track, ...]) -> tuple[tuple[float, float, int, int], ...]:
+    """`Truth.notes` of tracks, to the millisecond, by onset."""
+    pitched = [track for track in tracks if track.role != "drums"]
     rows = [
         (round(onset, 3), round(duration, 3), int(pitch), number)
-        for number, part in enumerate(pitched)
-        for onset, duration, pitch, _ in part.notes.tolist()
+        for number, track in enumerate(pitched)
+        for onset, duration, pitch, _ in track.notes.tolist()
     ]
     return tuple(sorted(rows))
 
 
-def _texture(plan: ClipPlan, parts) -> str:
-    pitched = [part for part in parts if part.role != "drums"]
-    if plan.texture == "chords":
+def _texture(spec: ClipSpec, tracks) -> str:
+    pitched = [track for track in tracks if track.role != "drums"]
+    if spec.texture == "chords":
         name = "melody with chords and bass" if len(pitched) > 2 else "melody with chords"
     elif len(pitched) == 1:
         name = "solo"
-    elif plan.texture == "duet":
+    elif spec.texture == "duet":
         name = "duet"
     else:
         name = {2: "two-part", 3: "three-part", 4: "four-part"}[len(pitched)]
-    if not plan.drums:
+    if not spec.drums:
         return name
     return f"{name.replace(' and ', ', ')} and drums" if name.startswith("melody") else f"{name} with drums"
 
 
-def _pace(lead: Part, plan: ClipPlan) -> str:
+def _pace(lead: Track, spec: ClipSpec) -> str:
     """Word for the felt tempo: the mean of the counted beat and half the notes a minute, in the sense of ratios.
 
     With two notes to a beat, as usual, it is the counted tempo itself.
     """
     onsets = np.unique(lead.notes[:, 0].round(2))
-    felt = np.sqrt(plan.bpm * 30 * len(onsets) / plan.seconds)
+    felt = np.sqrt(spec.bpm * 30 * len(onsets) / spec.seconds)
     words = (("very slow", 48), ("slow", 68), ("moderate", 96), ("lively", 122), ("fast", 150), ("very fast", np.inf))
     return next(word for word, limit in words if felt < limit)
 
@@ -332,7 +332,7 @@ _MOODS = {
 }
 
 
-def _mood(rng, pace: str, key: Key, dynamics: str, lead: Part) -> tuple[str, ...]:
+def _mood(rng, pace: str, key: Key, dynamics: str, lead: Track) -> tuple[str, ...]:
     """Two or three words: from tempo and mode, then from force, else from the register."""
     speed = {"very slow": "slow", "slow": "slow", "moderate": "moderate"}.get(pace, "fast")
     words = rng.choice(_MOODS[speed, key.minor_third], size=1 + int(rng.integers(2)), replace=False)

@@ -66,7 +66,7 @@ def players(arrangement: Arrangement, rng) -> str:
     """Who plays: "solo violin", "a string quartet", "flute accompanied by harp and cello", without drums."""
     names = [name for name in arrangement.truth.instruments if name != "drums"]
     said = [one(_ALSO.get(name, (name,)), rng) for name in names]
-    pitched = [part for part in arrangement.parts if part.role != "drums"]
+    pitched = [track for track in arrangement.tracks if track.role != "drums"]
     if len(pitched) == 1:
         alone = ("{}", "{} alone", "{} in unison") if names[0] in _SECTIONS else ("solo {}", "{}", "unaccompanied {}")
         return one(alone, rng).format(said[0])
@@ -99,7 +99,7 @@ def _pace(arrangement: Arrangement, rng) -> str:
 
 
 def _drums(arrangement: Arrangement, rng) -> str:
-    if not any(part.role == "drums" for part in arrangement.parts):
+    if not any(track.role == "drums" for track in arrangement.tracks):
         return ""
     return one((" with drums", " with drums and percussion", " over a drum beat"), rng)
 
@@ -225,10 +225,10 @@ def write_midi(arrangement: Arrangement, path: str) -> None:
     score.tempos.append(symusic.core.TempoTick(time=0, qpm=arrangement.truth.tempo))
     score.time_signatures.append(symusic.core.TimeSignatureTick(0, *arrangement.metre))
     scale = 480 * arrangement.truth.tempo / 60
-    for part in arrangement.parts:
-        track = symusic.core.TrackTick("", max(part.instrument.program, 0), part.role == "drums")
-        for onset, duration, pitch, velocity in part.notes.tolist():
+    for track in arrangement.tracks:
+        written = symusic.core.TrackTick("", max(track.instrument.program, 0), track.role == "drums")
+        for onset, duration, pitch, velocity in track.notes.tolist():
             start, length = max(round(onset * scale), 0), max(round(duration * scale), 1)
-            track.notes.append(symusic.core.NoteTick(start, length, int(pitch), int(velocity)))
-        score.tracks.append(track)
+            written.notes.append(symusic.core.NoteTick(start, length, int(pitch), int(velocity)))
+        score.tracks.append(written)
     score.dump_midi(path)

@@ -5,40 +5,40 @@ import numpy as np
 from data_pipelines.clip import Clip
 from data_pipelines.corpus import caption, synth
 from data_pipelines.corpus.arrange import arrange
-from data_pipelines.corpus.plan import ClipPlan
+from data_pipelines.corpus.specs import ClipSpec
 
 
 def render(
-    plan: ClipPlan,
+    spec: ClipSpec,
     font_path: str | None = None,
     sample_rate: int = 24000,
     seconds: float = 10.0,
     midicap: bool = True,
 ) -> Clip:
-    """Renders a planned clip: the same bytes for the same arguments.
+    """Renders the clip of a specification: the same bytes for the same arguments.
 
     Args:
-        plan: what to render.
+        spec: what to render.
         font_path: an SF2 or SF3 file; None for TimGM6mb.
         sample_rate: of the audio, in hertz.
-        seconds: length of the audio; at most the length the clip was planned for.
+        seconds: length of the audio; at most the length the clip is specified for.
         midicap: whether one of the captions is written by the package midicap.
 
     Raises:
         FileNotFoundError: no font at that path.
-        ValueError: `seconds` is longer than planned, or the font has no sound for the instruments.
+        ValueError: `seconds` is longer than specified, or the font has no sound for the instruments.
     """
     font = font_path or synth.default_font()
-    arrangement = arrange(plan)
+    arrangement = arrange(spec)
     audio = synth.sound(arrangement, font, sample_rate, seconds)
-    rng = np.random.default_rng((plan.seed, 1))
+    rng = np.random.default_rng((spec.seed, 1))
     captions = caption.captions(arrangement, rng, midicap)
     return Clip(
-        id=f"corpus-{plan.id}",
+        id=f"corpus-{spec.id}",
         audio=audio,
         captions=captions,
-        tune=plan.tune,
-        source=plan.source,
-        licence=f"{plan.licence}; sounds {synth.font_licence(font)}",
+        tune=spec.tune,
+        source=spec.source,
+        licence=f"{spec.licence}; sounds {synth.font_licence(font)}",
         truth=arrangement.truth,
     )

@@ -1,4 +1,4 @@
-"""Sound from parts: a SoundFont synthesiser (TinySoundFont), a balance between lead and accompaniment, a level."""
+"""Sound from tracks: a SoundFont synthesiser (TinySoundFont), a balance between lead and accompaniment, a level."""
 
 import functools
 import importlib.util
@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from data_pipelines.corpus.arrange import Arrangement, Part
+from data_pipelines.corpus.arrange import Arrangement, Track
 from melody_jax.errors import lacking
 
 _DRUM_CHANNEL = 9
@@ -63,20 +63,22 @@ def sound(arrangement: Arrangement, font: str, sample_rate: int, seconds: float)
         ValueError: the arrangement is shorter than `seconds`, or renders to silence.
     """
     if seconds > arrangement.seconds:
-        raise ValueError(f"the clip was planned for {arrangement.seconds} s, not {seconds} s: plan it with this length")
+        raise ValueError(
+            f"the clip was specified for {arrangement.seconds} s, not {seconds} s: specify it with this length"
+        )
     length = round(seconds * sample_rate)
-    rng = np.random.default_rng(int(1000 * arrangement.parts[0].notes[:, 1].sum()))
+    rng = np.random.default_rng(int(1000 * arrangement.tracks[0].notes[:, 1].sum()))
     mix = np.zeros(length, np.float32)
     lead = None
     for role in ("lead", "harmony", "bass", "drums"):
-        parts = [part for part in arrangement.parts if part.role == role]
-        if not parts:
+        tracks = [track for track in arrangement.tracks if track.role == role]
+        if not tracks:
             continue
-        stem = _stem(parts, font, sample_rate, length)
+        stem = _stem(tracks, font, sample_rate, length)
         loudness = _loudness(stem, sample_rate)
         if lead is None:
             if loudness < 1e-5:
-                names = ", ".join(part.instrument.name for part in parts)
+                names = ", ".join(track.instrument.name for track in tracks)
                 raise ValueError(f"the font {font} renders {names} to silence")
             lead, gain = loudness, 1.0
         else:
@@ -88,23 +90,23 @@ def sound(arrangement: Arrangement, font: str, sample_rate: int, seconds: float)
 
 
 def _loudness(x: np.ndarray, sample_rate: int) -> float:
-    """RMS over the blocks of 0.1 s that are not silent: pauses do not make a part seem quiet."""
+    """RMS over the blocks of 0.1 s that are not silent: pauses do not make a track seem quiet."""
     block = max(sample_rate // 10, 1)
     power = np.square(x[: len(x) // block * block].reshape(-1, block)).mean(-1)
     loud = power[power > 1e-4 * max(power.max(), 1e-12)]
     return float(np.sqrt(loud.mean())) if len(loud) else 0.0
 
 
-def _stem(parts: list[Part], font: str, sample_rate: int, length: int) -> np.ndarray:
-    """The parts together, float32 [length], mono."""
+def _stem(tracks: list[Track], font: str, sample_rate: int, length: int) -> np.ndarray:
+    """The tracks together, float32 [length], mono."""
     synth = _synth(font, sample_rate)
     channels = [channel for channel in range(16) if channel != _DRUM_CHANNEL]
     events = []
-    for number, part in enumerate(parts):
-        drums = part.role == "drums"
+    for number, track in enumerate(tracks):
+        drums = track.role == "drums"
         channel = _DRUM_CHANNEL if drums else channels[number]
-        synth.program_change(channel, 0 if drums else part.instrument.program, drums)
-        for onset, duration, pitch, velocity in part.notes.tolist():
+        synth.program_change(channel, 0 if drums else track.instrument.program, drums)
+        for onset, duration, pitch, velocity in track.notes.tolist():
             start = max(round(onset * sample_rate), 0)
             stop = max(round((onset + duration) * sample_rate), start + 1)
             # At one sample notes end before others begin: a repeated pitch must not be cut off by its forerunner.

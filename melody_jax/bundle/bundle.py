@@ -294,7 +294,7 @@ def _check_seal(directory: Path, info: dict[str, Any]) -> None:
     if info.get("seal") != seal(info):
         raise UserError(
             f"{directory / BUNDLE_FILE} was edited: its sha256 is not the one that it was written with; export it again, "
-            "with --set NAME=VALUE for other defaults"
+            "with --sampling NAME=VALUE for other defaults"
         )
     file, listed = directory / TOKENIZER_FILE, info.get("tokenizer")
     if listed != (_sha256(file) if file.is_file() else None):

@@ -88,7 +88,12 @@ SHARED: dict[str, dict[str, Any]] = {
     "adapter": {"action": "append", "default": [], "metavar": "DIR[=WEIGHT]"},
     "bundle": {"metavar": "DIR", "help": "exported models (default: bundles/tiny of this repository)"},
     "data": {"required": True, "metavar": "NAME", "help": "name of the data set, as given to melody data"},
-    "data_dir": {"default": "./data", "type": folder, "metavar": "DIR", "help": "where data sets lie (default ./data)"},
+    "data_dir": {
+        "default": storage.DATA_DIR,
+        "type": folder,
+        "metavar": "DIR",
+        "help": f"where data sets lie (default {storage.DATA_DIR})",
+    },
     "gin_file": {"action": "append", "default": [], "metavar": "FILE", "help": "a further gin file"},
     "hardware": {"default": "auto", "help": "a file of configs/hardware (default: by what there is)"},
     "json": {"action": "store_true", "help": "JSON instead of text"},

@@ -1,10 +1,11 @@
 """`melody evaluate`: every model of a bundle on held-out music, each figure beside its baseline; bundles side by side."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from melody_jax import lock
 from melody_jax.cli.arguments import command, fields, fields_of, option, several, shared
 from melody_jax.errors import UserError
 from melody_jax.evaluate.comparison import compare
@@ -41,20 +42,27 @@ def evaluate(args: argparse.Namespace) -> int:
     bundles, out = _names(args.bundle), Path(args.out)
     folders = {name: out / name if len(bundles) > 1 else out for name in bundles}
     asked = {name: Evaluation(bundle=bundle, token_dir=str(folders[name]), **given) for name, bundle in bundles.items()}
+    with lock.waiting(out / "lock", f"report {out}"):
+        missed = _report(asked, folders, out)
+    if missed:
+        print(f"missed: {'; '.join(missed)}")
+    return 1 if missed else 0
+
+
+def _report(asked: Mapping[str, Any], folders: Mapping[str, Path], out: Path) -> list[str]:
+    """Evaluates, prints and writes; returns the figures that are missed."""
     numbers, heard, rate, missed = {}, {}, 0, []
     for name, found in evaluate_all(asked):
         print(f"# {name}", *(entry.markdown() for entry in found.tables), table(found.figures), sep="\n\n")
         write_report(folders[name], found.figures, found.facts, found.tables, name)
         numbers[name], heard[name], rate = (found.figures, found.tables), found.heard, found.sample_rate
         missed += [f"{name}, {figure.stage}: {figure.name}" for figure in found.figures if figure.missed]
-    side_by_side = compare(numbers) if len(bundles) > 1 else None
+    side_by_side = compare(numbers) if len(asked) > 1 else None
     if side_by_side is not None:
         print(side_by_side.markdown())
         write_comparison(out, numbers, side_by_side)
     write_page(out, numbers, heard, rate, side_by_side)
-    if missed:
-        print(f"missed: {'; '.join(missed)}")
-    return 1 if missed else 0
+    return missed
 
 
 def _names(bundles: Sequence[str]) -> dict[str, str]:

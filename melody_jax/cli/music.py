@@ -29,7 +29,7 @@ from melody_jax.generate.files import Files, Output
 from melody_jax.generate.making import Making, music_of
 from melody_jax.generate.prompts import check_prompts, read_prompts
 from melody_jax.generate.replay import read_call, read_file
-from melody_jax.generate.settings import Settings, seeds_of, with_settings
+from melody_jax.generate.settings import BATCH_SIZE, Settings, seeds_of, with_settings
 from melody_jax.generate.sound_file import check_music
 from melody_jax.operations.quiet import plain_warnings
 
@@ -105,7 +105,7 @@ def _seeds(text: str) -> list[int]:
 FILES = (
     group("files", fields(Output)),
     option("--seed", "one, or one a piece (default 0)", type=_seeds, default=[0], metavar="N[,N...]"),
-    option("--batch_size", "pieces worked on at once (default 16)", action=Positive, default=16),
+    option("--batch_size", f"pieces worked on at once (default {BATCH_SIZE})", action=Positive, default=BATCH_SIZE),
 )
 MUSIC = (
     option("music", "sound files (wav, flac, mp3, m4a, ...)", nargs="+", metavar="FILE"),

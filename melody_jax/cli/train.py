@@ -9,6 +9,7 @@ from typing import Any
 from melody_jax import graph
 from melody_jax.cli.arguments import Positive, command, fields, fields_of, folder, option, several, shared
 from melody_jax.errors import UserError
+from melody_jax.generate.settings import BATCH_SIZE
 from melody_jax.operations import finetuning, training
 from melody_jax.operations.configuration import binding_of
 from melody_jax.parallel import hosts
@@ -90,7 +91,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 @command(
     shared("data", "data_dir", "tokenizer", model_dir="the trained stages; tokens are written here"),
-    option("--batch_size", "clips at once (default 16)", action=Positive, default=16),
+    option("--batch_size", f"clips at once (default {BATCH_SIZE})", action=Positive, default=BATCH_SIZE),
 )
 def tokenize(args: argparse.Namespace) -> None:
     from melody_jax.operations import tokens

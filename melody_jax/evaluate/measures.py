@@ -11,6 +11,7 @@ from melody_jax.autoencoder.loss import log_mel_distance, low_pass
 from melody_jax.evaluate.estimate import whole_mean, wilson
 from melody_jax.evaluate.families import Classifier, Labels, histograms
 from melody_jax.evaluate.figures import Figure
+from melody_jax.generate.settings import BATCH_SIZE
 from melody_jax.lm import baselines
 from melody_jax.mulan.retrieval import retrieval
 from melody_jax.shapes import Float, Int
@@ -19,7 +20,7 @@ ONE_CLIP = "it takes two held-out clips"
 
 
 def reconstruction(
-    audio: Float[np.ndarray, "n T"], decoded: Float[np.ndarray, "n T"], sample_rate: int, batch: int = 16
+    audio: Float[np.ndarray, "n T"], decoded: Float[np.ndarray, "n T"], sample_rate: int, batch: int = BATCH_SIZE
 ) -> list[Figure]:
     """Autoencoder: log-mel distance beside that of a 2 kHz low-pass. Phases may be a decoder's own: samples do not count."""
 

@@ -131,7 +131,7 @@ class Files:
                 write_page(self.folder / PAGE, self._pieces, self._new_page)
                 self._new_page = False
             except OSError as error:
-                warnings.warn(f"{self.folder / PAGE} was not written: {error}", stacklevel=2)
+                warnings.warn(f"{self.folder / PAGE} was not written: {error.strerror or error}", stacklevel=2)
         return written
 
     def _placed(self, place: storage.Path, write: Callable[[storage.Path], object]) -> storage.Path | None:

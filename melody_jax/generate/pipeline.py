@@ -24,7 +24,7 @@ from melody_jax.generate.options import RUN, TOLD, Options, controls_of
 from melody_jax.generate.prompts import check_prompts
 from melody_jax.generate.replay import read_call
 from melody_jax.generate.result import Result
-from melody_jax.generate.settings import Settings, seeds_of, with_settings
+from melody_jax.generate.settings import BATCH_SIZE, Settings, seeds_of, with_settings
 from melody_jax.generate.stream import Stream
 from melody_jax.mulan.config import PretrainedText
 from melody_jax.shapes import Float, Int
@@ -258,7 +258,7 @@ class Melody:
         controls: Int[np.ndarray, "n controls"] | None = None,
         *,
         seed: int = 0,
-        batch_size: int = 16,
+        batch_size: int = BATCH_SIZE,
         progress: bool = False,
         **settings: Any,
     ) -> Float[np.ndarray, "n T"]:
@@ -284,7 +284,7 @@ class Melody:
 
         return work.in_batches(play, len(tokens), self.loaded.filled(min(batch_size, len(tokens))), progress)
 
-    def decode(self, latents: Float[np.ndarray, "n L D"], *, batch_size: int = 16) -> Float[np.ndarray, "n T"]:
+    def decode(self, latents: Float[np.ndarray, "n L D"], *, batch_size: int = BATCH_SIZE) -> Float[np.ndarray, "n T"]:
         """Waveforms of latents by the decoder that sampling uses."""
 
         def play(rows: Any) -> Any:

@@ -14,6 +14,8 @@ from melody_jax.errors import UserError
 if TYPE_CHECKING:
     from melody_jax.lm.decode import Sampling
 
+BATCH_SIZE = 16
+"""Pieces made, or clips tokenised, at once, unless another number is named."""
 LONGEST_SECONDS = 600.0
 LOUDNESS = -16.0
 """LUFS, what streaming services bring music to."""

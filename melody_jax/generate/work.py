@@ -12,7 +12,7 @@ from melody_jax.errors import UserError
 from melody_jax.generate.clock import Clock
 from melody_jax.generate.compose import Batch, Composer, Row, laps
 from melody_jax.generate.result import Cancelled, Progress, ProgressCallback, Result
-from melody_jax.generate.settings import Settings
+from melody_jax.generate.settings import BATCH_SIZE, Settings
 from melody_jax.shapes import Float
 
 Finish = Callable[[Float[np.ndarray, " T"]], tuple[Float[np.ndarray, " T"], tuple[float, float] | None]]
@@ -40,7 +40,7 @@ def run(
     jobs: Sequence[Job],
     composer: Composer,
     settings: Settings,
-    batch_size: Any = 16,
+    batch_size: Any = BATCH_SIZE,
     progress: bool | ProgressCallback = False,
     cancel: Callable[[], bool] | None = None,
     each: Callable[[int, Result], Any] | None = None,

@@ -9,6 +9,7 @@ import numpy as np
 from melody_jax import storage
 from melody_jax.bundle.part import INFO_FILE, Part, load_part, locate, read_info
 from melody_jax.errors import UserError
+from melody_jax.generate.settings import BATCH_SIZE
 from melody_jax.graph import READ_AUDIO
 from melody_jax.parallel import hosts
 from melody_jax.storage import Path
@@ -61,7 +62,7 @@ def ensure(
     folder: str,
     data: str,
     data_dir: str,
-    batch_size: int = 16,
+    batch_size: int = BATCH_SIZE,
     tokenizer: str | os.PathLike | None = None,
 ) -> Path:
     """The tokens that `parts` make of the data set `data`, below `folder`: they belong to the parts, not to the audio.

@@ -46,7 +46,7 @@ class Request:
     size: str
     data: str = ""
     model_dir: str = ""
-    data_dir: str = "./data"
+    data_dir: str = storage.DATA_DIR
     hardware: str = "auto"
     gin_files: Sequence[str] = ()
     bindings: Sequence[str] = ()

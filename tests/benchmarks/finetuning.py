@@ -20,8 +20,7 @@ import numpy as np
 import soundfile
 
 from data_pipelines import read
-from data_pipelines.corpus import arrange, caption, synth
-from data_pipelines.corpus import plan as planning
+from data_pipelines.corpus import arrange, caption, specs, synth
 from data_pipelines.corpus.instruments import BY_NAME, FAMILIES, Instrument
 from melody_jax.cli.main import main as melody_command
 from melody_jax.evaluate import rates
@@ -45,14 +44,15 @@ _OF_SCORES = ("scored", "ensemble")  # their upper line alone is not always a tu
 def solos(folder: str, instrument: Instrument, split: str, count: int) -> list[arrange.Arrangement]:
     """Tunes of a split for this instrument alone, none of them twice."""
     assert instrument.name not in BY_NAME, "the corpus has this instrument"
-    tunes = {one.tune: one for one in planning.plan(1, {split: 3 * count}, folder) if one.texture not in _OF_SCORES}
+    tunes = {one.tune: one for one in specs.specify(1, {split: 3 * count}, folder) if one.texture not in _OF_SCORES}
     found = []
     for one in itertools.islice(tunes.values(), count):
         solo = dataclasses.replace(one, family=instrument.family, one_family=True, texture="solo", drums=False)
         made = arrange.arrange(solo)
-        (part,) = made.parts
+        (track,) = made.tracks
         truth = dataclasses.replace(made.truth, instruments=(instrument.name,))
-        found.append(dataclasses.replace(made, parts=(dataclasses.replace(part, instrument=instrument),), truth=truth))
+        tracks = (dataclasses.replace(track, instrument=instrument),)
+        found.append(dataclasses.replace(made, tracks=tracks, truth=truth))
     if len(found) < count:
         raise SystemExit(f"the corpus has {len(found)} tunes in its {split} split, {count} are wanted")
     return found

@@ -1,4 +1,4 @@
-"""The built-in corpus: plans, splits, truth, captions and sound, on a few real files of music21's corpus."""
+"""The built-in corpus: choice, splits, truth, captions and sound, on a few real files of music21's corpus."""
 
 import collections
 import dataclasses
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.clip import Clip
-from data_pipelines.corpus import arrange, caption, index, plan, render, scores, sources, synth, theory
+from data_pipelines.corpus import arrange, caption, index, render, scores, sources, specs, synth, theory
 from data_pipelines.corpus.instruments import BY_NAME, ENSEMBLES, FAMILIES
 from melody_jax.codes.control_words import read_sentence
 from melody_jax.codes.controls import decode, encode
@@ -35,29 +35,29 @@ def entries():
 
 
 @pytest.fixture(scope="module")
-def plans(entries):
-    return plan.plan_entries(entries, 3, {"train": 140, "validation": 14, "test": 14})
+def chosen(entries):
+    return specs.specify_entries(entries, 3, {"train": 140, "validation": 14, "test": 14})
 
 
 @pytest.fixture(scope="module")
-def arrangements(plans):
-    return [arrange.arrange(one) for one in plans]
+def arrangements(chosen):
+    return [arrange.arrange(one) for one in chosen]
 
 
 @pytest.fixture(scope="module")
-def clips(plans):
-    return [render.render(one, None, RATE, SECONDS) for one in plans[:21]]
+def clips(chosen):
+    return [render.render(one, None, RATE, SECONDS) for one in chosen[:21]]
 
 
-def test_plan_is_a_function_of_the_seed_and_the_first_clips_stay_when_more_are_asked_for(entries, plans):
-    again = plan.plan_entries(entries, 3, {"train": 20, "test": 7})
-    assert again[:20] == plans[:20] and again[20:] == [p for p in plans if p.split == "test"][:7]
-    assert plan.plan_entries(entries, 4, {"train": 5}) != plans[:5]
+def test_the_choice_is_a_function_of_the_seed_and_the_first_clips_stay_when_more_are_asked_for(entries, chosen):
+    again = specs.specify_entries(entries, 3, {"train": 20, "test": 7})
+    assert again[:20] == chosen[:20] and again[20:] == [p for p in chosen if p.split == "test"][:7]
+    assert specs.specify_entries(entries, 4, {"train": 5}) != chosen[:5]
 
 
-def test_no_tune_stands_in_two_splits(plans):
+def test_no_tune_stands_in_two_splits(chosen):
     splits = collections.defaultdict(set)
-    for one in plans:
+    for one in chosen:
         splits[one.tune].add(one.split)
     assert all(len(found) == 1 for found in splits.values())
 
@@ -81,34 +81,34 @@ def test_split_shares():
 
 def test_unknown_split_is_refused(entries):
     with pytest.raises(ValueError, match="unknown split 'dev'"):
-        plan.plan_entries(entries, 0, {"dev": 1})
+        specs.specify_entries(entries, 0, {"dev": 1})
 
 
-def test_balance(plans):
-    families = collections.Counter(one.family for one in plans)
+def test_balance(chosen):
+    families = collections.Counter(one.family for one in chosen)
     assert set(families) == set(FAMILIES) and max(families.values()) == min(families.values())
-    assert 0.4 < np.mean([one.one_family for one in plans]) < 0.7
-    assert 0.1 < np.mean([one.drums for one in plans]) < 0.3
+    assert 0.4 < np.mean([one.one_family for one in chosen]) < 0.7
+    assert 0.1 < np.mean([one.drums for one in chosen]) < 0.3
 
 
-def test_truth_is_what_the_parts_hold(plans, arrangements):
-    for one, made in zip(plans, arrangements, strict=True):
+def test_truth_is_what_the_parts_hold(chosen, arrangements):
+    for one, made in zip(chosen, arrangements, strict=True):
         truth = made.truth
-        assert list(truth.instruments) == list(dict.fromkeys(part.instrument.name for part in made.parts))
-        assert made.parts[0].role == "lead" and made.parts[0].instrument.family == truth.family == one.family
+        assert list(truth.instruments) == list(dict.fromkeys(track.instrument.name for track in made.tracks))
+        assert made.tracks[0].role == "lead" and made.tracks[0].instrument.family == truth.family == one.family
         heard = {BY_NAME[name].family for name in truth.instruments} - {""}
         assert set(truth.families) == heard and (len(heard) == 1) == one.one_family
         assert ("drums" in truth.instruments) == one.drums == ("drums" in truth.texture)
-        pitched = [part for part in made.parts if part.role != "drums"]
+        pitched = [track for track in made.tracks if track.role != "drums"]
         assert truth.texture.startswith("solo") == (len(pitched) == 1)
-        for part in pitched:
-            low = part.instrument.low - (12 if part.role != "lead" and part.instrument.chords else 0)
-            assert part.notes[:, 2].min() >= low and part.notes[:, 2].max() <= part.instrument.high
+        for track in pitched:
+            low = track.instrument.low - (12 if track.role != "lead" and track.instrument.chords else 0)
+            assert track.notes[:, 2].min() >= low and track.notes[:, 2].max() <= track.instrument.high
 
 
-def test_tempo_is_that_of_the_arranged_notes(plans, arrangements):
-    for one, made in zip(plans, arrangements, strict=True):
-        lead = made.parts[0].notes
+def test_tempo_is_that_of_the_arranged_notes(chosen, arrangements):
+    for one, made in zip(chosen, arrangements, strict=True):
+        lead = made.tracks[0].notes
         beats = lead[:, 0] * made.truth.tempo / 60
         unit = 3 if one.numerator % 3 == 0 and one.denominator == 8 else 1
         written = np.array(sorted({note[1] for note in one.excerpt})) / scores.TICKS
@@ -123,7 +123,7 @@ def test_tempo_is_that_of_the_arranged_notes(plans, arrangements):
 def test_key_is_that_of_the_arranged_notes(arrangements):
     agree, inside = [], []
     for made in arrangements:
-        notes = np.concatenate([part.notes for part in made.parts if part.role != "drums"])
+        notes = np.concatenate([track.notes for track in made.tracks if track.role != "drums"])
         weights = np.bincount(notes[:, 2].astype(int) % 12, weights=notes[:, 1], minlength=12)
         key = next(k for k in _keys(made.truth.mode) if k.name == made.truth.key)
         scale = list(key.scale) + ([(key.tonic + 9) % 12, (key.tonic + 11) % 12] if key.mode == "minor" else [])
@@ -146,7 +146,7 @@ def test_key_of_hand_written_notes():
     assert theory.Key(1, "minor").name == "C-sharp" and theory.Key(1, "major").name == "D-flat"
 
 
-def test_captions_are_several_true_and_name_the_lead(clips, plans, arrangements):
+def test_captions_are_several_true_and_name_the_lead(clips, chosen, arrangements):
     named, rng = [], np.random.default_rng(0)
     for made in arrangements:
         captions = caption.captions(made, rng, midicap=False)
@@ -181,20 +181,20 @@ def test_sound_is_full_length_and_never_silent(clips):
         assert -27 < 10 * np.log10(np.square(clip.audio).mean()) < -14
 
 
-def test_sound_is_the_same_bytes_in_any_order(plans, clips):
-    again = {one.id: render.render(one, synth.default_font(), RATE, SECONDS, midicap=False) for one in plans[5:2:-1]}
+def test_sound_is_the_same_bytes_in_any_order(chosen, clips):
+    again = {one.id: render.render(one, synth.default_font(), RATE, SECONDS, midicap=False) for one in chosen[5:2:-1]}
     for number in (3, 4, 5):
-        assert again[plans[number].id].audio.tobytes() == clips[number].audio.tobytes()
-        assert again[plans[number].id].truth == clips[number].truth
+        assert again[chosen[number].id].audio.tobytes() == clips[number].audio.tobytes()
+        assert again[chosen[number].id].truth == clips[number].truth
 
 
-def test_length_and_rate_are_arguments(plans):
-    audio = render.render(plans[0], None, 16000, 2.5, midicap=False).audio
+def test_length_and_rate_are_arguments(chosen):
+    audio = render.render(chosen[0], None, 16000, 2.5, midicap=False).audio
     assert audio.shape == (40000,)
-    with pytest.raises(ValueError, match="planned for 10.0 s, not 11"):
-        render.render(plans[0], None, RATE, 11.0)
+    with pytest.raises(ValueError, match="specified for 10.0 s, not 11"):
+        render.render(chosen[0], None, RATE, 11.0)
     with pytest.raises(FileNotFoundError, match="no SoundFont at /nowhere.sf2"):
-        render.render(plans[0], "/nowhere.sf2", RATE, 1.0)
+        render.render(chosen[0], "/nowhere.sf2", RATE, 1.0)
 
 
 def test_licences_are_recorded_and_free(clips, entries):
@@ -235,7 +235,7 @@ def test_controls_are_the_truth(arrangements):
         third = "minor" if truth.mode in ("minor", "dorian") else "major"
         assert controls.key == ((tonics[truth.key[0]] + shift) % 12, third)
         assert (controls.tempo, controls.metre, controls.downbeat) == (truth.tempo, truth.metre, 0.0)
-        assert controls.drums == any(part.role == "drums" for part in one.parts)
+        assert controls.drums == any(track.role == "drums" for track in one.tracks)
         assert controls.instruments == tuple(players) and controls.only
         back = decode(encode(controls))
         same = ("key", "metre", "drums", "tempo", "downbeat")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from melody_jax import storage
 from melody_jax.errors import UserError
 from melody_jax.files import read_object, write_whole
 from melody_jax.operations.sweep.ranges import Uniform, Values, size, text
@@ -51,7 +52,7 @@ class Sweep:
     kind: str = "grid"
     trials: int = 0
     seed: int = 0
-    data_dir: str = "./data"
+    data_dir: str = storage.DATA_DIR
     hardware: str = "auto"
     bindings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     gin_files: Sequence[str] = ()

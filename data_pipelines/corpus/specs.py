@@ -1,6 +1,6 @@
 """Chooses what to render: for every clip a tune, a window of it, and the choices that describe the arrangement.
 
-A plan is cheap, the same for the same seed, and complete: each clip can be rendered by itself, in any order, by any
+A spec is cheap, the same for the same seed, and complete: each clip can be rendered by itself, in any order, by any
 process. The first n clips of a split are the same however many are asked for.
 """
 
@@ -27,7 +27,7 @@ _TRIES = 40
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipPlan:
+class ClipSpec:
     """Everything that determines one clip.
 
     Attributes:
@@ -69,15 +69,15 @@ class ClipPlan:
     drums: bool
 
 
-def plan(
+def specify(
     seed: int,
     clips: dict[str, int],
     folder: str | os.PathLike,
     seconds: float = 10.0,
     restricted: bool = False,
     workers: int | None = None,
-) -> list[ClipPlan]:
-    """Plans the clips of each split.
+) -> list[ClipSpec]:
+    """Chooses the clips of each split.
 
     Families are drawn evenly; every tune of a split is used once before any is used again.
 
@@ -92,15 +92,17 @@ def plan(
     Raises:
         ValueError: an unknown split, or one whose pieces do not suffice.
     """
-    return plan_entries(index.load(folder, restricted, workers), seed, clips, seconds)
+    return specify_entries(index.load(folder, restricted, workers), seed, clips, seconds)
 
 
-def plan_entries(entries: list[index.Entry], seed: int, clips: dict[str, int], seconds: float = 10.0) -> list[ClipPlan]:
-    """As `plan`, of pieces that are at hand."""
+def specify_entries(
+    entries: list[index.Entry], seed: int, clips: dict[str, int], seconds: float = 10.0
+) -> list[ClipSpec]:
+    """As `specify`, of pieces that are at hand."""
     unknown = set(clips) - set(index.SPLITS)
     if unknown:
         raise ValueError(f"unknown split {sorted(unknown)[0]!r}; the splits are {', '.join(index.SPLITS)}")
-    plans = []
+    specs = []
     for split, count in clips.items():
         number = list(index.SPLITS).index(split)
         decks = {}
@@ -110,8 +112,8 @@ def plan_entries(entries: list[index.Entry], seed: int, clips: dict[str, int], s
         for clip in range(count):
             rng = np.random.default_rng((seed, number, 7, clip))
             family = FAMILIES[np.random.default_rng((seed, number, 8, clip // 7)).permutation(7)[clip % 7]]
-            plans.append(_clip(f"{split}-{clip:06d}", split, rng, family, decks, seconds))
-    return plans
+            specs.append(_clip(f"{split}-{clip:06d}", split, rng, family, decks, seconds))
+    return specs
 
 
 class _Deck:
@@ -135,7 +137,7 @@ class _Deck:
         return versions[self._rng.integers(len(versions))]
 
 
-def _clip(name: str, split: str, rng, family: str, decks, seconds: float) -> ClipPlan:
+def _clip(name: str, split: str, rng, family: str, decks, seconds: float) -> ClipSpec:
     one_family = bool(rng.random() < ONE_FAMILY_SHARE)
     shares = _ONE_FAMILY if one_family else _MIXED
     texture = str(rng.choice(list(shares), p=list(shares.values())))
@@ -151,7 +153,7 @@ def _clip(name: str, split: str, rng, family: str, decks, seconds: float) -> Cli
         if window is None:
             continue
         excerpt, key = window
-        return ClipPlan(
+        return ClipSpec(
             id=name,
             split=split,
             seed=int(rng.integers(2**31)),
