@@ -31,7 +31,7 @@ def tokens_directory(data_dir: str, name: str) -> Path:
 
 
 def latents_directory(directory: Path) -> Path:
-    """The folder of latents of the tokenised data set in `directory`, which holds the semantic tokens too."""
+    """The folder of latents of the tokenised data set in `directory`, which holds the tokens too."""
     return storage.path(directory) / LATENTS
 
 
