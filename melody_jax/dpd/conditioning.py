@@ -111,5 +111,5 @@ class PromptEmbedding(nn.Module):
     def __call__(self, condition: Int[Array, "B prefix"]) -> Float[Array, "B H"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         size, zeros = self.vocabulary.condition_size, nn.initializers.zeros
-        lookup = Embed(size, self.features, ("codes", "embed"), embedding_init=zeros, name="lookup", **dtypes)
+        lookup = Embed(size, self.features, ("input", "embed"), embedding_init=zeros, name="lookup", **dtypes)
         return jnp.sum(lookup(self.vocabulary.condition_rows(condition)), axis=1)
