@@ -83,10 +83,18 @@ def test_what_cannot_be_rehearsed_is_said_before_anything_runs(message, rehearse
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("options", [("--hosts", "1"), ("--hosts", "3"), ("--mfu", "40"), ("--compiled", "none.json")])
-def test_bad_options(rehearse, options):
-    code, out, error = rehearse(*options)
-    assert (code, out) == (2, "") and f"{options[0]} " in error
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--hosts", "1", "--hosts "),
+        ("--hosts", "3", "--hosts "),
+        ("--mfu", "40", "--mfu "),
+        ("--compiled", "none.json", "none.json cannot be read: "),
+    ],
+)
+def test_bad_options(rehearse, option, value, named):
+    code, out, error = rehearse(option, value)
+    assert (code, out) == (2, "") and named in error
 
 
 def test_a_report_of_another_training_is_refused(rehearse):

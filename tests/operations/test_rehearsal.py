@@ -157,5 +157,5 @@ def test_a_compiled_step_is_that_of_this_training(tmp_path):
         with pytest.raises(UserError, match="--compiled"):
             compiled_step(file, config.stage, config.run, V5E_256)
     file.write_text("[]")
-    with pytest.raises(UserError, match="no report"):
+    with pytest.raises(UserError, match="report.json cannot be read: it holds no JSON object"):
         compiled_step(file, config.stage, config.run, V5E_256)
