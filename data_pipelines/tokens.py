@@ -4,8 +4,8 @@ controls, and the lineage of what made them.
 It is a TFDS data set under DATA_DIR/melody_tokens/NAME/5.0.0 (`tfds.builder_from_directory` reads it), and its metadata
 name the parts (by id) and the geometry: training on tokens of other parts than the ones at hand is refused. The folder
 `latents` in it is another one, of the same clips in the same order: latents, 80 times as many bytes, and again all that a
-diffusion model may be told of a clip. The language model reads the first and the diffusion model the second, each with one read per clip. Clips are in
-the order of the audio data set.
+diffusion model may be told of a clip. The language model reads the first and the diffusion model the second, each with one
+read per clip. Clips are in the order of the audio data set.
 """
 
 import dataclasses
