@@ -42,9 +42,9 @@ class UserError(Exception):
 
 def lacking(extra: str, what: str, reason: object = "") -> UserError:
     """The error where `what` needs an extra of setup.py that is not installed: it says how to install it."""
-    how = (
-        "`make install`" if extra == "data" else f"pip install 'melody_jax[{extra}]'"
-    )  # no pip command is all of `data`
+    how = f"pip install 'melody_jax[{extra}]'"
+    if extra == "data":  # which no pip command is all of
+        how = "`make install`"
     return UserError(f"{what} needs the extra `{extra}`{f' ({reason})' if reason else ''}; {how} installs it")
 
 
