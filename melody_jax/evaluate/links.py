@@ -1,22 +1,29 @@
 """Where notes are lost: the same measures at every link of the chain from a clip to what is made of it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from melody_jax.errors import UserError
 from melody_jax.evaluate import spectra
+from melody_jax.evaluate.columns import Columns, Real, batched
 from melody_jax.evaluate.estimate import Estimate
 from melody_jax.evaluate.families import FamilyJudge
+from melody_jax.evaluate.figures import Figure
 from melody_jax.evaluate.notes import PitchClassJudge, chroma_cosine, onset_f
+from melody_jax.evaluate.players import Listener, Player
 from melody_jax.evaluate.probe import FamilyProbe, PitchClassProbe, SpectrumProbe, stacked
 from melody_jax.evaluate.tables import Cell, Table
 from melody_jax.evaluate.truth import Truth
+from melody_jax.geometry import Geometry
 from melody_jax.shapes import Float, Int
 
 PITCH, CHROMA, ONSETS, FAMILY = "pitch class, solos", "chroma cosine, several parts", "onsets F", "family"
 ANOTHER = "another clip"
+OWN = "diffusion, from the clip's own tokens"
+BESIDE_OWN = {"originals": "original", "another clip": ANOTHER}
 COLUMNS = (PITCH, CHROMA, ONSETS, FAMILY)
 NOTE = (
     "Share of frames of solos with the right pitch class, cosine of chroma with the original's where several parts play, "
@@ -127,6 +134,64 @@ def probe_rows(
             FAMILY: family.right(unseen, held_out.truth.families),
         }
     return rows
+
+
+def notes_at_every_link(
+    geometry: Geometry,
+    melody: Player,
+    models: Listener,
+    train: Real,
+    clips: Sequence[Any],
+    tokens: Columns,
+    judges: Judges,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[Table, list[Figure]]:
+    """The table of links on held-out clips whose notes are known, and the bound that training must reach.
+
+    Args:
+      geometry: of the tokens.
+      melody, models: of the same weights.
+      train: what probes are fitted on.
+      clips: held-out ones, solos and others.
+      tokens: of these clips, with latents.
+      judges: fitted on `train`.
+      seed: of diffusion and language model.
+      progress: whether bars are shown.
+    """
+    audio, truth = np.stack([clip.audio for clip in clips]), Truth.of([clip.truth for clip in clips])
+    if tokens.latents is None:
+        raise ValueError("notes_at_every_link: the clips have no latents")
+    own = melody.perform(tokens.semantic, tokens.mulan, tokens.controls, seed=seed, progress=progress)
+    written = melody.generate(audio=list(audio), seed=seed, seconds=geometry.clip_seconds, progress=progress)
+    levels, codes = geometry.semantic_levels, geometry.semantic_codes
+    seen = Probed(by_level(train.tokens.semantic, levels, codes), train.truth, codes)
+    unseen = Probed(by_level(tokens.semantic, levels, codes), truth, codes)
+    bands = spectra.relative(spectra.bands(train.audio, judges.sample_rate))
+    table = link_table(
+        audio,
+        {
+            "autoencoder": batched(models.reconstruct, audio),
+            "decoder that sampling uses": melody.decode(tokens.latents),
+            OWN: own,
+        },
+        truth,
+        judges,
+        {"language model's own tokens": np.stack([piece.audio for piece in written])},
+        probe_rows(seen, unseen, audio, bands, judges.sample_rate),
+    )
+    return table, [own_notes(table)]
+
+
+def own_notes(table: Table) -> Figure:
+    """The bound on the notes that the diffusion plays from a clip's own tokens."""
+    name = "pitch class from own tokens, solos"
+    own = table.rows[OWN].get(PITCH)
+    if not isinstance(own, Estimate):
+        return Figure.unmeasured("dpd", name, "it takes a held-out solo whose notes are known")
+    cells = {words: table.rows.get(row, {}).get(PITCH) for words, row in BESIDE_OWN.items()}
+    beside = ", ".join(f"{words} {cell.value:.3f}" for words, cell in cells.items() if isinstance(cell, Estimate))
+    return Figure("dpd", name, own.value, beside, 0.6, ">=", own.interval)
 
 
 def _row(audio: np.ndarray, reference: np.ndarray, truth: Truth, judges: Judges) -> dict[str, Cell]:

@@ -9,12 +9,15 @@ import numpy as np
 from data_pipelines import read, tokens
 from melody_jax.bundle.bundle import Bundle
 from melody_jax.errors import UserError
-from melody_jax.evaluate import judge_models, links, protocol
+from melody_jax.evaluate import judge_models, links
+from melody_jax.evaluate.columns import Columns, Real, balanced
 from melody_jax.evaluate.figures import Figure
+from melody_jax.evaluate.models import representations, token_models
 from melody_jax.evaluate.page import Heard
+from melody_jax.evaluate.players import Made, make_music
 from melody_jax.evaluate.probe import MusicProbe
-from melody_jax.evaluate.protocol import Columns
 from melody_jax.evaluate.tables import Table
+from melody_jax.evaluate.text_to_music import text_to_music
 from melody_jax.evaluate.truth import Truth
 from melody_jax.generate import Melody
 from melody_jax.geometry import Geometry
@@ -126,8 +129,8 @@ def evaluate(asked: Evaluation) -> Measured:
     train = _columns(tokens.read_tokens(folder, "train"), latents=False)
     test = _columns(tokens.read_tokens(folder, "test")).of([clip.id for clip in held_out])
     figures = [
-        *protocol.representations(models, held_out, geometry.sample_rate),
-        *protocol.token_models(models, train, test),
+        *representations(models, held_out, geometry.sample_rate),
+        *token_models(models, train, test),
     ]
     tables, heard, real, judges, probe = [], [], None, None, None
     if (asked.links or asked.prompts) and all(clip.truth for clip in held_out):
@@ -136,17 +139,17 @@ def evaluate(asked: Evaluation) -> Measured:
             real, judges, probe = _fitted(seen, train, geometry)
         except UserError as lack:
             figures.append(Figure.unmeasured("judges", "notes at every link, and what prompts name", str(lack)))
-        rows = protocol.balanced([clip.truth for clip in held_out], asked.links)
+        rows = balanced([clip.truth for clip in held_out], asked.links)
         if rows and real and judges:
             linked = [held_out[row] for row in rows], test.take(rows)
-            found, more = protocol.notes_at_every_link(geometry, melody, models, real, *linked, judges, asked.seed)
+            found, more = links.notes_at_every_link(geometry, melody, models, real, *linked, judges, asked.seed)
             tables, figures = [found], figures + more
     if asked.prompts:
         judge = judges and judges.family
         known = judge is not None and all(clip.truth for clip in held_out)
-        made = protocol.make_music(geometry, melody, held_out, known, asked.prompts, asked.seed)
+        made = make_music(geometry, melody, held_out, known, asked.prompts, asked.seed)
         everything = held_out, test, train, judge, probe, listeners
-        found, more = protocol.text_to_music(geometry, made, models, *everything)
+        found, more = text_to_music(geometry, made, models, *everything)
         tables, figures = [*tables, found], figures + more
         heard = _heard(made, held_out)
     facts: dict[str, Any] = {"data": read.metadata(audio)["id"][:12], "held-out clips": len(held_out)}
@@ -155,7 +158,7 @@ def evaluate(asked: Evaluation) -> Measured:
     return Measured(figures, tables, facts, heard, geometry.sample_rate)
 
 
-def _heard(made: protocol.Made, clips: Sequence[Any]) -> list[Heard]:
+def _heard(made: Made, clips: Sequence[Any]) -> list[Heard]:
     """The first pieces, for the page."""
     return [
         Heard(sentence, piece.audio, clips[row].audio, piece.settings.loudness)
@@ -170,7 +173,7 @@ def _tokens(bundle: Bundle, asked: Evaluation) -> Path:
     return found or ensure(bundle.parts, asked.token_dir, asked.data, asked.data_dir, tokenizer=bundle.tokenizer)
 
 
-def _fitted(seen: Sequence[Any], train: Columns, geometry: Geometry) -> tuple[protocol.Real, links.Judges, MusicProbe]:
+def _fitted(seen: Sequence[Any], train: Columns, geometry: Geometry) -> tuple[Real, links.Judges, MusicProbe]:
     """Real renders of the training split, and what is fitted on them.
 
     Raises:
@@ -178,7 +181,7 @@ def _fitted(seen: Sequence[Any], train: Columns, geometry: Geometry) -> tuple[pr
     """
     if not seen:
         raise UserError("it takes training clips whose notes are known")
-    real = protocol.Real(
+    real = Real(
         np.stack([clip.audio for clip in seen]),
         Truth.of([clip.truth for clip in seen]),
         train.of([clip.id for clip in seen]),

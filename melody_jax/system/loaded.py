@@ -208,12 +208,11 @@ class Loaded:
         Args:
           tokens: L / frames_per_token moments.
           known: clean latents at delta = 0 where `mask` is True; with a strength below 1 what diffusion starts from, too.
-          condition: the language model's, for a network that reads one (`DPDConfig.prompt`); else it is left out.
+          condition: the language model's, for a network that reads one (`DPDConfig.prompt`); ignored by others.
           **how: steps, schedule, scale, clip, strength; see `System.diffuse`.
         """
         inputs = self._rows(tokens), self._rows(keys), self._rows(known), self._whole(mask)
-        read = condition if self.system.dpd.config.prompt else None
-        return self._diffuse(self.weights["dpd"], *inputs, read, **how)
+        return self._diffuse(self.weights["dpd"], *inputs, condition, **how)
 
     def decode(
         self,

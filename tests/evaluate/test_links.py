@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from melody_jax.errors import UserError
-from melody_jax.evaluate import links, probe, protocol, rates, spectra
+from melody_jax.evaluate import columns, links, players, probe, rates, spectra, text_to_music
 from melody_jax.evaluate.estimate import Estimate
 from melody_jax.evaluate.figures import Figure, write_report
 from melody_jax.evaluate.judge_models import JudgeModel
@@ -52,21 +52,21 @@ def _clips(count: int, seed: int) -> list[types.SimpleNamespace]:
     return made
 
 
-def _tokens(clips: list[types.SimpleNamespace]) -> protocol.Columns:
+def _tokens(clips: list[types.SimpleNamespace]) -> columns.Columns:
     """Tokens that hold the pitch class of the leading part."""
     frames = SECONDS * spectra.FRAME_RATE
     at = np.minimum((np.arange(frames) / spectra.FRAME_RATE / STEP).astype(int), int(SECONDS / STEP) - 1)
     lead = [np.array([n[2] % 12 for n in clip.truth.notes if n[3] == 0])[at] for clip in clips]
     nothing = np.zeros((len(clips), 1), int)
     names = [clip.id for clip in clips], [clip.truth.family for clip in clips]
-    return protocol.Columns(*names, nothing, nothing, np.stack(lead), np.zeros((len(clips), 1, 1)))
+    return columns.Columns(*names, nothing, nothing, np.stack(lead), np.zeros((len(clips), 1, 1)))
 
 
 @pytest.fixture(scope="module")
 def music():
     train, held_out = _clips(32, 0), _clips(8, 1)
     audio, truth = np.stack([clip.audio for clip in train]), Truth.of([clip.truth for clip in train])
-    return train, held_out, protocol.Real(audio, truth, _tokens(train)), links.Judges(audio, truth, RATE)
+    return train, held_out, columns.Real(audio, truth, _tokens(train)), links.Judges(audio, truth, RATE)
 
 
 BETWEEN = "MuLan distance between prompts"
@@ -105,8 +105,8 @@ class _Models:
 
 
 def _text_to_music(melody, clips, tokens, train_tokens, judge, prompts, listeners=()):
-    made = protocol.make_music(GEOMETRY, melody, clips, judge is not None, prompts, progress=False)
-    return protocol.text_to_music(GEOMETRY, made, _Models(), clips, tokens, train_tokens, judge, None, listeners)
+    made = players.make_music(GEOMETRY, melody, clips, judge is not None, prompts, progress=False)
+    return text_to_music.text_to_music(GEOMETRY, made, _Models(), clips, tokens, train_tokens, judge, None, listeners)
 
 
 def _value(cell) -> float:
@@ -124,19 +124,19 @@ def test_every_link_has_its_row_and_drones_lose_the_notes(music):
     tokens, tables = _tokens(held_out), {}
     for name, played in (("faithful", lambda audio: audio), ("drone", _drone)):
         melody = _Melody(held_out, played)
-        table, figures = protocol.notes_at_every_link(
+        table, figures = links.notes_at_every_link(
             GEOMETRY, melody, _Models(), real, held_out, tokens, judges, progress=False
         )
         tables[name] = table
         assert [figure.reached for figure in figures] == [name == "faithful"]
     rows = tables["faithful"].rows
-    assert set(rows) >= {"another clip", "original", "autoencoder", protocol.OWN, "language model's own tokens"}
+    assert set(rows) >= {"another clip", "original", "autoencoder", links.OWN, "language model's own tokens"}
     assert _value(rows["original"][links.PITCH]) > 0.7 > 0.4 > _value(rows["another clip"][links.PITCH])
     assert _value(rows["original"][links.CHROMA]) > 0.99 > 0.8 > _value(rows["another clip"][links.CHROMA])
     assert _value(rows["original"][links.ONSETS]) > 0.9 and _value(rows["original"][links.FAMILY]) > 0.9
     probed = rows["tokens, by a linear probe"]
     assert _value(probed[links.PITCH]) > 0.95 and _value(probed[links.CHROMA]) > 0.6
-    lost = tables["drone"].rows[protocol.OWN]
+    lost = tables["drone"].rows[links.OWN]
     assert _value(lost[links.PITCH]) < 0.1 and _value(lost[links.CHROMA]) < 0.3 and _value(lost[links.ONSETS]) < 0.3
 
 
@@ -172,9 +172,9 @@ def test_some_prompts_are_made_again_under_other_seeds(music):
             return calls
 
     melody = Recording(held_out, lambda audio: audio)
-    made = protocol.make_music(GEOMETRY, melody, held_out, False, 8, seed=5, progress=False)
+    made = players.make_music(GEOMETRY, melody, held_out, False, 8, seed=5, progress=False)
     assert [sentence for sentence, _ in made.pieces] == made.sentences and len(made.sentences) == 8
-    assert [sentence for sentence, _ in made.again] == [s for s in made.sentences[: protocol.VARIED] for _ in range(3)]
+    assert [sentence for sentence, _ in made.again] == [s for s in made.sentences[: players.VARIED] for _ in range(3)]
     assert [seed for _, seed in calls] == list(range(5, 5 + len(calls)))
 
 
@@ -191,7 +191,7 @@ def test_one_clip_whose_notes_are_known_is_measured_and_what_needs_more_is_named
     train, held_out, real, judges = music
     one, melody = held_out[2:3], _Melody(held_out[2:3], lambda audio: audio)  # a duet
     tokens = _tokens(one)
-    table, (own,) = protocol.notes_at_every_link(GEOMETRY, melody, _Models(), real, one, tokens, judges, progress=False)
+    table, (own,) = links.notes_at_every_link(GEOMETRY, melody, _Models(), real, one, tokens, judges, progress=False)
     assert "another clip" not in table.rows and _value(table.rows["original"][links.CHROMA]) > 0.99
     assert own.lacks == "it takes a held-out solo whose notes are known" and not own.missed
     arguments = melody, one, tokens, _tokens(train), judges.family, 6
@@ -268,7 +268,7 @@ def test_links_take_solos_and_others_in_turn():
         return types.SimpleNamespace(texture=texture, notes=notes)
 
     truths = [truth("solo"), truth("solo"), truth("duet"), truth("solo"), None, truth("duet", ())]
-    assert protocol.balanced(truths, 2) == [0, 2] and protocol.balanced(truths, 9) == [0, 1, 2, 3]
+    assert columns.balanced(truths, 2) == [0, 2] and columns.balanced(truths, 9) == [0, 1, 2, 3]
 
 
 def test_the_report_holds_the_tables(tmp_path):

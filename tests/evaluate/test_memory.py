@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from melody_jax.evaluate.protocol import memory
+from melody_jax.evaluate.models import memory
 
 MULAN, PASSAGES = np.zeros((3, 2), int), np.arange(12).reshape(3, 4)
 

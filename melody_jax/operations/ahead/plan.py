@@ -109,14 +109,14 @@ def _sampling_program(
         return system.decode, (latents,), (0,)
     if name == "dpd-sampler":
 
-        def diffuse(params: PyTree, tokens: Any, keys: Any, known: Any, mask: Any, *condition: Any) -> Any:
+        def diffuse(params: PyTree, tokens: Any, keys: Any, known: Any, mask: Any, condition: Any) -> Any:
             how = {"steps": steps, "schedule": "linear", "scale": guidance, "clip": 1.0}
-            return system.diffuse(params, tokens, keys, known, mask, *condition, **how)
+            return system.diffuse(params, tokens, keys, known, mask, condition, **how)
 
         keys = jax.ShapeDtypeStruct((rows, 2), jnp.uint32)
         mask = jax.ShapeDtypeStruct((1, geometry.clip_frames), bool)
-        condition = (jax.ShapeDtypeStruct((rows, system.vocabulary.prefix), jnp.int32),) * system.dpd.config.prompt
-        return diffuse, (tokens, keys, latents, mask, *condition), (0, 0, 0, None) + (0,) * len(condition)
+        condition = jax.ShapeDtypeStruct((rows, system.vocabulary.prefix), jnp.int32)
+        return diffuse, (tokens, keys, latents, mask, condition), (0, 0, 0, None, 0)
     length = system.vocabulary.prefix + tokens.shape[1]
     cache = jax.eval_shape(rules.on_mesh(lambda: empty_cache(system.lm.config, twice, length), mesh))
     split = cache.replace(key=1, value=1, length=None, tokens=0)
