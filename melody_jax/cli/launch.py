@@ -83,6 +83,7 @@ def rehearse(args: argparse.Namespace) -> int:
     from launch.local_pod import Pod
     from melody_jax.cli import train
     from melody_jax.operations.rehearsal import rehearse as rehearsal
+    from melody_jax.operations.rehearsal.prepare import prepare
     from melody_jax.operations.rehearsal.slices import Slices
 
     job = descriptions.read(args.file)
@@ -96,7 +97,7 @@ def rehearse(args: argparse.Namespace) -> int:
     request, folder = train.request_in(words, "tpu"), Path(args.out).absolute() / job.name
     compiled = None if args.compiled is None else Path(args.compiled).absolute()
     with contextlib.chdir(job.code):
-        what = rehearsal.prepare(job.name, facts, words, request, args.hosts, args.mfu, compiled)
+        what = prepare(job.name, facts, words, request, args.hosts, args.mfu, compiled)
 
         def start(command: Sequence[str], log: TextIO, kill_when: Callable[[], bool] | None) -> int:
             return Pod(command, what.small.hosts, what.small.devices, GRACE, log).run(kill_when)

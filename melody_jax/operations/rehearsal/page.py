@@ -3,13 +3,10 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from melody_jax.operations.rehearsal.forecast import HOURS, Forecast, Whole
+from melody_jax.operations.rehearsal.prepare import Rehearsal
 from melody_jax.operations.rehearsal.trial import TOLERANCE, Trial
-
-if TYPE_CHECKING:
-    from melody_jax.operations.rehearsal.rehearse import Rehearsal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +22,13 @@ class Measured:
     written: float
 
 
-def page(what: "Rehearsal", predicted: Forecast, shown: Trial, measured: Measured, whole: Mapping[str, Whole]) -> str:
+def page(what: Rehearsal, predicted: Forecast, shown: Trial, measured: Measured, whole: Mapping[str, Whole]) -> str:
     """All of it."""
     sections = [_heading(what), _pod(what, shown), _slices(what, predicted, shown, measured)]
     return "\n\n".join([*sections, *([_publication(what, whole)] if whole else [])]) + "\n"
 
 
-def _heading(what: "Rehearsal") -> str:
+def _heading(what: Rehearsal) -> str:
     slices, stage = what.slices, what.config.stage
     return (
         f"# Rehearsal of {what.name}\n\n{stage.name} of size {what.request.size}, global batch {stage.batch_size:,}, mesh "
@@ -40,7 +37,7 @@ def _heading(what: "Rehearsal") -> str:
     )
 
 
-def _pod(what: "Rehearsal", shown: Trial) -> str:
+def _pod(what: Rehearsal, shown: Trial) -> str:
     small, slices = what.small, what.slices
     if small.hosts == slices.hosts:
         hosts = f"{small.hosts} hosts, as many as the slices have"
@@ -60,7 +57,7 @@ def _pod(what: "Rehearsal", shown: Trial) -> str:
     return f"## On this machine\n\n{_table(('what', 'found'), lines)}"
 
 
-def _slices(what: "Rehearsal", predicted: Forecast, shown: Trial, measured: Measured) -> str:
+def _slices(what: Rehearsal, predicted: Forecast, shown: Trial, measured: Measured) -> str:
     slices, run = what.slices, what.config.run
     source = "the compiler's estimate" if what.step else "assumed, docs/scaling.md" if what.mfu is None else "given"
     enough = measured.rows / predicted.rows
@@ -85,7 +82,7 @@ def _slices(what: "Rehearsal", predicted: Forecast, shown: Trial, measured: Meas
     return f"## On the slices\n\n{_table(('what', 'forecast'), lines)}"
 
 
-def _publication(what: "Rehearsal", whole: Mapping[str, Whole]) -> str:
+def _publication(what: Rehearsal, whole: Mapping[str, Whole]) -> str:
     rows = [
         (
             name if stage.steps else "tokens of all music",
