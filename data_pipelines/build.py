@@ -1,4 +1,4 @@
-"""From a request to a finished data set on disk: list, stage with all cores of all hosts, report what was refused, write."""
+"""From a request to a finished data set on disk: list, make clips with all cores of all hosts, report what was refused, write."""
 
 import collections
 import contextlib
@@ -29,7 +29,7 @@ _LONGER_THAN_A_CLIP = 11.0
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """Everything the data set will hold, staged on disk.
+    """Everything the data set will hold, in chunks on disk.
 
     Attributes:
         chunks: of every split, in the order of the inputs.
@@ -92,7 +92,7 @@ def prepare(
     found: Sequence[sources.Listed] | None = None,
     share: Share = ALONE,
 ) -> Prepared:
-    """Stages every clip of `request` under `directory`/staging and writes `directory`/rejected.jsonl.
+    """Makes every clip of `request`, in chunks under `directory`/staging and writes `directory`/rejected.jsonl.
 
     Args:
         directory: of the data set's config, above its version folder.
@@ -118,7 +118,7 @@ def prepare(
     if old is not None and not is_corpus:
         _reuse(old, share.of(work), make, directory / "staging")
     unit = " clips" if is_corpus else "B"
-    chunks = staging.stage(work, make, directory / "staging", processes, unit, share)
+    chunks = staging.make_chunks(work, make, directory / "staging", processes, unit, share)
     for chunk in chunks:
         rejected += chunk.rejections()
     if is_corpus:
@@ -149,7 +149,7 @@ def build(
     """Builds data set `name` and returns its folder. The bytes are the same for any number of hosts and processes.
 
     Hosts share the folders of the music and of the data set. Each decodes its share of the files, then writes its share of
-    the clips; what is staged or written is not done again. A finished data set stays as it is if its inputs have not
+    the clips; what is made or written is not done again. A finished data set stays as it is if its inputs have not
     changed, and is made again otherwise. While another process writes it, this one waits.
 
     Args:

@@ -100,7 +100,7 @@ def _difference(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
 
 
 def reuse(directory: Path, chunks: Iterable[staging.Chunk]) -> int:
-    """Restores chunks to the stage from the finished data set in `directory`. Returns how many."""
+    """Restores chunks from the finished data set in `directory`. Returns how many."""
     rows = {row["chunk"]: row for row in _rows(directory) if "chunk" in row}
     wanted = {
         chunk.path.name: chunk for chunk in chunks if chunk.path.name in rows and not staging.is_whole(chunk.path)

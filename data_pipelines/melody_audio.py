@@ -96,10 +96,10 @@ def write(
     replaces: bool,
     share: Share = ALONE,
 ) -> None:
-    """Makes a data set of what is staged, and clears the stage.
+    """Makes a data set of what the chunks hold, and removes these.
 
     Clips stand in the order of hashes of their ids, as TFDS's own writer has it, so that neighbours are of different music.
-    Every host computes all of it from the lists of what is staged, and writes its share of the files.
+    Every host computes all of it from the lists of what the chunks hold, and writes its share of the files.
 
     Args:
         directory: the version folder.
@@ -155,7 +155,7 @@ def _places(split: str, chunks: Sequence[staging.Chunk]) -> np.ndarray:
 
 
 def _example(clip: dict[str, Any]) -> dict[str, Any]:
-    """A staged clip as `features` has it."""
+    """A clip of a chunk as `features` has it."""
     truth = clip["truth"] or NO_TRUTH
     told = clip.get("controls", [controls.UNKNOWN] * len(controls.SLOTS))
     return {

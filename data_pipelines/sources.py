@@ -42,7 +42,7 @@ class SoundFile:
         licence: "" where nobody stated one.
         start, end: the part to take, seconds, of a file that is longer than 11 s and reaches to `end`; any other file is the
             part itself. end None takes all of the file.
-        size, modified: of the file (bytes, ns), so that staged work is redone when it changes.
+        size, modified: of the file (bytes, ns), so that its chunk is made anew when it changes.
         tags: everything that its sidecars or its row say of it, as they say it (AudioCraft's bpm, key, instrument, ...).
     """
 

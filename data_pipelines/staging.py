@@ -1,4 +1,4 @@
-"""Clips made by all cores and staged on disk, so that a killed build goes on where it stopped.
+"""Clips made by all cores and kept on disk as chunks, so that a killed build goes on where it stopped.
 
 Every piece of work has a chunk: a file that one process writes clip by clip, under a temporary name until it is
 complete, so that no sound file is in memory as a whole. A chunk depends on its work alone: neither the number of
@@ -36,7 +36,7 @@ from melody_jax.parallel.share import ALONE, Share
 from melody_jax.samples import to_int16
 from melody_jax.storage import Path
 
-# Part of every chunk's name: raise it when the staged form or the making of clips changes.
+# Part of every chunk's name: raise it when the form of chunks or the making of clips changes.
 _FORM = 4
 # The last line of a chunk: how many records it has, and the bytes of the list of them before this line.
 _END = re.compile(rb'\{"end": \d+, "list": (\d+)\}\n\Z')
@@ -66,7 +66,7 @@ class Work:
     Attributes:
         name: what a rejection calls it.
         item: what the maker makes clips of.
-        split: of its clips; "" where that is decided when all is staged.
+        split: of its clips; "" where that is decided when all chunks are made.
         amount: of work, in the progress bar's unit.
     """
 
@@ -112,7 +112,7 @@ class Chunk:
         return json.loads(record) | {"audio": np.frombuffer(audio, "<i2")}
 
     def rejections(self) -> list[Rejection]:
-        """In terms of the work's own path: the sound may have been staged from another."""
+        """In terms of the work's own path: the chunk may have been made of another."""
         rejected = (record for record in self.records() if "reason" in record)
         return [
             Rejection(self.work.name, record["reason"], record["start"], again=record.get("again", False))
@@ -120,7 +120,7 @@ class Chunk:
         ]
 
 
-def stage(
+def make_chunks(
     work: Sequence[Work],
     make: Make,
     directory: Path,
@@ -128,7 +128,7 @@ def stage(
     unit: str,
     share: Share = ALONE,
 ) -> tuple[Chunk, ...]:
-    """Makes all clips of `work` that are not staged yet, with a progress bar; of several hosts each makes its share.
+    """Makes all clips of `work` that have no chunk yet, with a progress bar; of several hosts each makes its share.
 
     Args:
         work: in the order of the data set.

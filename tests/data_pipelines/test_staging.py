@@ -31,10 +31,10 @@ def _bytes(chunks):
 
 
 def test_a_killed_build_goes_on_with_the_same_bytes(tmp_path):
-    whole = staging.stage(_works(60), make_slowly, tmp_path / "whole", 1, "clips")
+    whole = staging.make_chunks(_works(60), make_slowly, tmp_path / "whole", 1, "clips")
     script = (
         f"import {__name__} as t, pathlib; "
-        f"t.staging.stage(t._works(60), t.make_slowly, pathlib.Path({str(tmp_path / 'cut')!r}), 1, 'clips')"
+        f"t.staging.make_chunks(t._works(60), t.make_slowly, pathlib.Path({str(tmp_path / 'cut')!r}), 1, 'clips')"
     )
     child = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
     while child.poll() is None and len(list(tmp_path.glob("cut/chunk-*"))) < 10:
@@ -44,18 +44,18 @@ def test_a_killed_build_goes_on_with_the_same_bytes(tmp_path):
     done = list(tmp_path.glob("cut/chunk-*"))
     assert 0 < len(done) < len(whole)
     times = {path: path.stat().st_mtime_ns for path in done}
-    resumed = staging.stage(_works(60), make_slowly, tmp_path / "cut", 1, "clips")
+    resumed = staging.make_chunks(_works(60), make_slowly, tmp_path / "cut", 1, "clips")
     assert _bytes(resumed) == _bytes(whole)
     assert set(done) < {chunk.path for chunk in resumed}
     assert all(path.stat().st_mtime_ns == times[path] for path in done)  # not made again
 
 
 def test_a_chunk_that_the_disk_lost_the_end_of_is_made_again(tmp_path):
-    chunks = staging.stage(_works(2), make_slowly, tmp_path, 1, "clips")
+    chunks = staging.make_chunks(_works(2), make_slowly, tmp_path, 1, "clips")
     expected = _bytes(chunks)
     chunks[0].path.write_bytes(expected[0][:-20])
     chunks[1].path.write_bytes(b"")
-    assert _bytes(staging.stage(_works(2), make_slowly, tmp_path, 1, "clips")) == expected
+    assert _bytes(staging.make_chunks(_works(2), make_slowly, tmp_path, 1, "clips")) == expected
 
 
 def make_badly(item):
@@ -70,11 +70,11 @@ def make_with_half_a_character(item):
 
 
 def test_a_failing_maker_leaves_a_rejection_and_no_clip(tmp_path):
-    chunks = staging.stage(_works(4), make_badly, tmp_path, 1, "clips")
+    chunks = staging.make_chunks(_works(4), make_badly, tmp_path, 1, "clips")
     assert [clip["id"] for chunk in chunks for clip in chunk.clips()] == ["0", "2"]
     rejected = [rejection for chunk in chunks for rejection in chunk.rejections()]
     assert rejected == [Rejection(n, "RuntimeError: the string broke") for n in ("1", "3")]
-    (chunk,) = staging.stage(_works(1), make_with_half_a_character, tmp_path, 1, "clips")
+    (chunk,) = staging.make_chunks(_works(1), make_with_half_a_character, tmp_path, 1, "clips")
     assert not list(chunk.clips()) and "surrogates not allowed" in chunk.rejections()[0].reason
 
 
@@ -87,13 +87,13 @@ class _FullDisk(io.FileIO):
 
 def test_a_full_disk_is_no_fault_of_the_music(tmp_path, monkeypatch):
     """It ends the build; when there is room again everything is there."""
-    staging.stage(_works(2), make_slowly, tmp_path, 1, "clips")
+    staging.make_chunks(_works(2), make_slowly, tmp_path, 1, "clips")
     with monkeypatch.context() as patch:
         patch.setattr(staging, "open", _FullDisk, raising=False)
         with pytest.raises(OSError, match="No space left on device; what is finished is kept") as refusal:
-            staging.stage(_works(4), make_slowly, tmp_path, 1, "clips")
+            staging.make_chunks(_works(4), make_slowly, tmp_path, 1, "clips")
     assert refusal.value.filename == str(tmp_path) and len(list(tmp_path.glob("*chunk*"))) == 2
-    chunks = staging.stage(_works(4), make_slowly, tmp_path, 1, "clips")
+    chunks = staging.make_chunks(_works(4), make_slowly, tmp_path, 1, "clips")
     assert [clip["id"] for chunk in chunks for clip in chunk.clips()] == ["0", "1", "2", "3"]
 
 
@@ -108,11 +108,11 @@ _forbidden = []
 
 def test_what_the_machine_did_not_give_is_asked_for_again(tmp_path):
     _forbidden.append(True)
-    (refused,) = staging.stage(_works(1), make_where_allowed, tmp_path, 1, "clips")
+    (refused,) = staging.make_chunks(_works(1), make_where_allowed, tmp_path, 1, "clips")
     _forbidden.clear()
     (rejection,) = refused.rejections()
     assert rejection.again and "Permission denied" in rejection.reason
-    (chunk,) = staging.stage(_works(1), make_where_allowed, tmp_path, 1, "clips")
+    (chunk,) = staging.make_chunks(_works(1), make_where_allowed, tmp_path, 1, "clips")
     assert not chunk.rejections() and len(list(chunk.clips())) == 1
 
 
@@ -130,11 +130,11 @@ def make_and_die_once(item):
 
 def test_a_dying_worker_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="a worker process died"):
-        staging.stage(_works(40), make_and_die, tmp_path, 2, "clips")
+        staging.make_chunks(_works(40), make_and_die, tmp_path, 2, "clips")
 
 
 def test_a_file_that_kills_the_process_is_one_rejection(tmp_path):
-    chunks = staging.stage(_works(6), make_and_die_once, tmp_path, 2, "clips")
+    chunks = staging.make_chunks(_works(6), make_and_die_once, tmp_path, 2, "clips")
     assert [clip["id"] for chunk in chunks for clip in chunk.clips()] == ["0", "1", "2", "4", "5"]
     (rejection,) = chunks[3].rejections()
     assert rejection.path == "3" and "the process that reads it dies" in rejection.reason
@@ -162,7 +162,7 @@ def make_sounds(item):
 def test_the_same_sound_is_used_once_and_never_split(tmp_path):
     sounds = {"a": "123", "b": "456", "copy of a": "123", "longer b": "4567", "longer still": "78", "other": "9"}
     files = [SoundFile(f"/{name}", name, tuple(levels), "folder") for name, levels in sounds.items()]
-    chunks = staging.stage([staging.Work(file.path, file) for file in files], make_sounds, tmp_path, 1, "clips")
+    chunks = staging.make_chunks([staging.Work(file.path, file) for file in files], make_sounds, tmp_path, 1, "clips")
     same = repeats.find(chunks)
     groups = {chunk.work.item.name: same.groups.get(chunk.path) for chunk in chunks}
     assert groups["copy of a"] is None and groups["b"] == groups["longer b"] == groups["longer still"]
@@ -176,13 +176,13 @@ def test_the_same_sound_is_used_once_and_never_split(tmp_path):
 
 def test_hosts_share_the_work_and_see_all_of_it(tmp_path):
     """Each makes every second chunk; after that both know what all of them hold, without opening them."""
-    expected = staging.stage(_works(5), make_badly, tmp_path / "alone", 1, "clips")
+    expected = staging.make_chunks(_works(5), make_badly, tmp_path / "alone", 1, "clips")
     made = []
 
     def second():
-        made.append(staging.stage(_works(5), make_badly, tmp_path / "pod", 1, "clips", Share(1, 2)))
+        made.append(staging.make_chunks(_works(5), make_badly, tmp_path / "pod", 1, "clips", Share(1, 2)))
 
-    first = staging.stage(_works(5), make_badly, tmp_path / "pod", 1, "clips", Share(0, 2, second))
+    first = staging.make_chunks(_works(5), make_badly, tmp_path / "pod", 1, "clips", Share(0, 2, second))
     assert made == [first] and _bytes(first) == _bytes(expected)
     for chunk, alone in zip(first, expected, strict=True):
         clips = list(alone.clips())
@@ -194,7 +194,7 @@ def test_hosts_share_the_work_and_see_all_of_it(tmp_path):
 
 def test_hosts_that_see_other_music_are_refused(tmp_path):
     def second():
-        staging.stage(_works(5), make_slowly, tmp_path, 1, "clips", Share(1, 2))
+        staging.make_chunks(_works(5), make_slowly, tmp_path, 1, "clips", Share(1, 2))
 
     with pytest.raises(UserError, match="do not see the same music"):
-        staging.stage(_works(4), make_slowly, tmp_path, 1, "clips", Share(0, 2, second))
+        staging.make_chunks(_works(4), make_slowly, tmp_path, 1, "clips", Share(0, 2, second))
