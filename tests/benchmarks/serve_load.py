@@ -30,7 +30,8 @@ class Load:
     """All clients together, and what they saw."""
 
     def __init__(self, url: str, seconds: float, steps: int, length: float):
-        self.url, self.until = url, time.monotonic() + seconds
+        self.url, self.begun = url, time.monotonic()
+        self.until = self.begun + seconds
         self.settings = {"seconds": length, "steps": steps}
         self.latencies: dict[str, list[float]] = collections.defaultdict(list)
         self.answers: collections.Counter[int] = collections.Counter()
@@ -71,6 +72,9 @@ class Load:
             answer = await http.get(f"/v1/jobs/{id}", params={"wait": 20})
             if answer.status_code != 200:
                 self.accepted[id] = "lost"
+                self.faults.append(
+                    f"lost after {time.monotonic() - self.begun:.0f} s: {answer.status_code} {answer.text}"
+                )
                 return {"state": "lost", "takes": []}
             self.accepted[id] = answer.json()["state"]
             if self.accepted[id] in FINAL:
