@@ -112,8 +112,8 @@ class Job:
 
 
 class Jobs:
-    """Jobs by id: all that have not ended, and of the others as many as leave `most` in all. Those go first whose end a
-    client has heard of, and of them the one that ended first: an end that nobody has asked for yet is still owed.
+    """Jobs by id: all that have not ended, and `most` of the others. Those go first whose end a client has heard of, and of
+    them the one that ended first: an end that nobody has asked for yet is still owed.
     """
 
     def __init__(self, most: int):
@@ -123,11 +123,11 @@ class Jobs:
 
     def add(self, job: Job) -> None:
         with self._lock:
+            ended = [other for other in self._jobs.values() if other.state in FINAL]
+            ended.sort(key=lambda other: (not other.heard, other.ended))
+            for old in ended[: max(0, len(ended) - self._most)]:
+                del self._jobs[old.id]
             self._jobs[job.id] = job
-            if len(self._jobs) > self._most:
-                over = [other for other in self._jobs.values() if other.state in FINAL]
-                if over:
-                    del self._jobs[min(over, key=lambda other: (not other.heard, other.ended)).id]
 
     def get(self, id: str) -> Job | None:
         return self._jobs.get(id)

@@ -19,7 +19,7 @@ class Limits:
       waiting_each: of them of one client.
       streams: that play at once.
       stream_seconds: length of a stream.
-      jobs: that are remembered, a few KiB each; those go first whose end a client has heard of.
+      jobs: ended ones that are remembered, a few KiB each; those go first whose end a client has heard of.
       kept_mib: memory for finished takes; the one that nobody has asked for longest makes room for a new one.
       batch: most pieces that are made together.
       programs: compiled programs that are kept, about 10 MiB each; beyond that all are dropped, and come back from disk when

@@ -129,7 +129,7 @@ def test_one_that_fails_does_not_take_others_along(held, client, monkeypatch):
 
 
 def test_an_end_that_nobody_has_heard_of_is_not_forgotten_for_one_that_was_told():
-    jobs = Jobs(most=3)
+    jobs = Jobs(most=2)
 
     def job(told, **changes):
         new = Job("a", Wanted("generate", Settings(), 1))
@@ -140,17 +140,16 @@ def test_an_end_that_nobody_has_heard_of_is_not_forgotten_for_one_that_was_told(
         return new
 
     def remembered(*wanted):
+        jobs.add(Job("a", Wanted("generate", Settings(), 1)))  # there is room for all that has not ended
         return [jobs.get(one.id) is one for one in wanted]
 
     running, left = job(told=True), job(told=False, state="done", ended=1.0)
     told = [job(told=True, state=state, ended=9.0 - at) for at, state in enumerate(FINAL)]
-    assert remembered(running, left, *told) == [True, True, False, False, True]
+    assert remembered(running, left, *told) == [True, True, True, False, False]
     late = job(told=False, state="done", ended=10.0)
     assert remembered(running, left, late, *told) == [True, True, True, False, False, False]
-    job(told=False)
-    assert remembered(running, left, late) == [True, False, True]  # of those that nobody has heard of, the first to end
-    waiting = [job(told=False) for _ in range(3)]
-    assert all(remembered(running, *waiting))  # what has not ended is never forgotten
+    last = job(told=False, state="failed", ended=11.0)
+    assert remembered(running, left, late, last) == [True, False, True, True]  # of those unheard of, the first to end
 
 
 def test_takes_make_room_for_new_ones(serving):
