@@ -22,7 +22,7 @@ class Limits:
       jobs: ended ones that are remembered, a few KiB each; those go first whose end a client has heard of.
       kept_mib: memory for finished takes; the one that nobody has asked for longest makes room for a new one.
       batch: most pieces that are made together.
-      programs: compiled programs that are kept, about 10 MiB each; beyond that all are dropped, and come back from disk when
+      programs: compiled programs that are kept, about 14 MiB each; beyond that all are dropped, and come back from disk when
         they are needed.
       connections: open at once.
 

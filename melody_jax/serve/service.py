@@ -122,7 +122,7 @@ class Service:
     def ask(self, live: Live) -> None:
         """A turn of the worker for a stream; it ends where there is none to be had."""
         try:
-            self._queue.put(live.client, live, always=True)
+            self._queue.put(live.client, live, urgent=True)
         except ClosedError:
             live.end()
 
