@@ -5,6 +5,7 @@ import argparse
 from melody_jax.cli.arguments import bundle_of, command, fields, fields_of, group, option, shared
 from melody_jax.errors import of_extra
 from melody_jax.operations.quiet import plain_warnings
+from melody_jax.serve import memory
 from melody_jax.serve.limits import Limits
 from melody_jax.serve.token import VARIABLE, read_token
 
@@ -23,6 +24,7 @@ from melody_jax.serve.token import VARIABLE, read_token
 def serve(args: argparse.Namespace) -> None:
     limits = Limits(**fields_of(args, Limits, prefix="most_"))
     token, bundle = read_token(args.token_file, args.host), bundle_of(args.bundle)
+    memory.keep_together()  # before there are threads
     with of_extra("serve", "melody serve"):
         from melody_jax.generate import Melody
         from melody_jax.operations import cache

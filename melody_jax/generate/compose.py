@@ -27,8 +27,7 @@ class Known:
       latents: [L, D].
       drawn: [N], moments whose tokens are drawn.
       made: [N], moments whose latents are made.
-      audio: [T], T = N token_samples, the music itself, with which new music joins up, as loud as the decoder gives it; None
-        where all of it is made.
+      audio: [T], T = N token_samples, the music itself, with which new music joins up; None where all of it is made.
       strength: share of the way to noise that diffusion starts at; below 1 what is made resembles what was there.
       since: seconds of the given music before the first of these moments.
     """

@@ -7,8 +7,9 @@ import numpy as np
 from melody_jax.generate.compose import Known
 from melody_jax.generate.given import Given, check_spans, moments_in, redrawn
 from melody_jax.generate.loudness import faded, limited, mastered
-from melody_jax.generate.splice import JOINT_SECONDS, loudness_ratio, spliced
+from melody_jax.generate.splice import JOINT_SECONDS, levelled, spliced
 from melody_jax.generate.work import Finish
+from melody_jax.geometry import Geometry
 from melody_jax.shapes import Bool, Float, Int
 
 Audio = Float[np.ndarray, " _"]  # lengths come and go
@@ -39,10 +40,10 @@ def continued(given: Given, piece: Audio, seconds: float) -> Edit:
     tokens, latents = given.represent(piece[start:])
     new = np.arange(context + fresh) >= context
     spans = [(max(0, seen - round(JOINT_SECONDS * rate)), seen + added)]
-    known, ratio = _known(given, tokens, latents, new, piece[start:], spans, since=start / rate)
+    known = _known(g, tokens, latents, new, piece[start:], since=start / rate)
 
     def finish(made: Audio) -> tuple[Audio, None]:
-        whole = _repainted(piece[start:], made[: seen + added] / ratio, spans, rate)
+        whole = _repainted(piece[start:], made[: seen + added], spans, rate)
         return faded(np.concatenate([piece[:start], whole]), rate, False, True), None
 
     return Edit(known, finish, piece[-g.clip_samples :])
@@ -54,10 +55,10 @@ def repainted(given: Given, piece: Audio, seconds: list[tuple[float, float]]) ->
     rate, spans = g.sample_rate, check_spans(seconds, len(piece), g.sample_rate)
     tokens, latents = given.represent(piece)
     new = moments_in(spans, len(latents) // g.frames_per_token, g.token_samples)
-    known, ratio = _known(given, tokens, latents, new, piece, spans)
+    known = _known(g, tokens, latents, new, piece)
 
     def finish(made: Audio) -> tuple[Audio, None]:
-        whole = _repainted(piece, made[: len(piece)] / ratio, spans, rate)
+        whole = _repainted(piece, made[: len(piece)], spans, rate)
         return faded(whole, rate, spans[0][0] == 0, spans[-1][1] == len(piece)), None
 
     middle = sum(spans[0]) // 2
@@ -79,24 +80,20 @@ def varied(given: Given, piece: Audio, strength: float, loudness: float | None) 
 
 
 def _known(
-    given: Given,
+    g: Geometry,
     tokens: Int[np.ndarray, " W"],
     latents: Float[np.ndarray, "L D"],
     new: Bool[np.ndarray, " N"],
     audio: Audio,
-    spans: list[tuple[int, int]],
     since: float = 0.0,
-) -> tuple[Known, float]:
-    """Music with room for what is to come behind it, as loud as its decoder gives it back, and how much louder that is: what
-    is made beside it comes from the same decoder."""
-    g = given.geometry
+) -> Known:
+    """Music with room for what is to come behind it."""
     tokens = np.pad(tokens, (0, len(new) * g.semantic_levels - len(tokens)))
     latents = np.pad(latents, ((0, len(new) * g.frames_per_token - len(latents)), (0, 0)))
-    ratio = loudness_ratio(given.decoded(latents), audio, spans, g.sample_rate)
-    audio = np.pad(audio, (0, len(new) * g.token_samples - len(audio))) * np.float32(ratio)
-    return Known(tokens, latents, new, new, audio, since=since), ratio
+    audio = np.pad(audio, (0, len(new) * g.token_samples - len(audio)))
+    return Known(tokens, latents, new, new, audio, since=since)
 
 
 def _repainted(old: Audio, made: Audio, spans: list[tuple[int, int]], sample_rate: int) -> Audio:
     """New spans in old music."""
-    return spliced(old, limited(made.astype(np.float32), sample_rate), spans, sample_rate)
+    return spliced(old, limited(levelled(old, made, spans, sample_rate), sample_rate), spans, sample_rate)

@@ -53,10 +53,6 @@ class Given:
             latents.append(frames[(begin - place) * per_token : (end - place) * per_token].astype(np.float32))
         return np.concatenate(tokens), np.concatenate(latents)
 
-    def decoded(self, latents: Float[np.ndarray, "L D"]) -> Float[np.ndarray, " T"]:
-        """Music of latents, as the decoder gives it where nothing stands already."""
-        return np.asarray(self._loaded.decode(latents[None]))[0]
-
 
 def check_audio(audio: Any, geometry: Geometry, what: str = "the music") -> Float[np.ndarray, " T"]:
     """Mono music as float32.

@@ -1,4 +1,4 @@
-"""New music in the place of old: joints without a click, all other samples as they were."""
+"""New music in the place of old: as loud as what is beside it, joints without a click, all other samples as they were."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,8 @@ RETURN_SECONDS = 0.080
 """Length of the one back, about a decoder's window: the phases of what is new run on from what stands before it, and lead
 nowhere near those of what follows."""
 _CONTEXT_SECONDS = 1.0
-_LARGEST_CHANGE = 2.0
+_LEAST_GAIN, _LARGEST_GAIN = 0.25, 2.0  # a span that is mostly a rest is no fault
+_SILENCE = 1e-4
 
 
 def spliced(
@@ -44,28 +45,23 @@ def spliced(
     return made
 
 
-def loudness_ratio(
-    decoded: Float[np.ndarray, " made"],
-    old: Float[np.ndarray, " T"],
-    spans: Sequence[tuple[int, int]],
-    sample_rate: int,
-) -> float:
-    """How many times as loud as `old` it is as a decoder gives it back, in the second around the spans.
+def levelled(
+    old: Float[np.ndarray, " T"], new: Float[np.ndarray, " made"], spans: Sequence[tuple[int, int]], sample_rate: int
+) -> Float[np.ndarray, " made"]:
+    """`new` with each span [begin, end) (samples) as loud as the seconds of `old` before it and after it.
 
-    A decoder reproduces levels only roughly. 1 where there is nothing around the spans, or silence.
+    Models reproduce levels only roughly. Nothing is changed where nothing stands beside a span, or one of the two is silent.
     """
+    made = np.array(new, np.float32)
     reach = round(_CONTEXT_SECONDS * sample_rate)
-    around = np.zeros(len(old), bool)
     for begin, end in spans:
-        around[max(0, begin - reach) : end + reach] = True
-    for begin, end in spans:
-        around[begin:end] = False
-    if not around.any():
-        return 1.0
-    there, here = (float(np.sqrt(np.mean(np.square(x[: len(old)][around])))) for x in (old, decoded))
-    if min(there, here) < 1e-4:
-        return 1.0
-    return float(np.clip(here / there, 1 / _LARGEST_CHANGE, _LARGEST_CHANGE))
+        beside = np.concatenate([old[max(0, begin - reach) : begin], old[end : end + reach]])
+        if not beside.size:
+            continue
+        there, here = (float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) for x in (beside, made[begin:end]))
+        if min(there, here) >= _SILENCE:
+            made[begin:end] *= np.clip(there / here, _LEAST_GAIN, _LARGEST_GAIN)
+    return made
 
 
 def _crossed(before: Float[np.ndarray, " _"], after: Float[np.ndarray, " _"]) -> Float[np.ndarray, " _"]:

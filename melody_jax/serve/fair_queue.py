@@ -36,6 +36,7 @@ class _Entry(Generic[T]):
 
 class FairQueue(Generic[T]):
     """One waiting line per client. `take` goes from line to line, and fills a batch up with what can be done beside it.
+    Beside these there is one line for what is urgent, which every second turn belongs to.
 
     Args:
       most: items that may wait.
@@ -46,6 +47,8 @@ class FairQueue(Generic[T]):
     def __init__(self, most: int, most_each: int, batch: int):
         self._most, self._most_each, self._batch = most, most_each, batch
         self._lines: collections.OrderedDict[str, collections.deque[_Entry[T]]] = collections.OrderedDict()
+        self._urgent: collections.deque[T] = collections.deque()
+        self._last_urgent = False
         self._changed = threading.Condition()
         self._closed = False
 
@@ -53,12 +56,13 @@ class FairQueue(Generic[T]):
         with self._changed:
             return self._count()
 
-    def put(self, client: str, item: T, key: Hashable = None, always: bool = False) -> None:
+    def put(self, client: str, item: T, key: Hashable = None, urgent: bool = False) -> None:
         """Adds an item.
 
         Args:
           key: items of the same one may be taken together; None for none.
-          always: whether it is let in where there is no room: the next part of something that was let in before.
+          urgent: whether somebody hears it already: it is let in where there is no room, and waits for one turn of others
+            at most, and for what is urgent before it.
 
         Raises:
           FullError: there is no room.
@@ -68,15 +72,21 @@ class FairQueue(Generic[T]):
             if self._closed:
                 raise ClosedError("nothing is taken in any more")
             line = self._lines.get(client, ())
-            if not always and (len(line) >= self._most_each or self._count() >= self._most):
+            if urgent:
+                self._urgent.append(item)
+            elif len(line) >= self._most_each or self._count() >= self._most:
                 raise FullError(own=len(line) >= self._most_each)
-            self._lines.setdefault(client, collections.deque()).append(_Entry(item, key))
+            else:
+                self._lines.setdefault(client, collections.deque()).append(_Entry(item, key))
             self._changed.notify()
 
     def take(self) -> list[T]:
         """The next items, one or several of the same key; waits for them. Empty when the queue is closed and empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._lines or self._closed)
+            self._changed.wait_for(lambda: self._lines or self._urgent or self._closed)
+            self._last_urgent = bool(self._urgent) and not (self._lines and self._last_urgent)
+            if self._last_urgent:
+                return [self._urgent.popleft()]
             if not self._lines:
                 return []
             first = next(iter(self._lines.values()))[0]
@@ -94,19 +104,22 @@ class FairQueue(Generic[T]):
             found = [entry for line in self._lines.values() for entry in line if wanted(entry.item)]
             for entry in found:
                 self._drop(entry)
-            return [entry.item for entry in found]
+            urgent = [item for item in self._urgent if wanted(item)]
+            self._urgent = collections.deque(item for item in self._urgent if not wanted(item))
+            return [entry.item for entry in found] + urgent
 
     def close(self) -> list[T]:
         """Closes the queue to new items, and returns those that were waiting."""
         with self._changed:
             self._closed = True
-            left = [entry.item for entry in self._in_turns()]
+            left = [*self._urgent, *(entry.item for entry in self._in_turns())]
             self._lines.clear()
+            self._urgent.clear()
             self._changed.notify_all()
             return left
 
     def _count(self) -> int:
-        return sum(map(len, self._lines.values()))
+        return sum(map(len, self._lines.values())) + len(self._urgent)
 
     def _in_turns(self) -> list[_Entry[T]]:
         """All entries: the first of every client, then the second ones, ..."""

@@ -1,7 +1,6 @@
 """What is wanted, and how far it has come. Imports no jax."""
 
 import asyncio
-import collections
 import dataclasses
 import threading
 import time
@@ -59,6 +58,7 @@ class Job:
       takes: ids of what was made, the best first.
       error: one line, where there is one.
       stop: set when the client wants no more.
+      heard: whether a client was told how it ended.
       changes: how often its listeners were told of it.
     """
 
@@ -66,7 +66,7 @@ class Job:
         self.id, self.client, self.wanted = new_id(), client, wanted
         self.state, self.takes, self.error = WAITING, (), ""
         self.done, self.total, self.step = 0, 1, ""
-        self.stop = threading.Event()
+        self.stop, self.heard = threading.Event(), False
         self.asked, self.begun, self.ended = time.monotonic(), 0.0, 0.0
         self.changes, self._loop, self._news = 0, loop, asyncio.Event()
 
@@ -92,7 +92,8 @@ class Job:
         return True
 
     def said(self) -> dict[str, Any]:
-        """In answers."""
+        """What a client is told."""
+        self.heard = self.state in FINAL
         now = self.ended or time.monotonic()
         return {
             "id": self.id,
@@ -111,20 +112,22 @@ class Job:
 
 
 class Jobs:
-    """Jobs by id: all that are not finished, and the last finished ones."""
+    """Jobs by id: all that have not ended, and `most` of the others. Those go first whose end a client has heard of, and of
+    them the one that ended first: an end that nobody has asked for yet is still owed.
+    """
 
-    def __init__(self, most_finished: int = 2000):
-        self._most = most_finished
-        self._jobs: collections.OrderedDict[str, Job] = collections.OrderedDict()
+    def __init__(self, most: int):
+        self._most = most
+        self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
 
     def add(self, job: Job) -> None:
         with self._lock:
+            ended = [other for other in self._jobs.values() if other.state in FINAL]
+            ended.sort(key=lambda other: (not other.heard, other.ended))
+            for old in ended[: max(0, len(ended) - self._most)]:
+                del self._jobs[old.id]
             self._jobs[job.id] = job
-            if len(self._jobs) > self._most:
-                old = next((other for other in self._jobs.values() if other.state in FINAL), None)
-                if old is not None:
-                    del self._jobs[old.id]
 
     def get(self, id: str) -> Job | None:
         return self._jobs.get(id)

@@ -19,9 +19,10 @@ class Limits:
       waiting_each: of them of one client.
       streams: that play at once.
       stream_seconds: length of a stream.
+      jobs: ended ones that are remembered, a few KiB each; those go first whose end a client has heard of.
       kept_mib: memory for finished takes; the one that nobody has asked for longest makes room for a new one.
       batch: most pieces that are made together.
-      programs: compiled programs that are kept, about 10 MiB each; beyond that all are dropped, and come back from disk when
+      programs: compiled programs that are kept, about 14 MiB each; beyond that all are dropped, and come back from disk when
         they are needed.
       connections: open at once.
 
@@ -38,6 +39,7 @@ class Limits:
     waiting_each: int = 8
     streams: int = 4
     stream_seconds: float = 600.0
+    jobs: int = 2000
     kept_mib: int = 256
     batch: int = 4
     programs: int = 64

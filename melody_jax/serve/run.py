@@ -43,6 +43,7 @@ def warm(melody: Melody, limits: Limits, seconds: float) -> None:
     """Compiles what pieces of that length need, for every batch."""
     for size in (size for size in BATCHES if size <= limits.batch):
         melody.generate(["music"] * size, seconds=seconds, batch_size=size)
+        memory.give_back()
 
 
 def serve(
@@ -58,7 +59,6 @@ def serve(
     The first SIGINT or SIGTERM takes nothing in any more, hands back what waits, finishes what runs (for at most `grace`
     seconds) and lets it be fetched; a second one ends at once.
     """
-    memory.keep_together()
     service = Service(melody, limits)
     config = uvicorn.Config(
         create_app(service, token, origins, grace),

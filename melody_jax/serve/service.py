@@ -46,7 +46,7 @@ class Service:
         most = {name: getattr(limits, name) for name in ("seconds", "candidates", "steps")}
         own = melody.defaults
         self.defaults = with_settings(own, {name: min(getattr(own, name), value) for name, value in most.items()})
-        self.jobs, self.takes, self.metrics = Jobs(), Takes(limits.kept_mib << 20), Metrics()
+        self.jobs, self.takes, self.metrics = Jobs(limits.jobs), Takes(limits.kept_mib << 20), Metrics()
         self.streams: dict[str, Live] = {}
         self.stopping, self.ended = False, -math.inf
         self._queue: FairQueue[Any] = FairQueue(limits.waiting, limits.waiting_each, limits.batch)
@@ -122,7 +122,7 @@ class Service:
     def ask(self, live: Live) -> None:
         """A turn of the worker for a stream; it ends where there is none to be had."""
         try:
-            self._queue.put(live.client, live, always=True)
+            self._queue.put(live.client, live, urgent=True)
         except ClosedError:
             live.end()
 

@@ -4,8 +4,8 @@
 
 Makes pieces with each overlap from the same seeds, and repaints a span of those of the first. Prints a table of what
 changes between the tenths of a second before and after a moment: at the borders, at all moments farther than 0.2 s from one,
-and the difference with its 95 % interval over pieces; how much louder the span is than the seconds beside it, before and
-after; and what the sampling costs.
+and the difference with its 95 % interval over pieces; how loud the span is against what was there; and what the sampling
+costs. Real clips (--music) have a span repainted, too.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from melody_jax import dsp
 from melody_jax.evaluate import estimate
 from melody_jax.generate import Melody, Result
 from melody_jax.generate.compose import Composer
+from melody_jax.generate.sound_file import read_music
 from melody_jax.generate.windows import starts
 from melody_jax.operations.cache import keep_programs
 
@@ -79,15 +80,12 @@ def table(name: str, pieces: list[Result], rate: int, borders: list[float]) -> N
         print(f"| {name}: {measure.name} | {words} |", flush=True)
 
 
-def louder(pieces: list[Result], rate: int, span: tuple[float, float]) -> estimate.Estimate:
-    """dB that a span lies above the second before it and the second after it."""
-    begin, end = (round(second * rate) for second in span)
-    found = []
-    for audio in (piece.audio for piece in pieces):
-        beside = np.concatenate([audio[max(0, begin - rate) : begin], audio[end : end + rate]])
-        inside, outside = (np.mean(np.square(x)) + 1e-10 for x in (audio[begin:end], beside))
-        found.append(10 * np.log10(inside / outside))
-    return estimate.mean(np.array(found))
+def louder(before: list[np.ndarray], after: list[np.ndarray], rate: int, span: tuple[float, float]) -> str:
+    """dB that a span lies above what was there: the mean over pieces, and how far it is off."""
+    there = slice(*(round(second * rate) for second in span))
+    powers = [[np.mean(np.square(x[there])) + 1e-10 for x in pair] for pair in zip(after, before, strict=True)]
+    found = np.array([10 * np.log10(new / old) for new, old in powers])
+    return f"{estimate.mean(found)}, absolute {estimate.mean(np.abs(found))}"
 
 
 def cpu_seconds() -> float:
@@ -102,6 +100,7 @@ def main() -> None:
     parser.add_argument("--pieces", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--overlap", type=float, nargs="+", default=[0.5, 0.25])
+    parser.add_argument("--music", nargs="+", default=[], help="sound files of at least --seconds")
     parser.add_argument("--span", type=float, nargs=2, default=(4.0, 6.0))
     args = parser.parse_args()
     melody = Melody.load(args.bundle, programs=keep_programs())
@@ -131,7 +130,13 @@ def main() -> None:
     for name, pieces in (("before", before), ("repainted", after)):
         table(f"{name}, beginning of the span", pieces, rate, [span[0]])
         table(f"{name}, its end", pieces, rate, [span[1]])
-        costs.append(f"the span is louder than what is beside it (dB), {name}: {louder(pieces, rate, span)}")
+    edits = {"pieces": ([piece.audio for piece in before], after)}
+    if args.music:
+        given = [read_music(file, rate)[: round(args.seconds * rate)] for file in args.music]
+        edits["music"] = given, melody.inpaint(given, [span], seed=1, batch_size=len(given))
+    for name, (old, new) in edits.items():
+        off = louder(old, [piece.audio for piece in new], rate, span)
+        costs.append(f"{name}: level of the span above what was there (dB): {off}")
     print("", *costs, sep="\n")
 
 

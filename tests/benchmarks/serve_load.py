@@ -30,13 +30,14 @@ class Load:
     """All clients together, and what they saw."""
 
     def __init__(self, url: str, seconds: float, steps: int, length: float):
-        self.url, self.until = url, time.monotonic() + seconds
+        self.url, self.begun = url, time.monotonic()
+        self.until = self.begun + seconds
         self.settings = {"seconds": length, "steps": steps}
         self.latencies: dict[str, list[float]] = collections.defaultdict(list)
         self.answers: collections.Counter[int] = collections.Counter()
         self.accepted: dict[str, str] = {}  # job -> its last known state
         self.faults: list[str] = []
-        self.memory: list[tuple[float, float]] = []
+        self.memory: list[dict[str, float]] = []
 
     async def client(self, number: int) -> None:
         """One client: one thing after the other, at random."""
@@ -71,6 +72,9 @@ class Load:
             answer = await http.get(f"/v1/jobs/{id}", params={"wait": 20})
             if answer.status_code != 200:
                 self.accepted[id] = "lost"
+                self.faults.append(
+                    f"lost after {time.monotonic() - self.begun:.0f} s: {answer.status_code} {answer.text}"
+                )
                 return {"state": "lost", "takes": []}
             self.accepted[id] = answer.json()["state"]
             if self.accepted[id] in FINAL:
@@ -148,14 +152,11 @@ class Load:
                 break
 
     async def watch(self) -> None:
-        """The server's memory, every five seconds."""
-        begun = time.monotonic()
+        """The server's memory and what it holds, every five seconds."""
         async with httpx.AsyncClient(base_url=self.url, timeout=60) as http:
             while True:
                 text = (await http.get("/metrics")).text
-                found = re.search(r"^process_resident_memory_bytes (\S+)", text, re.MULTILINE)
-                if found:
-                    self.memory.append((time.monotonic() - begun, float(found[1]) / 2**20))
+                self.memory.append({name: float(re.findall(rf"^{name} (\S+)", text, re.M)[0]) for name in HELD})
                 await asyncio.sleep(5)
 
     async def run(self, clients: int) -> None:
@@ -168,6 +169,7 @@ class Load:
         watcher.cancel()
 
 
+HELD = ("process_resident_memory_bytes", "melody_takes_bytes", "melody_programs")
 AUDIO, JSON = {"Content-Type": "audio/wav"}, {"Content-Type": "application/json"}
 
 
@@ -188,13 +190,9 @@ def main() -> int:
         print(f"| {name} | {len(values)} | {middle:.3f} | {most:.3f} | {max(values):.3f} |")
     states = collections.Counter(load.accepted.values())
     print(f"\naccepted {len(load.accepted)}: {dict(states)}; answers: {dict(sorted(load.answers.items()))}")
-    if load.memory:
-        third = len(load.memory) // 3
-        words = [
-            f"{np.mean([mib for _, mib in part]):.0f}" for part in (load.memory[:third], load.memory[-third:]) if part
-        ]
-        print(f"memory (MiB): begin {load.memory[0][1]:.0f}, end {load.memory[-1][1]:.0f}; thirds {' -> '.join(words)}")
-        print("every 30 s:", " ".join(f"{mib:.0f}" for _, mib in load.memory[::6]))
+    every = load.memory[::6]
+    for name, unit in zip(HELD, (2**20, 2**20, 1), strict=True):
+        print(f"{name}{' (MiB)' * (unit > 1)}, every 30 s:", *(f"{found[name] / unit:.0f}" for found in every))
     lost = len(load.accepted) - sum(states[state] for state in FINAL)
     print(f"lost: {lost}; faults: {len(load.faults)}", *load.faults[:10], sep="\n")
     return int(bool(lost or load.faults))

@@ -33,14 +33,15 @@ def test_what_is_continued_stays_as_it_was(melody, given):
 
 
 @pytest.mark.parametrize("edit", [lambda g, x: repainted(g, x, [(0.15, 0.25)]), lambda g, x: continued(g, x, 0.2)])
-def test_what_is_made_is_at_the_level_of_what_is_given(edit, monkeypatch, melody, given):
-    """Whatever the decoder's own: it sees the given music at that level, and what it makes is brought back from it."""
-    quiet = 0.2 * given[: GEOMETRY.clip_samples] / np.abs(given).max()
-    monkeypatch.setattr(melody._given, "decoded", lambda latents: 0.7 * np.resize(quiet, len(latents) * GEOMETRY.hop))
-    made = edit(melody._given, quiet)
-    np.testing.assert_allclose(made.known.audio[: len(quiet)], 0.7 * quiet, rtol=1e-4)
-    whole = made.finish(made.known.audio)[0]
-    np.testing.assert_allclose(whole[300 : len(quiet) - 300], quiet[300:-300], rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize("level", [0.7, 2.5])
+def test_what_is_made_is_at_the_level_of_what_is_given(edit, level, melody):
+    """Whatever that of the models is."""
+    tone = (0.2 * np.sin(0.5 * np.arange(2 * GEOMETRY.clip_samples))).astype(np.float32)
+    piece = tone[: GEOMETRY.clip_samples]
+    made = edit(melody._given, piece)
+    np.testing.assert_array_equal(made.known.audio[: len(piece)], piece)
+    whole = made.finish(level * tone[: len(made.known.audio)])[0]
+    np.testing.assert_allclose(whole[:-100], tone[: len(whole) - 100], atol=2e-3)  # the end fades
 
 
 def test_tokens_of_the_given_music_are_the_context(melody, given):

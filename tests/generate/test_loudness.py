@@ -6,7 +6,7 @@ import pytest
 import soxr
 
 from melody_jax.generate.loudness import CEILING, brought_to, faded, limited, limiter_gain, lufs
-from melody_jax.generate.splice import loudness_ratio, spliced
+from melody_jax.generate.splice import levelled, spliced
 from melody_jax.generate.windows import runs, starts
 
 RATE = 24_000
@@ -86,13 +86,25 @@ def test_what_is_spliced_keeps_every_other_sample():
     np.testing.assert_array_equal(longer[24_000:], new[24_000:])
 
 
-def test_the_decoder_is_compared_with_what_is_around_the_spans():
-    old = music(2.0)
-    decoded = 0.6 * old
-    decoded[20_000:30_000] *= 5
-    assert loudness_ratio(decoded, old, [(20_000, 30_000)], RATE) == pytest.approx(0.6)
-    assert loudness_ratio(decoded, old, [(0, len(old))], RATE) == 1  # nothing around it
-    assert loudness_ratio(decoded, 0 * old, [(20_000, 30_000)], RATE) == 1
+def test_new_spans_are_as_loud_as_what_is_beside_them():
+    old = np.concatenate([0.1 * np.ones(2 * RATE), 0.3 * np.ones(3 * RATE)]).astype(np.float32)
+    new = 0.2 * np.ones(8 * RATE, np.float32)
+    spans = [(0, RATE), (5 * RATE // 2, 4 * RATE), (5 * RATE, 8 * RATE)]
+    made = levelled(old, new, spans, RATE)
+    wanted = [0.1, np.sqrt((0.1**2 + 3 * 0.3**2) / 4), 0.3]  # the seconds around the second one lie in both parts
+    for (begin, end), level in zip(spans, wanted, strict=True):
+        np.testing.assert_allclose(made[begin:end], level, rtol=1e-4)
+    np.testing.assert_array_equal(made[RATE : 2 * RATE], new[RATE : 2 * RATE])
+
+
+def test_what_cannot_be_compared_is_left_as_it_is():
+    old, span = music(2.0), [(20_000, 30_000)]
+    new = music(2.0, seed=1)
+    np.testing.assert_array_equal(levelled(old, new, [(0, len(old))], RATE), new)  # nothing beside it
+    np.testing.assert_array_equal(levelled(0 * old, new, span, RATE), new)
+    np.testing.assert_array_equal(levelled(old, 0 * new, span, RATE), 0 * new)
+    rest = levelled(old, 1e-2 * old, span, RATE)[20_000:30_000]
+    np.testing.assert_allclose(rest, 2e-2 * old[20_000:30_000], rtol=1e-5)  # a rest stays one
 
 
 @pytest.mark.parametrize("count, size, overlap", [(1, 10, 5), (10, 10, 5), (37, 10, 4), (50, 10, 1), (9, 2, 1)])

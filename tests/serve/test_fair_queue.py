@@ -39,6 +39,17 @@ def test_a_batch_costs_every_client_in_it_a_turn():
     assert drained(queue) == [[1, 2], [3], [4], [5]]
 
 
+def test_every_second_turn_is_for_what_is_urgent():
+    queue = queue_of(*((client, f"{client}{i}", None) for client in "ab" for i in range(2)))
+    for item in ("first", "second", "third"):
+        queue.put("a", item, urgent=True)
+    assert drained(queue) == [["first"], ["a0"], ["second"], ["b0"], ["third"], ["a1"], ["b1"]]
+    for item in ("first", "second", "third"):
+        queue.put("a", item, urgent=True)
+    assert queue.remove(lambda item: item == "second") == ["second"]
+    assert drained(queue) == [["first"], ["third"]]  # nobody else waits
+
+
 def test_bounds():
     queue = queue_of(("a", 1, None), ("a", 2, None), most=3, most_each=2)
     with pytest.raises(FullError) as error:
@@ -48,7 +59,7 @@ def test_bounds():
     with pytest.raises(FullError) as error:
         queue.put("c", 5)
     assert not error.value.own
-    queue.put("c", 6, always=True)
+    queue.put("c", 6, urgent=True)
     assert len(queue) == 4 and queue.remove(lambda item: item == 2) == [2] and len(queue) == 3
 
 
@@ -61,4 +72,6 @@ def test_closing_wakes_who_waits_and_gives_back_the_rest():
     assert got == [[]]
     with pytest.raises(ClosedError):
         queue.put("a", 1)
-    assert queue_of(("a", 1, None), ("b", 2, None), ("a", 3, None)).close() == [1, 2, 3]
+    queue = queue_of(("a", 1, None), ("b", 2, None), ("a", 3, None))
+    queue.put("b", 4, urgent=True)
+    assert queue.close() == [4, 1, 2, 3] and queue.take() == []

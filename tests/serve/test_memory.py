@@ -5,13 +5,12 @@ import gc
 import jax
 
 from melody_jax.serve import memory
-from melody_jax.serve.jobs import Jobs
 from tests.serve.conftest import made
 
 
-def test_nothing_is_left_of_requests_that_are_forgotten(client):
+def test_nothing_is_left_of_requests_that_are_forgotten(serving):
     """Counted, not weighed: arrays on the device, executables, Python's objects."""
-    client.service.jobs = Jobs(most_finished=1)
+    client = serving(jobs=1)
 
     def counted(requests):
         for seed in range(requests):

@@ -12,7 +12,7 @@ import soundfile
 
 from melody_jax.generate.settings import Settings
 from melody_jax.serve.job_routes import _events
-from melody_jax.serve.jobs import FINAL, Job, Wanted
+from melody_jax.serve.jobs import FINAL, Job, Jobs, Wanted
 from melody_jax.serve.upload import TooLargeError, received
 from tests.serve.conftest import SHORT, ended, made
 
@@ -126,6 +126,30 @@ def test_one_that_fails_does_not_take_others_along(held, client, monkeypatch):
     jobs = [ended(client, answer) for answer in answers]
     assert [job["state"] for job in jobs] == ["done", "done", "failed", "done"]
     assert "secret" not in jobs[2]["error"] and client.get("/health").status_code == 200
+
+
+def test_an_end_that_nobody_has_heard_of_is_not_forgotten_for_one_that_was_told():
+    jobs = Jobs(most=2)
+
+    def job(told, **changes):
+        new = Job("a", Wanted("generate", Settings(), 1))
+        jobs.add(new)
+        new.tell(**changes)
+        if told:
+            new.said()
+        return new
+
+    def remembered(*wanted):
+        jobs.add(Job("a", Wanted("generate", Settings(), 1)))  # there is room for all that has not ended
+        return [jobs.get(one.id) is one for one in wanted]
+
+    running, left = job(told=True), job(told=False, state="done", ended=1.0)
+    told = [job(told=True, state=state, ended=9.0 - at) for at, state in enumerate(FINAL)]
+    assert remembered(running, left, *told) == [True, True, True, False, False]
+    late = job(told=False, state="done", ended=10.0)
+    assert remembered(running, left, late, *told) == [True, True, True, False, False, False]
+    last = job(told=False, state="failed", ended=11.0)
+    assert remembered(running, left, late, last) == [True, False, True, True]  # of those unheard of, the first to end
 
 
 def test_takes_make_room_for_new_ones(serving):
