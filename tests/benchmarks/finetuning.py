@@ -6,7 +6,8 @@
 Renders clips of one General MIDI instrument with the corpus's own tunes, finetunes the bundle on them as a user would
 (`melody data folder`, `melody finetune`), and makes music with the bundle before and after: for sentences that ask for the
 instrument with tunes it has not been given, and for the corpus's held-out captions. Prints a table: the share of pieces in
-the instrument's family, and every measure of `melody evaluate` for the rest. Options after `--` go to `melody finetune`.
+which the instrument is heard, by a judge that knows renders of it beside the corpus's families, and every measure of `melody
+evaluate` for the rest; real renders beside both. Options after `--` go to `melody finetune`.
 Half an hour on two cores for the finetuning with its defaults, about a minute for every four prompts.
 """
 
@@ -38,6 +39,8 @@ INSTRUMENTS = {
         (22, "harmonica", "organ", 60, 84),
     )
 }
+JUDGED = 60
+"""Renders of the instrument, with other tunes, that the judge is fitted on."""
 _OF_SCORES = ("scored", "ensemble")  # their upper line alone is not always a tune
 
 
@@ -58,26 +61,31 @@ def solos(folder: str, instrument: Instrument, split: str, count: int) -> list[a
     return found
 
 
+def rendered(arrangements: list[arrange.Arrangement], sample_rate: int, seconds: float) -> np.ndarray:
+    """[n, T]"""
+    return np.stack([synth.sound(one, synth.default_font(), sample_rate, seconds) for one in arrangements])
+
+
 def write_clips(
     arrangements: list[arrange.Arrangement], folder: pathlib.Path, sample_rate: int, seconds: float
 ) -> None:
     """As a user's folder: a sound file and its captions beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for index, arrangement in enumerate(arrangements):
-        audio = synth.sound(arrangement, synth.default_font(), sample_rate, seconds)
+    sounds = rendered(arrangements, sample_rate, seconds)
+    for index, (arrangement, audio) in enumerate(zip(arrangements, sounds, strict=True)):
         soundfile.write(folder / f"{index:03d}.wav", audio, sample_rate)
         sentences = caption.captions(arrangement, np.random.default_rng(index), midicap=False)
         (folder / f"{index:03d}.txt").write_text("\n".join(sentences) + "\n")
 
 
-def share(judge: FamilyJudge, pieces: np.ndarray, family: str, beside: np.ndarray) -> Estimate:
-    """Of the pieces in which the family is heard: a seventh of `beside` at a time, music of all families in whose midst they
+def share(judge: FamilyJudge, pieces: np.ndarray, name: str, beside: np.ndarray) -> Estimate:
+    """Of the pieces in which the instrument is heard: a seventh of `beside` at a time, music of all families in whose midst they
     are judged (`families.relative`)."""
     size = max(1, len(beside) // len(FAMILIES))
     heard: list[str] = []
     for at in range(0, len(pieces), size):
         heard += judge.heard(np.concatenate([beside, pieces[at : at + size]]))[len(beside) :]
-    return mean(np.array(heard) == family)
+    return mean(np.array(heard) == name)
 
 
 def made(bundle: str | pathlib.Path, sentences: list[str], seconds: float) -> np.ndarray:
@@ -103,7 +111,8 @@ def main(argv: list[str]) -> None:
     instrument, audio = INSTRUMENTS[args.instrument], read.audio_directory(args.data_dir, args.data)
     scores = str(pathlib.Path(args.data_dir) / "scores")
     geometry = Melody.load(args.bundle).bundle.geometry
-    own = solos(scores, instrument, "train", args.clips)
+    solo = solos(scores, instrument, "train", args.clips + JUDGED)
+    own, others = solo[: args.clips], solo[args.clips :]
     write_clips(own, args.out / "clips", geometry.sample_rate, geometry.clip_seconds)
     held_out = solos(scores, instrument, "test", args.prompts)
     sentences = [
@@ -118,17 +127,22 @@ def main(argv: list[str]) -> None:
             raise SystemExit(f"melody {' '.join(command)} failed")
 
     seen = list(read.read_clips(audio, "train", args.judge_clips))
-    judge = FamilyJudge(np.stack([c.audio for c in seen]), [c.truth.family for c in seen], geometry.sample_rate)
+    form = geometry.sample_rate, geometry.clip_seconds
+    known = np.concatenate([np.stack([clip.audio for clip in seen]), rendered(others, *form)])
+    labels = [clip.truth.family if clip.truth else "" for clip in seen] + [instrument.name] * len(others)
+    judge = FamilyJudge(known, labels, geometry.sample_rate)
     test = list(read.read_clips(audio, "test"))
     chosen = choose_prompts([clip.captions for clip in test], [clip.truth for clip in test], args.prompts)
     captions = [sentence for _, sentence in chosen]
     asked = Asked.by(captions, [test[index].truth for index, _ in chosen])
+    music = {
+        name: (made(bundle, sentences, args.seconds), made(bundle, captions, args.seconds))
+        for name, bundle in (("before", args.bundle), ("after", args.out / "bundle"))
+    }
+    music["real renders"] = rendered(held_out, *form), np.stack([test[index].audio for index, _ in chosen])
     columns: dict[str, dict[str, Estimate]] = {}
-    for name, bundle in (("before", args.bundle), ("after", args.out / "bundle")):
-        own_pieces, rest = (made(bundle, words, args.seconds) for words in (sentences, captions))
-        columns[name] = {
-            f"{instrument.name}: heard as {instrument.family}": share(judge, own_pieces, instrument.family, rest)
-        }
+    for name, (own_pieces, rest) in music.items():
+        columns[name] = {f"{instrument.name}: heard": share(judge, own_pieces, instrument.name, rest)}
         columns[name] |= {
             f"corpus: {measure}": value
             for measure, value in rates.rates(rest, geometry.sample_rate, asked, judge).items()
@@ -136,9 +150,9 @@ def main(argv: list[str]) -> None:
     print(
         f"\n{args.clips} clips of {instrument.name}, {len(sentences)} and {len(captions)} prompts, {args.seconds:g} s\n"
     )
-    print("| measure | before | after |\n|---|---|---|")
-    for measure, before in columns["before"].items():
-        print(f"| {measure} | {before} | {columns['after'][measure]} |")
+    print(f"| measure | {' | '.join(columns)} |\n|---|---|---|---|")
+    for measure in columns["before"]:
+        print(f"| {measure} | {' | '.join(str(column[measure]) for column in columns.values())} |")
 
 
 if __name__ == "__main__":
