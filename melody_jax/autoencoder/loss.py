@@ -4,7 +4,7 @@ differ by four orders of magnitude, which bfloat16 cannot hold in one sum.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -81,20 +81,19 @@ def reconstruction_terms(
         terms["waveform"] = noise_to_signal(audio, decoded)
     if config.spectral:
         terms["spectral"] = spectral_distance(audio, decoded, config.spectral_ffts)
-    spectral = [name for name in ("mel", "stft", "complex") if getattr(config, name)]
-    for fft, mels in zip(config.ffts, config.mels, strict=True) if spectral else ():
-        pair = jnp.concatenate([audio, decoded])  # one transform for both
-        spectrum = dsp.stft(pair, fft, fft // 4)
-        power = jnp.square(jnp.real(spectrum)) + jnp.square(jnp.imag(spectrum))
-        magnitude = jnp.sqrt(power + 1e-9)  # the root's slope at zero is infinite
+    names = [name for name in ("mel", "stft", "complex") if getattr(config, name)]
+    for fft, mels in zip(config.ffts, config.mels, strict=True) if names else ():
         bank = jnp.asarray(dsp.mel_filterbank(sample_rate, fft, mels))
-        distances = {
-            "mel": lambda m=magnitude, b=bank: _mean_absolute(jnp.log(m @ b + 1e-4)),
-            "stft": lambda m=magnitude: _mean_absolute(jnp.log(m + 1e-3)),
-            "complex": lambda s=spectrum, m=magnitude: _compressed_complex(s, m),
+        features = {
+            "mel": lambda s, m, b=bank: jnp.log(m @ b + 1e-4),
+            "stft": lambda s, m: jnp.log(m + 1e-3),
+            # compressed, X |X|^-1/2, so that the phases of quiet partials count too
+            "complex": lambda s, m: (jnp.real(s) * jax.lax.rsqrt(m), jnp.imag(s) * jax.lax.rsqrt(m)),
         }
-        for name in spectral:
-            terms[name] = terms.get(name, jnp.zeros(())) + distances[name]() / len(config.ffts)
+        target, estimate = (_spectra(x, fft) for x in (audio, decoded))
+        for name in names:
+            distance = _mean_absolute(features[name](*target), features[name](*estimate))
+            terms[name] = terms.get(name, jnp.zeros(())) + distance / len(config.ffts)
     return terms
 
 
@@ -104,22 +103,24 @@ def spectral_distance(
     """Mean |(|X| - |Y|)| over bins and frames, mean over the transforms; Hann windows of half the transform, not normalised."""
     total = jnp.zeros(())
     for fft in ffts:
-        spectrum = dsp.stft(jnp.concatenate([audio, decoded]), fft, fft // 4, fft // 2)
-        power = jnp.square(jnp.real(spectrum)) + jnp.square(jnp.imag(spectrum))
-        total += _mean_absolute(jnp.sqrt(power + 1e-9))  # the root's slope at zero is infinite
+        (_, target), (_, estimate) = (_spectra(x, fft, fft // 2) for x in (audio, decoded))
+        total += _mean_absolute(target, estimate)
     return total / len(ffts)
 
 
-def _mean_absolute(pair: Array) -> Array:
-    target, estimate = jnp.split(pair, 2)
-    return jnp.mean(jnp.abs(jax.lax.stop_gradient(target) - estimate))
+def _spectra(x: Float[Array, "B T"], fft: int, window: int | None = None) -> tuple[Array, Array]:
+    """Spectrum and magnitude. Of one waveform a call: in a transform of both, gradients would go through the target's half
+    for nothing."""
+    spectrum = dsp.stft(x, fft, fft // 4, window)
+    power = jnp.square(jnp.real(spectrum)) + jnp.square(jnp.imag(spectrum))
+    return spectrum, jnp.sqrt(power + 1e-9)  # the root's slope at zero is infinite
 
 
-def _compressed_complex(spectrum: Array, magnitude: Array) -> Array:
-    """Mean |X |X|^-1/2 - Y |Y|^-1/2|, both parts: compressed, so that the phases of quiet partials count too."""
-    compression = jax.lax.rsqrt(magnitude)
-    parts = (jnp.real(spectrum) * compression, jnp.imag(spectrum) * compression)
-    return _mean_absolute(parts[0]) + _mean_absolute(parts[1])
+def _mean_absolute(target: Any, estimate: Any) -> Array:
+    """Mean |x - y|, summed over the arrays of a tuple; no gradient goes to the target."""
+    pairs = zip(jax.tree.leaves(target), jax.tree.leaves(estimate), strict=True)
+    each = [jnp.mean(jnp.abs(jax.lax.stop_gradient(x) - y)) for x, y in pairs]
+    return sum(each[1:], each[0])
 
 
 def noise_to_signal(audio: Float[Array, "B T"], decoded: Float[Array, "B T"]) -> Float[Array, ""]:
@@ -138,8 +139,8 @@ def magnitude_terms(
     window, hop = 2 * (predicted.shape[-1] - 1), audio.shape[1] // predicted.shape[1]
     target = log_magnitude(audio, window, hop)
     bank = jnp.asarray(dsp.mel_filterbank(sample_rate, window, config.magnitude_bands))
-    bands = jnp.log(magnitude(jnp.concatenate([target, predicted])) @ bank + 1e-4)
-    return {"magnitude": jnp.mean(jnp.abs(target - predicted)), "magnitude_mel": _mean_absolute(bands)}
+    bands = [jnp.log(magnitude(x) @ bank + 1e-4) for x in (target, predicted)]
+    return {"magnitude": _mean_absolute(target, predicted), "magnitude_mel": _mean_absolute(*bands)}
 
 
 def discriminator_loss(real: Sequence[Array], fake: Sequence[Array], gan: str) -> Float[Array, ""]:

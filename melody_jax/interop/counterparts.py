@@ -38,6 +38,28 @@ from melody_jax.mulan.text_tower import TextTower
 from melody_jax.semantic.config import SemanticConfig
 from melody_jax.semantic.network import SemanticEncoder
 
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""Activation in their config.json -> in our configs. Of several names of one activation the first is written."""
+
+
+def _activation(model: str, json: Mapping[str, Any], field: str = "hidden_act") -> str:
+    """Our name of the activation that `json` names; "gelu" where it names none."""
+    theirs = json.get(field, "gelu")
+    if theirs not in ACTIVATIONS:
+        raise UserError(f"{model}: {field} {theirs!r} is none of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[theirs]
+
+
+def _their_activation(ours: str) -> str:
+    return next(theirs for theirs, name in ACTIVATIONS.items() if name == ours)
+
 
 @dataclasses.dataclass(frozen=True)
 class LlamaShape:
@@ -138,7 +160,6 @@ class Bert(Counterpart):
     config = TextTowerConfig
 
     def read(self, json):
-        require(self.name, "hidden_act", json.get("hidden_act", "gelu"), "gelu")
         require(self.name, "position_embedding_type", json.get("position_embedding_type", "absolute"), "absolute")
         require(self.name, "pad_token_id", json.get("pad_token_id", 0), 0)
         return {
@@ -149,6 +170,7 @@ class Bert(Counterpart):
             "layers": json["num_hidden_layers"],
             "heads": json["num_attention_heads"],
             "mlp": json["intermediate_size"],
+            "activation": _activation(self.name, json),
             "norm_eps": json.get("layer_norm_eps", 1e-12),
         }
 
@@ -163,7 +185,7 @@ class Bert(Counterpart):
             "num_attention_heads": config.heads,
             "intermediate_size": config.mlp,
             "layer_norm_eps": config.norm_eps,
-            "hidden_act": "gelu",
+            "hidden_act": _their_activation(config.activation),
             "pad_token_id": 0,
         }
 
@@ -202,7 +224,6 @@ class AST(Counterpart):
     config = ASTShape
 
     def read(self, json):
-        require(self.name, "hidden_act", json.get("hidden_act", "gelu"), "gelu")
         require(self.name, "qkv_bias", json.get("qkv_bias", True), True)
         fields = {
             "mels": json.get("num_mel_bins", 128),
@@ -214,6 +235,7 @@ class AST(Counterpart):
             "layers": json["num_hidden_layers"],
             "heads": json["num_attention_heads"],
             "mlp": json["intermediate_size"],
+            "activation": _activation(self.name, json),
             "norm_eps": json.get("layer_norm_eps", 1e-12),
         }
         return {"music": fields, "frames": json.get("max_length", 1024)}
@@ -234,7 +256,7 @@ class AST(Counterpart):
             "num_attention_heads": music.heads,
             "intermediate_size": music.mlp,
             "layer_norm_eps": music.norm_eps,
-            "hidden_act": "gelu",
+            "hidden_act": _their_activation(music.activation),
             "qkv_bias": True,
         }
 
@@ -299,22 +321,11 @@ class Wav2Vec2Conformer(Counterpart):
     )
     config = SemanticConfig
     positions: ClassVar[Mapping[Any, str]] = {"relative": "relative", "rotary": "rotary_input", None: "none"}
-    activations: ClassVar[Mapping[str, str]] = {
-        "gelu": "gelu",
-        "gelu_new": "gelu_tanh",
-        "relu": "relu",
-        "silu": "silu",
-        "swish": "silu",
-    }
 
     def read(self, json):
         channels = set(json["conv_dim"])
         require(self.name, "conv_dim", len(channels), 1, "widths")
         require(self.name, "add_adapter", json.get("add_adapter", False), False)
-        act = {"hidden_act": json.get("hidden_act", "gelu"), "stem": json.get("feat_extract_activation", "gelu")}
-        for value in act.values():
-            if value not in self.activations:
-                raise UserError(f"{self.name}: activation {value!r} is none of {', '.join(self.activations)}")
         kind = json.get("position_embeddings_type", "relative")
         if kind not in self.positions:
             raise UserError(f"{self.name}: position_embeddings_type {kind!r} is none of relative, rotary, null")
@@ -330,7 +341,7 @@ class Wav2Vec2Conformer(Counterpart):
                 "strides": tuple(json["conv_stride"]),
                 "norm": json.get("feat_extract_norm", "group"),
                 "use_bias": bool(json.get("conv_bias", False)),
-                "activation": self.activations[act["stem"]],
+                "activation": _activation(self.name, json, "feat_extract_activation"),
             },
             "conformer": {
                 "layers": json["num_hidden_layers"],
@@ -339,7 +350,7 @@ class Wav2Vec2Conformer(Counterpart):
                 "kernel": json.get("conv_depthwise_kernel_size", 31),
                 "positions": self.positions[kind],
                 "rope": float(json.get("rotary_embedding_base", 10_000)),
-                "activation": self.activations[act["hidden_act"]],
+                "activation": _activation(self.name, json),
                 "convolution_norm": "batch",
                 "mask_convolution": False,
                 "norm_eps": 1e-5,
@@ -354,7 +365,6 @@ class Wav2Vec2Conformer(Counterpart):
     def write(self, config):
         conformer, wave = config.conformer, config.wave
         positions = {ours: theirs for theirs, ours in self.positions.items()}
-        activations = {ours: theirs for theirs, ours in reversed(list(self.activations.items()))}
         for name, value, wanted in (
             ("stem", config.stem, ("wave",)),
             ("conformer.positions", conformer.positions, tuple(positions)),
@@ -369,10 +379,10 @@ class Wav2Vec2Conformer(Counterpart):
             "num_hidden_layers": conformer.layers,
             "num_attention_heads": conformer.heads,
             "intermediate_size": conformer.hidden,
-            "hidden_act": activations[conformer.activation],
+            "hidden_act": _their_activation(conformer.activation),
             "layer_norm_eps": config.norm_eps,
             "feat_extract_norm": wave.norm,
-            "feat_extract_activation": activations[wave.activation],
+            "feat_extract_activation": _their_activation(wave.activation),
             "conv_dim": [wave.channels] * len(wave.kernels),
             "conv_kernel": list(wave.kernels),
             "conv_stride": list(wave.strides),

@@ -3,6 +3,7 @@
 import dataclasses
 
 from melody_jax.errors import UserError
+from melody_jax.nn.feedforward import ACTIVATIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class MusicTowerConfig:
       layers: pre-norm transformer layers.
       heads: attention heads; must divide `width`.
       mlp: hidden width of the feed-forward.
+      activation: in it, "gelu" (erf, as published), "gelu_tanh", "relu" or "silu".
       norm_eps: epsilon of every LayerNorm.
       dropout: rate inside training, after attention and feed-forward (AST: 0).
       unroll: layers per iteration of the scan over them (all of them run fastest on a CPU, 1 compiles fastest).
@@ -41,6 +43,7 @@ class MusicTowerConfig:
     layers: int = 12
     heads: int = 12
     mlp: int = 3072
+    activation: str = "gelu"
     norm_eps: float = 1e-12
     dropout: float = 0.0
     unroll: int = 1
@@ -48,6 +51,7 @@ class MusicTowerConfig:
     def __post_init__(self):
         if self.heads < 1 or self.width % self.heads:
             raise UserError(f"music tower: {self.heads} heads do not divide the width {self.width}")
+        _check_activation("music tower", self.activation)
         if self.patch_frequency > self.mels:
             raise UserError(
                 f"music tower: a patch of {self.patch_frequency} bands is higher than {self.mels} mel bands"
@@ -71,6 +75,7 @@ class TextTowerConfig:
       layers: post-norm transformer layers.
       heads: attention heads; must divide `width`.
       mlp: hidden width of the feed-forward.
+      activation: in it, "gelu" (erf, as published), "gelu_tanh", "relu" or "silu".
       norm_eps: epsilon of every LayerNorm.
       unroll: layers per iteration of the scan over them (all of them run fastest on a CPU, 1 compiles fastest).
       pooling: "cls" (state of the first token, MuLan) or "mean" (over all tokens but padding, MiniLM).
@@ -83,6 +88,7 @@ class TextTowerConfig:
     layers: int = 12
     heads: int = 12
     mlp: int = 3072
+    activation: str = "gelu"
     norm_eps: float = 1e-12
     unroll: int = 1
     pooling: str = "cls"
@@ -90,8 +96,14 @@ class TextTowerConfig:
     def __post_init__(self):
         if self.heads < 1 or self.width % self.heads:
             raise UserError(f"text tower: {self.heads} heads do not divide the width {self.width}")
+        _check_activation("text tower", self.activation)
         if self.pooling not in ("cls", "mean"):
             raise UserError(f'text tower: pooling "{self.pooling}" is neither "cls" nor "mean"')
+
+
+def _check_activation(tower: str, activation: str) -> None:
+    if activation not in ACTIVATIONS:
+        raise UserError(f"{tower}: activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
 
 
 @dataclasses.dataclass(frozen=True)

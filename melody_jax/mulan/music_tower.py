@@ -64,6 +64,7 @@ class MusicTower(nn.Module):
             True,
             c.norm_eps,
             c.dropout,
+            c.activation,
             self.remat,
             c.unroll,
             self.fused_attention,

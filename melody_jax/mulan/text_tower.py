@@ -41,6 +41,7 @@ class TextTower(nn.Module):
             c.mlp,
             False,
             c.norm_eps,
+            activation=c.activation,
             remat=self.remat,
             unroll=c.unroll,
             fused_attention=self.fused_attention,

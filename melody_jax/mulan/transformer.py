@@ -10,7 +10,7 @@ from melody_jax.shapes import Array, Bool, Float
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and an erf-GELU feed-forward, each with a residual and a LayerNorm.
+    """Self-attention and a feed-forward, each with a residual and a LayerNorm.
 
     Attributes:
       heads: attention heads.
@@ -18,6 +18,7 @@ class TransformerLayer(nn.Module):
       pre_norm: x + f(LN(x)) as in ViT, else LN(x + f(x)) as in BERT.
       norm_eps: epsilon of the LayerNorms.
       dropout: rate on the results of attention and feed-forward.
+      activation: of the feed-forward.
       fused_attention: on TPUs, the kernel of `nn/kernels/attention.py`.
       dtype: of computation.
       param_dtype: of parameters.
@@ -28,6 +29,7 @@ class TransformerLayer(nn.Module):
     pre_norm: bool
     norm_eps: float
     dropout: float = 0.0
+    activation: str = "gelu"
     fused_attention: bool = True
     dtype: str = "float32"
     param_dtype: str = "float32"
@@ -40,7 +42,7 @@ class TransformerLayer(nn.Module):
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         kinds = {"use_bias": True, "fused": self.fused_attention, **precision}
         attention = Attention(self.heads, x.shape[-1] // self.heads, name="attention", **kinds)
-        feed_forward = FeedForward(self.mlp, "gelu", name="mlp", **precision)
+        feed_forward = FeedForward(self.mlp, self.activation, name="mlp", **precision)
         attention_norm = LayerNorm(self.norm_eps, param_dtype=self.param_dtype, name="attention_norm")
         mlp_norm = LayerNorm(self.norm_eps, param_dtype=self.param_dtype, name="mlp_norm")
         drop = nn.Dropout(self.dropout, deterministic=deterministic)
@@ -58,7 +60,7 @@ class Transformer(nn.Module):
       layers: depth.
       remat: "none", "full" or "dots" (keep matrix products, compute the rest again).
       unroll: layers per iteration of the scan (all of them run fastest on a CPU, 1 compiles fastest).
-      heads, mlp, pre_norm, norm_eps, dropout, fused_attention, dtype, param_dtype: see `TransformerLayer`.
+      heads, mlp, pre_norm, norm_eps, dropout, activation, fused_attention, dtype, param_dtype: see `TransformerLayer`.
     """
 
     layers: int
@@ -67,6 +69,7 @@ class Transformer(nn.Module):
     pre_norm: bool
     norm_eps: float
     dropout: float = 0.0
+    activation: str = "gelu"
     remat: str = "none"
     unroll: int = 1
     fused_attention: bool = True
@@ -96,6 +99,7 @@ class Transformer(nn.Module):
             pre_norm=self.pre_norm,
             norm_eps=self.norm_eps,
             dropout=self.dropout,
+            activation=self.activation,
             fused_attention=self.fused_attention,
             dtype=self.dtype,
             param_dtype=self.param_dtype,

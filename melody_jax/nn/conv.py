@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from melody_jax.nn.dense import gradient_dtype, matmul
+from melody_jax.nn.dense import add_bias, gradient_dtype, matmul
 from melody_jax.parallel import activations
 from melody_jax.parallel.activations import constrain
 from melody_jax.shapes import Array, Float
@@ -78,7 +78,7 @@ class Conv1d(nn.Module):
             )  # fmt: skip
         if self.use_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
-            y = y + self.param("bias", zeros, (self.features,), jnp.dtype(self.param_dtype)).astype(y.dtype)[None, None]
+            y = add_bias(y, self.param("bias", zeros, (self.features,), jnp.dtype(self.param_dtype)))
         return constrain(y, "conv_out")
 
 
@@ -153,7 +153,7 @@ class DepthwiseConv1d(nn.Module):
         y = functools.reduce(jnp.add, taps)
         if self.use_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
-            y = y + self.param("bias", zeros, (x.shape[-1],), jnp.dtype(self.param_dtype)).astype(y.dtype)[None, None]
+            y = add_bias(y, self.param("bias", zeros, (x.shape[-1],), jnp.dtype(self.param_dtype)))
         return constrain(y, "conv_out")
 
 
@@ -189,5 +189,5 @@ class ConvTranspose1d(nn.Module):
         )  # fmt: skip
         if self.use_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
-            y = y + self.param("bias", zeros, (self.features,), jnp.dtype(self.param_dtype)).astype(y.dtype)[None, None]
+            y = add_bias(y, self.param("bias", zeros, (self.features,), jnp.dtype(self.param_dtype)))
         return constrain(y, "conv_out")

@@ -8,8 +8,10 @@ JAX derives for a product with `preferred_element_type` mixes dtypes, so the gra
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from melody_jax.nn.remat import KEPT
 from melody_jax.parallel import activations
 from melody_jax.parallel.activations import constrain
 from melody_jax.shapes import Array, Float, Int
@@ -91,6 +93,26 @@ def _batched_backward(residuals, g):
 batched_matmul.defvjp(_batched_forward, _batched_backward)
 
 
+@jax.custom_vjp
+def add_bias(y: Array, bias: Array) -> Array:
+    """y [..., O] + bias [O] in y's dtype; the bias's gradient is summed in float32."""
+    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def _add_bias_backward(bias, g):
+    rows = tuple(range(g.ndim - 1))
+    if activations.on_tpu() and g.dtype == jnp.bfloat16:
+        # A product with ones takes next to no time; the sum as XLA makes it keeps the vector unit busy (docs/scaling.md).
+        # Not with one row of ones: XLA would make it a sum again.
+        ones = jnp.ones((*g.shape[:-1], 8), g.dtype)
+        wide = {"preferred_element_type": gradient_dtype(g)}
+        return g, jax.lax.dot_general(ones, g, ((rows, rows), ((), ())), **wide)[0].astype(bias.dtype)
+    return g, jnp.sum(g, rows, jnp.float32).astype(bias.dtype)
+
+
+add_bias.defvjp(lambda y, bias: (add_bias(y, bias), bias), _add_bias_backward)
+
+
 class Dense(nn.Module):
     """y = x W + b on the last axis.
 
@@ -115,7 +137,7 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
         y, bias = self.product_and_bias(x)
         if bias is not None:
-            y = y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+            y = checkpoint_name(add_bias(y, bias), KEPT)
         return constrain(y, self.axes[1])
 
     @nn.compact

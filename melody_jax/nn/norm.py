@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from melody_jax.nn.feedforward import ACTIVATIONS
+from melody_jax.nn.kernels import layer_norm as kernel
+from melody_jax.parallel import activations
 from melody_jax.shapes import Array, Float
 
 
@@ -28,11 +31,21 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(variance + eps) * scale + bias (Ba et al., 2016). Returns x's dtype."""
+    """(x - mean) / sqrt(variance + eps) * scale + bias (Ba et al., 2016). Returns x's dtype.
+
+    Attributes:
+      eps: added to the variance.
+      axis: logical axis of scale and bias.
+      activation: what is applied to the result, a name of `nn.feedforward.ACTIVATIONS`; None for nothing.
+      fused: with an activation, run the kernel of `nn/kernels/layer_norm.py` where it can: on TPUs.
+      param_dtype: of scale and bias.
+    """
 
     eps: float = 1e-5
     axis: str = "norm"
     param_dtype: str = "float32"
+    activation: str | None = None
+    fused: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "... H"]) -> Float[Array, "... H"]:
@@ -41,7 +54,10 @@ class LayerNorm(nn.Module):
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, (self.axis,))
         scale = self.param("scale", ones, (x.shape[-1],), dtype)
         bias = self.param("bias", zeros, (x.shape[-1],), dtype)
+        if self.activation and self.fused and activations.kernels_run() and kernel.fits(x):
+            return kernel.layer_norm(x, scale, bias, self.eps, self.activation)
         wide = x.astype(jnp.float32)
         wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
         wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
-        return (wide * _over_last(scale, x) + _over_last(bias, x)).astype(x.dtype)
+        y = (wide * _over_last(scale, x) + _over_last(bias, x)).astype(x.dtype)
+        return ACTIVATIONS[self.activation](y) if self.activation else y

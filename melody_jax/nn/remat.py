@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 KEPT = "kernel"
-"""Name of the results of kernels, which are kept as products with weights are."""
+"""Name of the results of kernels, and of products with weights plus a bias, which are kept as such products are."""
 
 POLICIES: dict[str, Callable[..., Any] | None] = {
     "full": None,

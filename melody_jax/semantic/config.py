@@ -26,6 +26,8 @@ class WaveStemConfig:
       norm: "layer" after every convolution, or "group" (one channel per group, over time) after the first alone.
       use_bias: biases on the convolutions.
       activation: after every convolution: "gelu" (erf), "gelu_tanh", "relu" or "silu".
+      fused_norm: with norm "layer", on TPUs, the kernel of `nn/kernels/layer_norm.py`; XLA's own operations elsewhere, or
+        where False.
     """
 
     channels: int = 512
@@ -34,6 +36,7 @@ class WaveStemConfig:
     norm: Literal["layer", "group"] = "layer"
     use_bias: bool = True
     activation: str = "gelu"
+    fused_norm: bool = True
 
     def __post_init__(self):
         if len(self.kernels) != len(self.strides):

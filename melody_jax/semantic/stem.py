@@ -79,8 +79,10 @@ class WaveStem(nn.Module):
                     x
                 )
             if cfg.norm == "layer":
-                x = LayerNorm(param_dtype=self.param_dtype, name=f"norm_{i}")(x)
-            elif i == 0:
+                both = {"activation": cfg.activation, "fused": cfg.fused_norm}
+                x = LayerNorm(param_dtype=self.param_dtype, name=f"norm_{i}", **both)(x)
+                continue
+            if i == 0:
                 x = GroupNorm(param_dtype=self.param_dtype, name=f"norm_{i}")(x)
             x = ACTIVATIONS[cfg.activation](x)
         return x

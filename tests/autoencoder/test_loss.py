@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -63,6 +64,22 @@ def test_si_sdr_against_its_definition():
     got = loss.si_sdr(jnp.asarray(target), jnp.asarray(estimate))
     np.testing.assert_allclose(got, want, rtol=1e-4)
     np.testing.assert_allclose(loss.si_sdr(jnp.asarray(target), jnp.asarray(7 * estimate)), want, rtol=1e-4)
+
+
+def test_no_gradient_goes_through_the_targets_transforms():
+    config = LossConfig(mel=1.0, stft=1.0, complex=1.0, spectral=1.0, ffts=(128,), mels=(8,), spectral_ffts=(64, 32))
+    x, y = jnp.asarray(audio()), jnp.asarray(audio())
+    total = jax.grad(lambda y: loss.weighted(loss.reconstruction_terms(x, y, config, 24_000), config))
+    transforms = [eqn for eqn in _equations(jax.make_jaxpr(total)(y).jaxpr) if eqn.primitive.name == "fft"]
+    shapes = [eqn.invars[0].aval.shape[0] for eqn in transforms]
+    assert shapes == [3] * 9, "each of three transforms: of the target, of the estimate, and back to the estimate"
+
+
+def _equations(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
+            yield from _equations(inner)
 
 
 def test_terms_vanish_for_equal_audio_and_are_weighted_by_name():

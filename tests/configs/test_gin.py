@@ -89,6 +89,13 @@ def test_the_ablation_recipe_is_the_published_one():
     assert stage.config.chunks == 4 and stage.config.precondition == "none"
 
 
+def test_gelu_is_the_publications_but_in_the_run_file_of_a_slice():
+    files = configuration.gin_files("mulan", "paper", "tpu")
+    for run, activation in ((), "gelu"), ((str(ROOT / "runs" / "v5e_256_mulan.gin"),), "gelu_tanh"):
+        config = configuration.compose(files, list(run)).stage.config
+        assert config.music.activation == config.text.activation == activation
+
+
 @pytest.mark.parametrize("hardware", sorted(path.stem for path in (ROOT / "hardware").glob("*.gin")))
 def test_hardware_decides_the_compute_dtype(hardware):
     expected = "float32" if hardware == "cpu" else "bfloat16"

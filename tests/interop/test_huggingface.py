@@ -72,6 +72,15 @@ def test_our_own_model_has_their_names_and_shapes(model, tmp_path):
             assert settings[name] == value, name
 
 
+@pytest.mark.parametrize("model", ["bert", "ast", "wav2vec2-conformer"])
+def test_activations_keep_their_names(model):
+    counterpart = COUNTERPARTS[model]
+    for theirs, written in {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}.items():
+        settings = folders.CONFIGS[model] | {"hidden_act": theirs}
+        config = config_lib.from_dict(counterpart.config, counterpart.read(settings))
+        assert counterpart.write(config)["hidden_act"] == written
+
+
 def test_a_trained_lm_goes_out_as_llama(tmp_path):
     geometry = Geometry(mulan_tokens=2, mulan_codes=8, semantic_codes=20)
     config = LMConfig(layers=2, width=16, heads=2, hidden=24, norm_eps=1e-5, rope=5000.0)
@@ -152,12 +161,13 @@ def test_shards_are_read(tmp_path):
         ("llama", {"rope_scaling": {"rope_type": "llama3"}}, "rope_type is 'llama3'"),
         ("llama", {"attention_bias": True}, "attention_bias"),
         ("llama", {"vocab_size": 41}, "embed_tokens.weight [40, 16] instead of [41, 16]"),
-        ("bert", {"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ("bert", {"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu'"),
+        ("ast", {"hidden_act": "mish"}, "hidden_act 'mish'"),
         ("bert", {"num_hidden_layers": 1}, "extra: encoder.layer.1."),
         ("ast", {"qkv_bias": False}, "qkv_bias"),
         ("wav2vec2-conformer", {"add_adapter": True}, "add_adapter"),
         ("wav2vec2-conformer", {"conv_dim": [12, 8, 12]}, "conv_dim"),
-        ("wav2vec2-conformer", {"hidden_act": "mish"}, "activation 'mish'"),
+        ("wav2vec2-conformer", {"feat_extract_activation": "mish"}, "feat_extract_activation 'mish'"),
         ("hifigan", {"normalize_before": True}, "normalize_before"),
         ("hifigan", {"upsample_kernel_sizes": [9, 4]}, "kernel 9 - stride 4 is odd"),
         ("hifigan", {"model_type": "vits"}, "model_type 'vits'"),

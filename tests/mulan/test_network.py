@@ -140,6 +140,17 @@ def test_dropout_is_off_unless_asked_for(variables, clips):
     assert float(jnp.abs(loud - quiet).max()) > 1e-3
 
 
+@pytest.mark.parametrize("tower", ["music", "text"])
+def test_the_tanh_gelu_is_near_the_exact_one_and_not_the_same(variables, clips, texts, tower):
+    def joint(activation):
+        changed = dataclasses.replace(getattr(tiny.CONFIG, tower), activation=activation)
+        return apply(dataclasses.replace(tiny.CONFIG, **{tower: changed}))(variables, clips, texts)
+
+    exact, approximate, other = map(joint, ("gelu", "gelu_tanh", "relu"))
+    near, far = (float(jnp.abs(getattr(exact, tower) - getattr(x, tower)).max()) for x in (approximate, other))
+    assert 0 < near < 2e-3 and near < 0.05 * far
+
+
 def test_config_survives_json():
     config = dataclasses.replace(tiny.CONFIG, text_hidden=(32, 16), center=True)
     assert from_dict(MuLanConfig, to_dict(config)) == config
@@ -150,6 +161,8 @@ def test_impossible_shapes_are_refused():
         lambda: MusicTowerConfig(width=10, heads=3),
         lambda: MusicTowerConfig(mels=8),
         lambda: dataclasses.replace(tiny.TEXT, pooling="max"),
+        lambda: dataclasses.replace(tiny.TEXT, activation="swiglu"),
+        lambda: MusicTowerConfig(activation="mish"),
         lambda: dataclasses.replace(tiny.CONFIG, text_length=17),
         lambda: MuLanConfig(train_text_tower=False),
     ):

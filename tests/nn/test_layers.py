@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from melody_jax.nn import attention, conv, dense, feedforward, norm
+from melody_jax.nn.remat import POLICIES
 from melody_jax.parallel import activations
 
 
@@ -29,6 +30,42 @@ def test_bfloat16_product_accumulates_in_float32():
     assert float(dense.matmul(x, w)[0, 0]) == 4096
     dw = jax.grad(lambda w: dense.matmul(x.T.reshape(4096, 2), w).astype(jnp.float32).sum())(jnp.ones((2, 3)))
     assert dw.dtype == jnp.float32 and float(dw[0, 0]) == 4096
+
+
+@pytest.mark.parametrize("on_tpu", [False, True])
+@pytest.mark.parametrize("shape", [(6,), (4, 6), (3, 5, 6), (2, 3, 5, 6)])
+def test_adding_a_bias_has_the_gradients_of_a_plain_sum(monkeypatch, shape, on_tpu):
+    monkeypatch.setattr(activations, "on_tpu", lambda: on_tpu)
+    y, bias, g = (x.astype(jnp.bfloat16) for x in (_normal(0, *shape), _normal(1, 6), _normal(2, *shape)))
+    found, vjp = jax.vjp(dense.add_bias, y, bias.astype(jnp.float32))
+    np.testing.assert_array_equal(found, y + bias.reshape((1,) * (y.ndim - 1) + (-1,)))
+    dy, db = vjp(g)
+    np.testing.assert_array_equal(dy, g)
+    assert db.dtype == jnp.float32
+    np.testing.assert_allclose(db, np.asarray(g, np.float32).reshape(-1, 6).sum(0), rtol=1e-2 if on_tpu else 1e-5)
+
+
+@pytest.mark.parametrize("on_tpu", [False, True])
+def test_the_gradient_of_a_bias_accumulates_in_float32(monkeypatch, on_tpu):
+    # 4096 ones: bfloat16 accumulation would stop at 256.
+    monkeypatch.setattr(activations, "on_tpu", lambda: on_tpu)
+    y = jnp.ones((4, 1024, 3), jnp.bfloat16)
+    assert float(jax.grad(lambda b: dense.add_bias(y, b).astype(jnp.float32).sum())(jnp.ones(3))[0]) == 4096
+
+
+def test_what_a_layer_keeps_has_its_bias():
+    """With "dots" the backward pass reads a product with its bias as it was kept: it adds no bias again."""
+    layer = nn.remat(_TwoMaps, policy=POLICIES["dots"])()
+    variables = layer.init(jax.random.key(0), jnp.ones((2, 5, 8)))
+    _, vjp = jax.vjp(lambda v: layer.apply(v, jnp.ones((2, 5, 8))), variables)
+    text = str(jax.make_jaxpr(vjp)(jnp.ones((2, 5, 8))))
+    assert "dot_general" in text and " add " not in text
+
+
+class _TwoMaps(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return jnp.sin(dense.Dense(8, name="second")(jnp.sin(dense.Dense(6, name="first")(x))))
 
 
 def test_batched_matmul_gradients():
