@@ -16,7 +16,6 @@ from melody_jax.errors import UserError
 from tests.data_pipelines.odd_inputs import KINDS, NOTHING, sound, tone_of
 from tests.data_pipelines.tones import RATE, pitch_of
 
-
 DEEP = "d" * 250
 
 
