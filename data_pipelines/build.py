@@ -165,6 +165,8 @@ def build(
         raise ModuleNotFoundError("No module named 'tensorflow_datasets'")
     directory = read.audio_directory(data_dir, name)
     with replacing.sole_writer(directory) if share.first else contextlib.nullcontext():
+        if share.first:
+            staging.remove_halves(directory.parent / "staging")
         share.barrier()  # the others begin when the first host has the lock, for all of them
         others: collections.Counter[str] = collections.Counter()
         found = listed(request, others)

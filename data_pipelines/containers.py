@@ -14,6 +14,8 @@ from typing import BinaryIO
 # 0x80000000, FFmpeg 0xFFFFFFFF, ...). A size from here on says nothing about a shorter file.
 UNKNOWN_SIZE = 0x7F00_0000
 _MOST_CHUNKS = 10_000
+_EXTENSIBLE = 0xFFFE
+_TOO_LONG = 0xFFFF_FFFF
 _SEARCHED = 1 << 16
 
 
@@ -49,6 +51,9 @@ def stated(file: BinaryIO) -> Stated:
     found = Stated()
     if head[:4] in _CHUNKED:
         found = _stated_by_chunks(file, size, _CHUNKED[head[:4]])
+    elif head[:4] in _LARGE:
+        long = int.from_bytes(head[28:36], "little") if head[12:16] == b"ds64" else 0
+        found = _stated_by_chunks(file, size, _CHUNKED[b"RIFF"], long)
     elif head[:4] == b"OggS":
         found = _stated_by_pages(file, size)
     elif head[:3] == b"ID3" or head[:1] == b"\xff":
@@ -77,11 +82,52 @@ _CHUNKED = {
     b"riff": _Chunks(40, 16, "<q", 8, (b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0O\x8e\xdb\x8a",), inclusive=True),
 }
 
+_LARGE = (b"RF64", b"BW64")
 
-def _stated_by_chunks(file: BinaryIO, size: int, form: _Chunks) -> Stated:
+
+@dataclasses.dataclass(frozen=True)
+class Pcm:
+    """How a WAV of whole numbers says that its samples lie.
+
+    Attributes:
+        bits: of a sample that mean something.
+        width: bytes in which a sample lies.
+        extensible: whether the header is of the kind that tells bits and width apart.
+    """
+
+    bits: int
+    width: int
+    extensible: bool
+
+
+def pcm(file: BinaryIO) -> Pcm | None:
+    """What a WAV (RIFF, RF64 or W64) says of its samples; None for anything else, and other codecs. Leaves the file at its
+    beginning."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    head = file.read(4)
+    layout = _CHUNKED[b"RIFF"] if head in (b"RIFF", *_LARGE) else _CHUNKED[head] if head == b"riff" else None
+    start = next((at for name, at, _ in _walk(file, size, layout) if name[:4] == b"fmt "), 0) if layout else 0
+    file.seek(start)
+    content = file.read(40)
+    file.seek(0)
+    if not start or len(content) < 16:
+        return None
+    code, channels, _, _, block, bits = struct.unpack("<HHIIHH", content[:16])
+    extensible = code == _EXTENSIBLE and len(content) >= 26
+    if extensible:
+        bits = struct.unpack("<H", content[18:20])[0] or bits
+        code = struct.unpack("<H", content[24:26])[0]
+    return Pcm(bits, block // channels, extensible) if code == 1 and channels else None
+
+
+def _stated_by_chunks(file: BinaryIO, size: int, form: _Chunks, long: int = 0) -> Stated:
+    """`long`: the sound's bytes where they are too many for their own chunk to say."""
     for name, start, length in _walk(file, size, form):
         if name not in form.sound:
             continue
+        if length == _TOO_LONG and long:
+            length = long
         if length <= 0 or length >= UNKNOWN_SIZE and start + length > size:
             return Stated(open_end="its header does not know its length")
         end = start + length

@@ -14,6 +14,8 @@ EXTENSIONS = (
     ".m4b", ".m4r", ".aac", ".adts", ".ac3", ".eac3", ".wma", ".asf", ".aif", ".aiff", ".aifc", ".caf", ".au", ".snd", ".ape",
     ".wv", ".tta", ".dsf", ".mka", ".weba", ".webm", ".voc", ".8svx", ".iff", ".amr", ".gsm", ".paf", ".sd2", ".avr", ".ircam",
     ".nist", ".sph", ".mp4", ".m4p", ".m4v", ".mov", ".mkv", ".3gp", ".3ga",
+    # Sound, which no reader of ours knows: each is listed as that.
+    ".mpc", ".mpp", ".mp+", ".shn", ".ofr", ".tak", ".dff", ".dts", ".mlp", ".ra", ".oma", ".aa", ".aax", ".qoa", ".wve",
 )  # fmt: skip
 _MOST_CLIPPED = 0.05
 

@@ -1,5 +1,5 @@
 """Sound files read by FFmpeg's libraries (PyAV), packet by packet to the end. The samples are counted, and only then
-compared with the length that the file states (`containers`). libsndfile reads NMS ADPCM, which FFmpeg does not know. No
+compared with the length that the file states (`containers`). libsndfile reads what FFmpeg takes for something else. No
 TensorFlow here: worker processes import it.
 """
 
@@ -91,7 +91,7 @@ def decoded(file: BinaryIO, notes: list[Note], end: float | None) -> Iterator[tu
     """(float32 [n, channels], rate) of a file to its end, or to `end` seconds; at the end of the file it is compared
     with its header."""
     stated = containers.stated(file)
-    packets: _FFmpeg | _Sndfile = _Sndfile(file) if _is_nms(file) else _FFmpeg(file, stated, notes)
+    packets: _FFmpeg | _Sndfile = _Sndfile(file) if _is_misread(file) else _FFmpeg(file, stated, notes)
     time = 0.0
     for block, rate in _in_blocks(packets.frames()):
         if not _RATES[0] <= rate <= _RATES[1]:
@@ -245,7 +245,7 @@ class _FFmpeg:
 
 
 class _Sndfile:
-    """A WAV of NMS ADPCM, read by libsndfile without seeking, which it cannot do in this format."""
+    """A WAV read by libsndfile, without seeking, which it cannot do in NMS ADPCM."""
 
     promised, bytes_per_second, cut, tolerance = 0.0, 0.0, "", _TOLERANCE_SECONDS
 
@@ -268,11 +268,16 @@ def _unusable(what: str, error: Exception) -> UnusableError:
     return kind(f"{what}: {getattr(error, 'strerror', None) or error}")
 
 
-def _is_nms(file: BinaryIO) -> bool:
-    """Whether it is a WAV of NMS ADPCM, whose code FFmpeg takes for another codec's."""
+def _is_misread(file: BinaryIO) -> bool:
+    """Whether FFmpeg takes a WAV's samples for others: NMS ADPCM, and whole numbers in more bytes than they need (24 bits in
+    4 bytes, as recorders write)."""
     head = file.read(22)
     file.seek(0)
-    return head[:4] == b"RIFF" and head[8:16] == b"WAVEfmt " and head[20:22] == b"\x38\x00"
+    layout = containers.pcm(file)
+    if layout is None:
+        return head[:4] == b"RIFF" and head[8:16] == b"WAVEfmt " and head[20:22] == b"\x38\x00"
+    # In a plain header any other pair is a slip: all programs go by the bits.
+    return layout.width > -(-layout.bits // 8) and (layout.extensible or (layout.bits, layout.width) == (24, 4))
 
 
 def _is_tag(packet: Any) -> bool:
@@ -283,7 +288,10 @@ def _is_tag(packet: Any) -> bool:
 
 def _samples(frame: Any) -> np.ndarray:
     """float32 [n, channels] of a decoded frame, full scale 1."""
-    data = frame.to_ndarray()
+    try:
+        data = frame.to_ndarray()
+    except ValueError:  # whole numbers of 64 bits
+        raise UnusableError(f"cannot be read: samples of the form {frame.format.name}") from None
     data = data.T if frame.format.is_planar else data.reshape(-1, frame.layout.nb_channels)
     if data.dtype == np.uint8:
         return (data.astype(np.float32) - 128) / 128

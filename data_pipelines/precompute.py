@@ -109,7 +109,7 @@ def _encode_all(encode: Encode, audio: Path, writing: Writing, batch_size: int, 
     """Writes this host's chunks of every split."""
     chunks = share.of(writing.chunks)
     with tqdm.tqdm(
-        total=sum(chunk.stop - chunk.start for chunk in chunks), unit=" clips", desc="tokenizing"
+        total=sum(chunk.stop - chunk.start for chunk in chunks), unit=" clips", desc="tokenizing, compiling"
     ) as progress:
         opened: dict[str, tuple[Records, Any]] = {}
         for chunk in chunks:
@@ -132,6 +132,7 @@ def _encoded(
         filled = np.concatenate([clips, np.repeat(clips[-1:], missing, axis=0)])
         captions = [tuple(text.decode() for text in example["captions"]) for example in examples]
         encoded = encode(filled, captions + [()] * missing)
+        progress.set_description("tokenizing", refresh=False)
         for row, example in enumerate(examples):
             mulan, text = encoded["mulan"][row], encoded["text"][row]
             latents = encoded["latents"][row].astype(np.float16)

@@ -5,6 +5,7 @@ import collections
 import concurrent.futures
 import csv
 import dataclasses
+import errno
 import io
 import json
 import math
@@ -236,12 +237,19 @@ def _files_below(root: Path) -> tuple[list[Path], list[Rejection]]:
             path = pathlib.Path(entry.path)
             if entry.name.startswith("."):
                 continue
-            if path.is_dir():
+            try:
+                if entry.is_symlink():
+                    entry.stat()
+                is_folder = entry.is_dir()
+            except OSError as error:  # a link to nowhere, of which nobody knows whether it was an album
+                rejected.append(Rejection(entry.path, f"cannot be read: {error.strerror}"))
+                continue
+            if is_folder:
                 real = os.path.realpath(path)
                 if real not in above:
                     waiting.append((path, (*above, real)))
             else:
-                files.append(path)  # a pipe or a link to nowhere too: the decoder says why it is not used
+                files.append(path)  # a pipe too: the decoder says why it is not used
     return sorted(files), sorted(rejected, key=lambda item: item.path)
 
 
@@ -318,9 +326,16 @@ def _what_is_wrong(captions: tuple[str, ...], licence: str) -> str:
 
 def _sidecars(path: Path, tags: dict[str, Any]) -> Iterator[Path]:
     candidates = [path.with_suffix(".json"), path.with_name(f"{path.name}.json"), path.with_suffix(".txt")]
+    candidates += [path.with_suffix(".JSON"), path.with_suffix(".TXT")]
     if isinstance(tags.get("info_path"), str):
         candidates.insert(0, storage.below(path.parent, tags["info_path"]))
-    yield from dict.fromkeys(candidate for candidate in candidates if candidate.is_file())
+    for candidate in dict.fromkeys(candidates):
+        try:
+            if candidate.is_file():
+                yield candidate
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:  # no file can be called so, but the sound may be
+                raise
 
 
 def _read_sidecar(path: Path) -> tuple[tuple[str, ...], str, dict[str, Any]]:
@@ -328,7 +343,7 @@ def _read_sidecar(path: Path) -> tuple[tuple[str, ...], str, dict[str, Any]]:
     size = storage.size_of(path)
     if size > _MOST_SIDECAR_BYTES:
         raise UserError(f"{path.name} has {size / 1e6:.1f} MB, at most {_MOST_SIDECAR_BYTES / 1e6:.0f} MB are read")
-    if path.suffix != ".json":
+    if path.suffix.lower() != ".json":
         return _clean(read_text(path).splitlines()), "", {}
     tags = read_json(path)
     if not isinstance(tags, dict):

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import tqdm
 
+from data_pipelines import workers
 from data_pipelines.clip import Clip
 from data_pipelines.ffmpeg import UnreadError, UnusableError
 from data_pipelines.records import IN_FLIGHT
@@ -176,6 +177,13 @@ def make_chunks(
     return _listed(chunks, lists)
 
 
+def remove_halves(directory: Path) -> None:
+    """Removes what killed processes had begun of chunks, when no process makes any."""
+    if isinstance(directory, pathlib.Path):
+        for half in directory.glob(".chunk-*"):
+            half.unlink()
+
+
 def _missing(chunks: Sequence[Chunk], directory: Path) -> list[Chunk]:
     """Those that are not whole. Objects of a bucket are, so that one listing tells."""
     if isinstance(directory, pathlib.Path):
@@ -239,11 +247,9 @@ def _run(make: Make, waiting: Sequence[Chunk], processes: int, progress: tqdm.tq
 
 def _run_pool(make: Make, chunks: Sequence[Chunk], processes: int, progress: tqdm.tqdm) -> list[Chunk]:
     """Makes chunks. Returns those that were in work when a process died."""
-    # spawn: a fork of a process that holds TensorFlow or JAX threads can hang
-    context = multiprocessing.get_context("spawn")
-    done, before = context.RawArray("q", len(chunks)), progress.n
+    done, before = multiprocessing.RawArray("q", len(chunks)), progress.n
     processes = min(processes, len(chunks))
-    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _begin, (done,))
+    pool = workers.pool(processes, _begin, done)
     running: dict[concurrent.futures.Future, Chunk] = {}
     coming = iter(enumerate(chunks))
     try:

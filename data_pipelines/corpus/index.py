@@ -1,10 +1,8 @@
 """The parsed corpus on disk: read once by all cores, then loaded in a second; every piece knows its tune and split."""
 
-import concurrent.futures
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
 import pathlib
 import re
@@ -14,6 +12,7 @@ import tqdm
 
 from data_pipelines.corpus import scores, sources
 from data_pipelines.corpus.theory import Key
+from data_pipelines.workers import pool
 from melody_jax import storage
 from melody_jax.files import json_lines, whole_file, write_whole
 from melody_jax.storage import Path
@@ -64,10 +63,8 @@ def build(path: Path, root: pathlib.Path, chosen, workers: int | None = None) ->
     jobs = [(c, file) for c in chosen for file in sorted((root / c.name).glob(c.pattern))]
     jobs.sort(key=lambda job: (-job[1].stat().st_size, str(job[1])))
     pieces, rejected = [], []
-    # Spawned, not forked: the caller may run threads (TensorFlow, JAX) that a fork would leave half alive.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers or os.cpu_count(), context, initializer=_silence) as pool:
-        results = pool.map(_read, jobs, chunksize=4)
+    with pool(workers or os.cpu_count() or 1, _silence) as processes:
+        results = processes.map(_read, jobs, chunksize=4)
         for good, bad in tqdm.tqdm(results, "reading the corpus", len(jobs), unit="file", mininterval=1):
             pieces += good
             rejected += bad

@@ -1,10 +1,11 @@
 """What is written for a piece of music: the sound, PREFIX.png (a picture) and PREFIX.json (all that makes it again)."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from melody_jax import __version__, storage
@@ -39,26 +40,37 @@ def write_result(
     """
     path = storage.path(path)
     form = form or SoundFormat(path.suffix.lower().lstrip(".") or "wav")
-    write_sound(result.audio, result.sample_rate, path, form, tags(result, bundle), new)
-    written = [path]
     picture, settings = beside(path)
-
-    def draw() -> None:
+    text = json.dumps(describe(result, bundle) | dict(more or {}), indent=1) + "\n"
+    written: list[Path] = []
+    ready = contextlib.ExitStack()
+    with _costs_a_warning(settings), contextlib.ExitStack() as opening:
+        opening.enter_context(whole_file(settings)).write_text(text)
+        ready = opening.pop_all()
+    try:
+        with ready:  # the settings get their name right after the sound: a kill leaves both or neither
+            write_sound(result.audio, result.sample_rate, path, form, tags(result, bundle), new)
+            written.append(path)
+    except Exception as error:
+        if not written:
+            raise
+        _warn(settings, error)
+    with _costs_a_warning(picture):
         write_picture(result.audio, result.sample_rate, picture, result.prompt)
+    return [*written, *(file for file in (picture, settings) if file.is_file())]
 
-    def describe_it() -> None:
-        text = json.dumps(describe(result, bundle) | dict(more or {}), indent=1) + "\n"
-        with whole_file(settings) as scratch:
-            scratch.write_text(text)
 
-    for file, write in ((picture, draw), (settings, describe_it)):
-        try:
-            write()
-        except Exception as error:  # whatever it is, the music is worth more
-            warnings.warn(f"{file} was not written: {' '.join(str(error).split())}", stacklevel=2)
-        else:
-            written.append(file)
-    return written
+@contextlib.contextmanager
+def _costs_a_warning(file: Path) -> Iterator[None]:
+    """Around the making of `file`: whatever fails, the music is worth more."""
+    try:
+        yield
+    except Exception as error:
+        _warn(file, error)
+
+
+def _warn(file: Path, error: Exception) -> None:
+    warnings.warn(f"{file} was not written: {' '.join(str(error).split())}", stacklevel=4)
 
 
 def tags(result: Result, bundle: Bundle) -> dict[str, str]:

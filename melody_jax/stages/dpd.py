@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 
 from melody_jax import storage
 from melody_jax.bundle.part import read_info
@@ -97,7 +98,9 @@ class DPDStage(Stage):
         """What a preconditioned network is trained around, measured on the first batches."""
         if self.config.precondition == "none":
             return state
-        taken = list(itertools.islice(batches, self.calibration_batches))
+        bar = {"desc": "dpd, measuring", "total": self.calibration_batches, "unit": "batch"}
+        first = itertools.islice(batches, self.calibration_batches)
+        taken = list(tqdm.tqdm(first, **bar, disable=jax.process_index() != 0))
         latents, tokens = (np.concatenate([batch[name] for batch in taken]) for name in ("latents", "semantic"))
         if jax.process_count() > 1:
             latents, tokens = process_allgather((latents, tokens), tiled=True)

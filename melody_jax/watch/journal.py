@@ -49,7 +49,7 @@ class Journal:
         self._sinks = Sinks(sinks, directory)
         self._clock = Goodput(directory, step, total, began)
         self._trace = Trace(traced_steps(profile), range(step + 1, total + 1), directory, wait, self._clock)
-        self._bar = progress_bar(name, step, total)
+        self._bar = progress_bar(f"{name}, compiling", step, total)
 
     @contextmanager
     def step(self, number: int, batches: Any) -> Iterator[Any]:
@@ -59,6 +59,7 @@ class Journal:
                 batch = next(batches)
             with self._clock.step(number):
                 yield batch
+        self._bar.set_description(self._name, refresh=False)
         self._bar.update()
 
     def spent(self, kind: str) -> Any:

@@ -5,6 +5,7 @@ import json
 import pathlib
 import struct
 import tempfile
+import zipfile
 from collections.abc import Callable
 from fractions import Fraction
 from io import BytesIO
@@ -44,14 +45,32 @@ def sound(audio: np.ndarray, form: str = "WAV", subtype: str | None = None, rate
     return file.getvalue()
 
 
-def encoded(audio: np.ndarray, form: str, codec: str, rate: int = RATE, streams: int = 1, **options: Any) -> bytes:
-    """A file written by FFmpeg; all streams but the first are empty."""
+def encoded(
+    audio: np.ndarray,
+    form: str,
+    codec: str,
+    rate: int = RATE,
+    streams: int = 1,
+    picture: str = "",
+    chapters: int = 0,
+    **options: Any,
+) -> bytes:
+    """A file written by FFmpeg; all streams of sound but the first are empty.
+
+    Args:
+        picture: the codec of a moving picture beside the sound.
+        chapters: how many, of a second each.
+    """
     with (
         tempfile.NamedTemporaryFile() as file,  # some containers are read again when they are finished
         av.open(file.name, "w", format=form, options=options) as container,
     ):
         stream, *others = [container.add_stream(codec, rate=rate, layout="mono") for _ in range(streams)]
-        stream.bit_rate = 64_000
+        stream.bit_rate = 64_000 if codec != "libopencore_amrnb" else 12_200
+        if chapters:
+            container.set_chapters([_chapter(number) for number in range(chapters)])
+        if picture:
+            others.append(_picture(container, picture))
         for start in range(0, len(audio), 1_024):
             block = audio[None, start : start + 1_024].astype(np.float32)
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="mono")
@@ -61,6 +80,83 @@ def encoded(audio: np.ndarray, form: str, codec: str, rate: int = RATE, streams:
             container.mux(ended.encode(None))
         container.close()
         return pathlib.Path(file.name).read_bytes()
+
+
+def _picture(container: Any, codec: str) -> Any:
+    """A stream that holds three seconds of a grey picture."""
+    stream = container.add_stream(codec, rate=25)
+    stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+    for number in range(75):
+        frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), number, np.uint8), format="rgb24")
+        frame.pts, frame.time_base = number, Fraction(1, 25)
+        container.mux(stream.encode(frame))
+    return stream
+
+
+def _chapter(number: int) -> dict[str, Any]:
+    span = {"start": 1_000 * number, "end": 1_000 * (number + 1), "time_base": Fraction(1, 1_000)}
+    return {"id": number, **span, "metadata": {"title": f"chapter {number}"}}
+
+
+def silent_film(audio: np.ndarray) -> bytes:
+    """An MP4 with a picture and no sound."""
+    with tempfile.NamedTemporaryFile() as file, av.open(file.name, "w", format="mp4") as container:
+        container.mux(_picture(container, "mpeg4").encode(None))
+        container.close()
+        return pathlib.Path(file.name).read_bytes()
+
+
+def extensible(audio: np.ndarray, bits: int, head: bytes = b"RIFF") -> bytes:
+    """A WAV whose samples of `bits` bits stand in 4 bytes each."""
+    samples = ((audio * 2**31).astype(np.int64) >> 32 - bits << 32 - bits).astype("<i4").tobytes()
+    guid = b"\1\0\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71"
+    form = struct.pack("<HHIIHHHHI", 0xFFFE, 1, RATE, 4 * RATE, 4, 32, 22, bits, 0) + guid
+    size, sizes = len(samples), b""
+    if head == b"RF64":
+        sizes, size = b"ds64" + struct.pack("<IQQQI", 28, size + 100, size, size // 4, 0), 0xFFFF_FFFF
+    chunks = (
+        b"WAVE" + sizes + b"fmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", size) + samples
+    )
+    return head + struct.pack("<I", 0xFFFF_FFFF if sizes else len(chunks)) + chunks
+
+
+def with_cover(data: bytes, size: int) -> bytes:
+    """A sound behind an ID3 tag with a picture of `size` bytes."""
+
+    def length(value: int) -> bytes:
+        return bytes(value >> shift & 127 for shift in (21, 14, 7, 0))
+
+    picture = b"\0image/jpeg\0\3\0\xff\xd8\xff" + np.random.default_rng(2).bytes(size)
+    tag = b"APIC" + length(len(picture)) + b"\0\0" + picture
+    return b"ID3\4\0\0" + length(len(tag)) + tag + data
+
+
+def one_bit(audio: np.ndarray) -> bytes:
+    """A DSF: the sign of the tone and noise, 353 times as often as the tone's samples."""
+    times = 2_822_400 // RATE
+    loud = np.repeat(audio, times)
+    bits = loud > 2 * np.random.default_rng(3).random(len(loud)) - 1
+    data = np.packbits(bits, bitorder="little").tobytes()
+    data += b"\x69" * (-len(data) % 4_096)
+    form = b"fmt " + struct.pack("<QIIIIIIQII", 52, 1, 0, 1, 1, 2_822_400, 1, len(bits), 4_096, 0)
+    body = form + b"data" + struct.pack("<Q", 12 + len(data)) + data
+    return b"DSD " + struct.pack("<QQQ", 28, 28 + len(body), 0) + body
+
+
+def changed(data: bytes, at: int, to: bytes) -> bytes:
+    return data[:at] + to + data[at + len(to) :]
+
+
+def hit(data: bytes, size: int) -> bytes:
+    """A file with `size` bytes of noise in its middle."""
+    return changed(data, len(data) // 2, np.random.default_rng(4).bytes(size))
+
+
+def in_a_zip(data: bytes) -> bytes:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.wav", data)
+    return file.getvalue()
 
 
 def resized(data: bytes, size: int) -> bytes:
@@ -174,6 +270,28 @@ KINDS: dict[str, Kind] = {
     "m.mka": Kind(_by("matroska", "flac")),
     "w.webm": Kind(_by("webm", "libopus", 48_000)),
     "v.mp4": Kind(_by("mp4", "aac", 16_000)),
+    "fast.wav": Kind(lambda audio: sound(np.repeat(audio, 24), rate=24 * RATE)),  # 192 kHz
+    "in32.wav": Kind(lambda audio: extensible(audio, 24)),
+    "in32.rf64": Kind(lambda audio: extensible(audio, 24, b"RF64")),
+    "s16in32.wav": Kind(lambda audio: extensible(audio, 16)),
+    "bw64.wav": Kind(lambda audio: b"BW64" + sound(audio, "RF64")[4:]),
+    "u.aifc": Kind(_as("AIFF", "ULAW")),
+    "f.caf": Kind(_as("CAF", "FLOAT")),
+    "alac.caf": Kind(_as("CAF", "ALAC_16")),
+    "d.dsf": Kind(one_bit),
+    "v.amr": Kind(_by("amr", "libopencore_amrnb")),
+    "n.nist": Kind(_as("NIST")),
+    "v.voc": Kind(_as("VOC")),
+    "s.8svx": Kind(_as("SVX")),
+    "chapters.m4b": Kind(_by("ipod", "aac", 16_000, chapters=3)),
+    "film.mp4": Kind(_by("mp4", "aac", 16_000, picture="mpeg4")),
+    "film.mkv": Kind(_by("matroska", "libopus", 48_000, picture="mpeg4")),
+    "film.webm": Kind(_by("webm", "libopus", 48_000, picture="libvpx")),
+    "cover.mp3": Kind(lambda audio: with_cover(sound(audio, "MP3"), 1 << 20)),
+    "m_is_mp3.wav": Kind(_MP3),
+    "w_is_wav.mp3": Kind(_WAV),
+    "f_is_flac.ogg": Kind(_FLAC),
+    "left.wav": Kind(lambda audio: sound(audio[:, None] * [1, 0])),
     "stems.mka": Kind(lambda audio: encoded(audio, "matroska", "flac", streams=2), reason="2 streams of sound, of which the first"),
     # Whole, with a header that says something else.
     "sox.wav": _pipe(0x7FFFF000),
@@ -211,7 +329,21 @@ KINDS: dict[str, Kind] = {
     "cut.aac": _cut(_by("adts", "aac", 16_000)),
     "cut.mka": _cut(_by("matroska", "flac")),
     "cut.tta": _cut(_by("tta", "tta")),
+    "cut_in32.wav": _cut(lambda audio: extensible(audio, 24)),
+    "cut_in32.rf64": _cut(lambda audio: extensible(audio, 24, b"RF64")),
+    # Damaged.
+    "hit.flac": Kind(lambda audio: hit(_FLAC(audio), 64), 0, "truncated|damaged"),
+    "hit.mp3": Kind(lambda audio: hit(_MP3(audio), 300), 0, "are missing"),
+    "no_rate.wav": Kind(lambda audio: changed(_WAV(audio), 24, bytes(4)), 0, "cannot be read"),
+    "no_channels.wav": Kind(lambda audio: changed(_WAV(audio), 22, bytes(2)), 0, "cannot be read"),
+    "no_block.wav": Kind(lambda audio: changed(_WAV(audio), 28, bytes(6))),
+    "codec.wav": Kind(lambda audio: changed(_WAV(audio), 20, b"\x99\x99"), 0, "codec is unknown"),
+    "i64.wav": Kind(lambda audio: changed(sound(audio, "WAV", "DOUBLE"), 20, b"\1"), 0, "samples of the form s64"),
     # No sound, or none that music has.
+    "silent_film.mp4": Kind(silent_film, 0, "no sound in it"),
+    "midi.wav": Kind(_text(b"MThd\0\0\0\6\0\0\0\1\0\x60MTrk\0\0\0\4\0\xff\x2f\0"), 0, "cannot be read"),
+    "zip.wav": Kind(lambda audio: in_a_zip(_WAV(audio)), 0, "cannot be read"),
+    "opposed.wav": Kind(lambda audio: sound(audio[:, None] * [1, -1]), 0, "silent"),
     "empty.wav": Kind(_text(b""), 0, "empty file"),
     "text.wav": Kind(_text(b"no sound at all\n" * 99), 0, "cannot be read"),
     "text.mp3": Kind(_text(b"no sound at all\n" * 99), 0, "cannot be read"),
@@ -221,6 +353,7 @@ KINDS: dict[str, Kind] = {
     "page.flac": Kind(_text(b"<!DOCTYPE html><html>404</html>"), 0, "no samples"),
     "list.wav": Kind(_text(b"#EXTM3U\n#EXTINF:1,\nhttp://localhost/y.mp3\n"), 0, "cannot be read"),
     "script.wav": Kind(_text(b"ffconcat version 1.0\nfile 'plain.wav'\n"), 0, "cannot be read"),
+    "unknown.mpc": Kind(_text(b"MP+" + bytes(999)), 0, "cannot be read"),
     "header.wav": Kind(lambda audio: sound(audio[:0]), 0, "too short"),
     "sample.wav": Kind(lambda audio: sound(audio[:1]), 0, "too short"),
     "short.wav": Kind(lambda audio: sound(audio[:4_000]), 0, r"too short: 0\.50 s"),
@@ -251,7 +384,14 @@ KINDS: dict[str, Kind] = {
     "book.wav": Kind(_WAV, 0, r"book\.txt has 12\.0 MB", {".txt": b"word " * 2_400_000}),
     "long.wav": Kind(_WAV, 0, "a caption of 50000 characters", {".txt": b"a" * 50_000}),
     "many.wav": Kind(_WAV, 0, "300 captions", {".txt": "".join(f"{i}\n" for i in range(300)).encode()}),
+    "upper.wav": Kind(_WAV, sidecars={".TXT": b"a tone"}),
+    "utf16.wav": Kind(_WAV, 0, "not UTF-8", {".txt": "a tone".encode("utf-16")}),
+    "nul.wav": Kind(_WAV, sidecars={".txt": b"a \0 tone"}),
     # Names.
+    "\U0001f3bb \u202e.wav": Kind(_WAV),
+    "100 %d%s $(x) `y` *?[a].wav": Kind(_WAV),
+    f"{'long' * 62}.wav": Kind(_WAV),  # a.wav.json could not be called so
+    "data:audio,x.wav": Kind(_WAV),
     "caf\udce9.wav": Kind(_WAV),  # Latin-1 on disk
     "new\nline.wav": Kind(_WAV),
     "-i http:x.wav": Kind(_WAV),

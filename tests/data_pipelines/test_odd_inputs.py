@@ -1,23 +1,27 @@
 """Nothing is lost in silence: every odd file is used, or stands in rejected.jsonl with its reason."""
 
+import contextlib
 import csv
 import io
 import json
 import os
 import re
 
+import numpy as np
 import pytest
 
 from data_pipelines import build, sources
 from data_pipelines.request import Request
 from melody_jax.errors import UserError
 from tests.data_pipelines.odd_inputs import KINDS, NOTHING, sound, tone_of
-from tests.data_pipelines.tones import RATE
+from tests.data_pipelines.tones import RATE, pitch_of
+
+DEEP = "d" * 250
 
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
-    """({file: clips}, {file: lines of rejected.jsonl}) of a folder with all kinds, links and pipes."""
+    """({file: clips}, {file: lines of rejected.jsonl}, {file: first clip}) of a folder with all kinds, links and pipes."""
     root = tmp_path_factory.mktemp("odd")
     music, other = root / "music", root / "other"
     for folder in (music, other, music / ".git"):
@@ -39,25 +43,34 @@ def outcome(tmp_path_factory):
         (music / name).with_suffix(".txt").write_text("a link")
     os.mkfifo(music / "pipe.aiff")
     (music / "pipe.txt").write_text("a pipe")
+    (music / "turn.wav").symlink_to("turn.wav")
+    (music / "zero.wav").symlink_to("/dev/zero")
+    (music / "zero.txt").write_text("a device")
+    (music / "disk").symlink_to(root / "unplugged")
+    with contextlib.chdir(music):  # a folder so deep that no path leads there
+        for _ in range(17):
+            os.mkdir(DEEP)
+            os.chdir(DEEP)
     request = Request("folder", str(music), sample_rate=RATE, seconds=1.0, min_seconds=0.9, quota=1.0)
     prepared = build.prepare(request, root / "data", processes=1)
-    clips = {
-        os.path.relpath(chunk.work.name, music): sum(1 for _ in chunk.clips())
-        for chunks in prepared.chunks.values()
-        for chunk in chunks
-    }
+    clips, first = {}, {}
+    for chunk in (chunk for chunks in prepared.chunks.values() for chunk in chunks):
+        name = os.path.relpath(chunk.work.name, music)
+        places = [clip["at"] for clip in chunk.clips()]
+        clips[name] = len(places)
+        first |= {name: chunk.clip(*places[0])["audio"]} if places else {}
     lines = {}
     for line in (root / "data" / "rejected.jsonl").read_text().splitlines():
         row = json.loads(line)
         if row["reason"].startswith("called like"):  # the names of the table say what is odd, not what music it is
             continue
         lines.setdefault(os.path.relpath(row["path"], music), []).append(row["reason"])
-    return clips, lines
+    return clips, lines, first
 
 
 @pytest.mark.parametrize("name", KINDS, ids=ascii)
 def test_a_file_is_used_or_listed(outcome, name):
-    clips, lines = outcome
+    clips, lines, _ = outcome
     kind = KINDS[name]
     assert clips.get(name, 0) == kind.clips, lines.get(name)
     if kind.reason in ("", NOTHING):
@@ -68,12 +81,31 @@ def test_a_file_is_used_or_listed(outcome, name):
     assert "Error" not in "".join(lines.get(name, ())), "a fault of ours, not the file's"
 
 
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.clips], ids=ascii)
+def test_what_is_used_sounds_as_it_should(outcome, name):
+    number = list(KINDS).index(name)
+    audio = outcome[2][name] / 32_767
+    assert abs(pitch_of(audio, RATE) - (300 + 17 * number)) <= 2
+    assert 0.08 < np.sqrt(np.mean(audio**2)) < 0.3  # of a sine of 0.3, on one channel or more, it is 0.21
+
+
 def test_every_file_is_somewhere(outcome):
-    clips, lines = outcome
+    clips, lines, _ = outcome
     seen = {name for name, kind in KINDS.items() if kind.reason != NOTHING}
-    assert set(clips) | set(lines) == seen | {"album/linked.wav", "zcopy.wav", "gone.wav", "pipe.aiff"}
+    (deep,) = (name for name in lines if name.startswith(DEEP))
+    others = {"gone.wav", "pipe.aiff", "turn.wav", "zero.wav", "disk", deep}
+    assert set(clips) | set(lines) == seen | {"album/linked.wav", "zcopy.wav", *others}
     assert clips["album/linked.wav"] == 3
-    assert "No such file" in lines["gone.wav"][0] and "not a regular file" in lines["pipe.aiff"][0]
+    expected = {
+        "gone.wav": "No such file",
+        "disk": "No such file",
+        "pipe.aiff": "not a regular file",
+        "zero.wav": "not a regular file",
+        "turn.wav": "Too many levels of symbolic links",
+        deep: "File name too long",
+    }
+    for name, reason in expected.items():
+        assert lines[name] == [f"cannot be read: {reason}" + " or directory" * (reason == "No such file")]
     (same,) = lines["zcopy.wav"]
     assert "the same sound as" in same and same.endswith("plain.wav") and clips["plain.wav"] == 3
 

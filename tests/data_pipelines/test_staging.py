@@ -1,7 +1,9 @@
+import contextlib
 import errno
 import io
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -48,6 +50,29 @@ def test_a_killed_build_goes_on_with_the_same_bytes(tmp_path):
     assert _bytes(resumed) == _bytes(whole)
     assert set(done) < {chunk.path for chunk in resumed}
     assert all(path.stat().st_mtime_ns == times[path] for path in done)  # not made again
+
+
+def test_the_workers_of_a_killed_build_end_with_it(tmp_path):
+    script = (
+        f"import {__name__} as t, pathlib\n"
+        f"if __name__ == '__main__':\n"
+        f"    t.staging.stage(t._works(10_000), t.make_slowly, pathlib.Path({str(tmp_path)!r}), 2, 'clips')"
+    )
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    child = subprocess.Popen([sys.executable, "-c", script], env=os.environ | path, start_new_session=True)
+    try:
+        while child.poll() is None and len(list(tmp_path.glob("chunk-*"))) < 4:
+            time.sleep(0.02)
+        child.kill()
+        child.wait()
+        deadline = time.monotonic() + 60
+        with pytest.raises(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.killpg(child.pid, 0)
+                time.sleep(0.1)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 def test_a_chunk_that_the_disk_lost_the_end_of_is_made_again(tmp_path):

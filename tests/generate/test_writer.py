@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from melody_jax.errors import UserError
+from melody_jax.generate import writer
 from melody_jax.generate.files import Files, Output
 from melody_jax.generate.page import write_page
 from melody_jax.generate.picture import LOWEST_HZ, log_spectrogram
@@ -114,6 +115,20 @@ def test_a_picture_that_fails_costs_a_warning(tmp_path, melody, written):
     with pytest.warns(UserWarning, match="y.json was not written"):
         write_result(written[0], tmp_path / "y.wav", melody.bundle)
     assert (tmp_path / "y.wav").exists() and (tmp_path / "y.png").exists()
+
+
+def test_an_end_at_any_moment_leaves_sound_and_settings_or_neither(tmp_path, melody, written, monkeypatch):
+    """Or --skip_existing would leave out a piece that nobody can make again."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    for step, left in (("write_sound", []), ("write_picture", ["x.json", "x.wav"])):
+        with monkeypatch.context() as patched:
+            patched.setattr(writer, step, stop)
+            with pytest.raises(KeyboardInterrupt):
+                write_result(written[0], tmp_path / "x.wav", melody.bundle)
+        assert sorted(path.name for path in tmp_path.iterdir()) == left
 
 
 def test_prompts_are_text_and_no_markup(tmp_path, melody, written):
