@@ -56,7 +56,7 @@ def test_the_workers_of_a_killed_build_end_with_it(tmp_path):
     script = (
         f"import {__name__} as t, pathlib\n"
         f"if __name__ == '__main__':\n"
-        f"    t.staging.stage(t._works(10_000), t.make_slowly, pathlib.Path({str(tmp_path)!r}), 2, 'clips')"
+        f"    t.staging.make_chunks(t._works(10_000), t.make_slowly, pathlib.Path({str(tmp_path)!r}), 2, 'clips')"
     )
     path = {"PYTHONPATH": os.pathsep.join(sys.path)}
     child = subprocess.Popen([sys.executable, "-c", script], env=os.environ | path, start_new_session=True)
