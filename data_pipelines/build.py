@@ -4,15 +4,14 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import importlib.util
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from data_pipelines import decode, inputs, read, repeats, replacing, sources, splits, staging
 from data_pipelines.clip import Clip
+from data_pipelines.prepared import Prepared
 from data_pipelines.request import Request
 from data_pipelines.sources import Rejection, SoundFile
 from melody_jax import config, storage
@@ -25,39 +24,6 @@ from melody_jax.storage import Path
 
 # A MusicCaps clip has 10 s; a longer file that reaches to the clip's end is the recording that it was cut from.
 _LONGER_THAN_A_CLIP = 11.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """Everything the data set will hold, in chunks on disk.
-
-    Attributes:
-        chunks: of every split, in the order of the inputs.
-        rejected: what was refused or is odd: clips and files.
-        works: how many files or tunes there were.
-        entries: the inputs; see `inputs`.
-    """
-
-    chunks: Mapping[str, tuple[staging.Chunk, ...]]
-    rejected: tuple[Rejection, ...]
-    works: int
-    entries: list[dict[str, Any]]
-
-    def content_hash(self) -> str:
-        """sha256 over everything that will be stored: the identity of a data set."""
-        digest = hashlib.sha256()
-        for split, chunks in self.chunks.items():
-            for chunk in chunks:
-                for clip in chunk.clips():
-                    del clip["at"]
-                    digest.update(json.dumps([split, clip]).encode())
-        return digest.hexdigest()
-
-    def write_inputs(self, directory: Path) -> None:
-        """Writes what it was made from into `directory`."""
-        chunks = [chunk for chunks in self.chunks.values() for chunk in chunks]
-        files = {chunk.work.item.name: chunk for chunk in chunks if isinstance(chunk.work.item, SoundFile)}
-        inputs.write(directory, self.entries, files)
 
 
 def listed(request: Request, others: collections.Counter[str] | None = None) -> list[sources.Listed]:
@@ -184,9 +150,9 @@ def build(
         prepared = prepare(request, directory.parent, processes, old, found, share)
         if share.first:
             print(f"writing {directory}", flush=True)  # before TensorFlow is loaded, which takes a while
-        from data_pipelines import melody_audio
+        from data_pipelines import audio_set
 
-        melody_audio.write(prepared, request, directory, old is not None, share)
+        audio_set.write(prepared, request, directory, old is not None, share)
     return directory
 
 
