@@ -122,9 +122,8 @@ def train(request: Request, init_from: Sequence[str], began: float) -> None:
 def train_one(request: Request, config: RunConfig) -> None:
     """Opens the run of one stage and trains it."""
     if jax.process_index() == 0:
-        print(
-            f"{config.stage.name}: opening {config.run.data}", flush=True
-        )  # TensorFlow is loaded, which takes a while
+        # TensorFlow is loaded, which takes a while.
+        print(f"{config.stage.name}: opening {config.run.data}", flush=True)
     opened = request.open(config)
     data = opened.data()
     stage, run = opened.stage, opened.run
