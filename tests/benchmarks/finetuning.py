@@ -6,9 +6,10 @@
 Renders clips of one General MIDI instrument with the corpus's own tunes, finetunes the bundle on them as a user would
 (`melody data folder`, `melody finetune`), and makes music with the bundle before and after: for sentences that ask for the
 instrument with tunes it has not been given, and for the corpus's held-out captions. Prints a table: the share of pieces in
-which the instrument is heard, by a judge that knows renders of it beside the corpus's families, and every measure of `melody
+which the instrument is heard, by a judge that knows renders of it beside the corpus's families, the share of those which a judge
+of the corpus's families alone takes for what it takes real renders of the instrument for, and every measure of `melody
 evaluate` for the rest; real renders beside both. Options after `--` go to `melody finetune`.
-Half an hour on two cores for the finetuning with its defaults, about a minute for every four prompts.
+Five minutes on two cores for the finetuning with its defaults, about a minute for every four prompts.
 """
 
 import argparse
@@ -131,6 +132,7 @@ def main(argv: list[str]) -> None:
     known = np.concatenate([np.stack([clip.audio for clip in seen]), rendered(others, *form)])
     labels = [clip.truth.family if clip.truth else "" for clip in seen] + [instrument.name] * len(others)
     judge = FamilyJudge(known, labels, geometry.sample_rate)
+    of_corpus = FamilyJudge(known[: len(seen)], labels[: len(seen)], geometry.sample_rate)
     test = list(read.read_clips(audio, "test"))
     chosen = choose_prompts([clip.captions for clip in test], [clip.truth for clip in test], args.prompts)
     captions = [sentence for _, sentence in chosen]
@@ -140,9 +142,14 @@ def main(argv: list[str]) -> None:
         for name, bundle in (("before", args.bundle), ("after", args.out / "bundle"))
     }
     music["real renders"] = rendered(held_out, *form), np.stack([test[index].audio for index, _ in chosen])
+    real, beside = music["real renders"]
+    like = max(FAMILIES, key=lambda family: share(of_corpus, real, family, beside).value)
     columns: dict[str, dict[str, Estimate]] = {}
     for name, (own_pieces, rest) in music.items():
-        columns[name] = {f"{instrument.name}: heard": share(judge, own_pieces, instrument.name, rest)}
+        columns[name] = {
+            f"{instrument.name}: heard": share(judge, own_pieces, instrument.name, rest),
+            f"{instrument.name}: heard as {like} by a judge of the corpus": share(of_corpus, own_pieces, like, rest),
+        }
         columns[name] |= {
             f"corpus: {measure}": value
             for measure, value in rates.rates(rest, geometry.sample_rate, asked, judge).items()
