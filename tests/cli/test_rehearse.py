@@ -43,7 +43,7 @@ def test_a_host_is_killed_and_the_page_says_what_came_of_it(rehearse, tokenised)
     assert "pod: host 1 was killed by signal 9" in log and log.count("8 x cpu, mesh data=4,fsdp=2") == 3
     assert re.search(r"went on from step \d+0 to \d+0, ", page) and "no seam" in page
     assert "2 hosts, as many as the slices have" in page
-    assert re.search(r"the run \| 900 steps, [\d.]+ s, \S+ chip-hours", page)
+    assert re.search(r"the run \| 1,500 steps, [\d.]+ s, \S+ chip-hours", page)
     assert sorted(tokenised[0].rglob("*")) == before, "nothing of it is left in the bucket"
 
 

@@ -127,7 +127,8 @@ def composed(*bindings):
 
 
 def test_the_forecast_is_arithmetic_on_what_is_known():
-    config = composed("loop.Run.mesh = 'data=16,fsdp=16'")
+    adamw = "optim.OptimConfig.optimizer = 'adamw'"
+    config = composed("loop.Run.mesh = 'data=16,fsdp=16'", adamw)
     found = forecast(config.stage, config.run, V5E_256, step=0.5)
     assert found.run == pytest.approx(3600) and found.chip_hours == pytest.approx(256)
     assert found.rows == pytest.approx(256 / 64 / 0.5)
@@ -135,7 +136,7 @@ def test_the_forecast_is_arithmetic_on_what_is_known():
     assert found.written == 4 * found.state
     # parameters, their average and two moments, in float32; what fsdp splits is not on every chip
     assert found.checkpoint == pytest.approx(16 * parameters(config.stage), rel=0.01)
-    whole = composed("loop.Run.mesh = 'data=256'")
+    whole = composed("loop.Run.mesh = 'data=256'", adamw)
     assert forecast(whole.stage, whole.run, V5E_256).state == pytest.approx(found.checkpoint, rel=1e-3)
     assert found.state < found.checkpoint / 10
 
