@@ -1,6 +1,7 @@
 """Sound files: reading music that a user gives, writing music with what made it inside. Imports no jax."""
 
 import dataclasses
+import io
 import os
 import pathlib
 import unicodedata
@@ -72,27 +73,31 @@ def write_sound(
     """
     import soundfile
 
+    content = io.BytesIO()  # libsndfile does not say why a disk refuses
+    try:
+        with open_sound(content, sample_rate, form, tags) as file:
+            file.write(samples_of(audio, sample_rate, form))
+    except soundfile.SoundFileError as error:
+        raise OSError(str(error)) from None
     with whole_file(storage.path(path), new) as scratch:
-        try:
-            with open_sound(scratch, sample_rate, form, tags) as file:
-                file.write(samples_of(audio, sample_rate, form))
-        except soundfile.SoundFileError as error:
-            raise OSError(str(error)) from None
+        scratch.write_bytes(content.getvalue())
 
 
-def open_sound(path: pathlib.Path, sample_rate: int, form: SoundFormat, tags: Mapping[str, str] | None = None):
+def open_sound(
+    file: pathlib.Path | io.BytesIO, sample_rate: int, form: SoundFormat, tags: Mapping[str, str] | None = None
+):
     """An open `soundfile.SoundFile` of that form with the tags in it."""
     import soundfile
 
     rate = form.rate or sample_rate
     subtype = SUBTYPES[form.kind][form.bits]
-    file = soundfile.SoundFile(path, "w", rate, 1, subtype, format=form.kind.upper())
+    opened = soundfile.SoundFile(file, "w", rate, 1, subtype, format=form.kind.upper())
     for name, text in (tags or {}).items():
         if form.kind == "mp3":  # libsndfile writes its tags as Latin-1
             text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
         if text:
-            setattr(file, name, text)
-    return file
+            setattr(opened, name, text)
+    return opened
 
 
 def stream_to(

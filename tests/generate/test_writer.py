@@ -1,7 +1,9 @@
 """The files beside a piece of music."""
 
 import dataclasses
+import errno
 import json
+import resource
 import wave
 
 import numpy as np
@@ -238,3 +240,14 @@ def test_a_stream_does_not_begin_over_a_file_that_has_appeared(tmp_path):
     write(np.zeros(8, np.float32))
     close()
     assert soundfile.info(out).frames == 8
+
+
+def test_why_a_disk_refuses_is_said(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # a write beyond it fails as on a full disk
+    try:
+        with pytest.raises(OSError) as refused:
+            write_sound(np.zeros(24_000, np.float32), 24_000, tmp_path / "x.wav", SoundFormat("wav"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert refused.value.errno == errno.EFBIG and not list(tmp_path.iterdir())
