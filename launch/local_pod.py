@@ -27,6 +27,8 @@ LOOK_SECONDS = 1.0
 """Between two questions whether a host is to be killed."""
 GRACE_SECONDS = 60.0
 """Between SIGTERM and SIGKILL for hosts that outlive another one: they may hang in a collective without it."""
+READ_SECONDS = 30.0
+"""For what ended hosts have printed; a process of theirs that lives on may hold their output open."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +73,7 @@ class Pod:
         out: TextIO | None = None,
     ):
         self._grace, self._out = grace, out or sys.stdout
-        self._signal = 0
+        self._signal, self._writing = 0, threading.Lock()
         address = f"127.0.0.1:{_free_port()}"
         self._hosts = [self._start(command, index, hosts, devices, address) for index in range(hosts)]
         self._readers = [
@@ -97,7 +99,7 @@ class Pod:
                     host.kill()
                 host.wait()
             for host, reader in zip(self._hosts, self._readers, strict=True):
-                reader.join(timeout=5)
+                reader.join(timeout=READ_SECONDS)
                 if host.stdout and not reader.is_alive():
                     host.stdout.close()
             for number, handler in previous.items():
@@ -163,8 +165,9 @@ class Pod:
 
     def _copy(self, stream: TextIO | None, index: int) -> None:
         for line in stream or ():
-            self._out.write(f"[{index}] {line}")
-            self._out.flush()
+            with self._writing:  # two threads that write at once may lose a line
+                self._out.write(f"[{index}] {line}")
+                self._out.flush()
 
 
 def _free_port() -> int:

@@ -110,7 +110,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(lock, "_WAIT_SECONDS", 0.05)
 
 
-def test_a_lock_has_one_holder(gcs_folder, quick):
+def test_a_lock_has_one_holder(gcs_folder, quick, monkeypatch):
+    monkeypatch.setattr(lock, "WATCH_SECONDS", 30.0)  # buckets tell whole seconds of a file's age
     path = gcs_folder / "lock"
     assert not lock.in_use(path)
     with lock.claim(path):
