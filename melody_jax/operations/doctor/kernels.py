@@ -42,6 +42,9 @@ def compare(fused: Mapping[str, Any], plain: Mapping[str, Any]) -> Finding:
     """Whether the figures agree."""
     apart = max(abs(float(fused[name]) - float(plain[name])) / max(abs(float(plain[name])), 1e-12) for name in plain)
     measured = ", ".join(f"{name} {float(fused[name]):.6g} with, {float(plain[name]):.6g} without" for name in plain)
-    advice = "train with fused_attention = False (and recurrence = 'associative' in the DPD, fused_norm = False in the wave stem), and report the chip and libtpu"
+    advice = (
+        "train with fused_attention = False (and recurrence = 'associative' in the DPD, fused_norm = False in the wave "
+        "stem), and report the chip and libtpu"
+    )
     broken = not apart <= 10 * APART  # NaN counts as different
     return judge("kernels", measured, advice, failure=broken, warning=not apart <= APART)
