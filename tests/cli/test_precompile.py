@@ -65,7 +65,8 @@ def test_what_a_training_step_costs(slice_of_cpus, capsys, tmp_path):
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     # float32, the embedding and every product split over fsdp, scales of norms whole
     assert 0.25 * 4 * parameters < report["held_bytes"]["parameters"] < 0.3 * 4 * parameters
-    assert report["held_bytes"]["optimiser"] > 2.9 * report["held_bytes"]["parameters"]  # two moments and the average
+    # an average and one moment (Muon), two for what AdamW trains in its place
+    assert 2 < report["held_bytes"]["optimiser"] / report["held_bytes"]["parameters"] < 3
     assert report["model_flops"] == flops.count(made.train_step, state, made.batch_shapes())
     assert report["hardware_flops"] > report["model_flops"]  # remat="full"
     assert report["mfu"] is None  # a CPU's compiler estimates no cycles
