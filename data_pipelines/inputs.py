@@ -14,7 +14,7 @@ from typing import Any
 from data_pipelines import read, staging
 from data_pipelines.clip import Clip
 from data_pipelines.sources import Listed, Rejection
-from melody_jax.files import whole_file
+from melody_jax.files import read_lines, whole_file
 from melody_jax.storage import Path
 
 FILE = "inputs.jsonl"
@@ -67,7 +67,7 @@ def changes(directory: Path, entries: Sequence[Mapping[str, Any]]) -> str:
     known = read.metadata(directory).get("inputs")
     if known == hash_of(entries) or (known is None and not entries):
         return ""
-    old = {row["name"]: row for row in _rows(directory)}
+    old = {row["name"]: row for row in read_lines(directory / FILE)}
     if not old and known != hash_of([]):
         return "it does not say what it was made from"
     new = {entry["name"]: entry for entry in entries}
@@ -101,7 +101,7 @@ def _difference(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
 
 def reuse(directory: Path, chunks: Iterable[staging.Chunk]) -> int:
     """Restores chunks from the finished data set in `directory`. Returns how many."""
-    rows = {row["chunk"]: row for row in _rows(directory) if "chunk" in row}
+    rows = {row["chunk"]: row for row in read_lines(directory / FILE) if "chunk" in row}
     wanted = {
         chunk.path.name: chunk for chunk in chunks if chunk.path.name in rows and not staging.is_whole(chunk.path)
     }
@@ -141,13 +141,6 @@ def _places(directory: Path) -> dict[str, list[tuple[int, str, int]]]:
             number = int(example["id"].decode().rpartition("#")[2])
             places.setdefault(example["tune"].decode(), []).append((number, split, index))
     return places
-
-
-def _rows(directory: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in (directory / FILE).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
-        return []
 
 
 def _hash(text: str) -> str:
