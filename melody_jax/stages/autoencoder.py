@@ -268,7 +268,7 @@ class AutoencoderStage(Stage):
         new_ema = None if ema is None else update_ema(ema, new, self.optim.ema_decay, state.step)
         players = {"generator": new, "discriminator": discriminator[0]}
         moved = (players, {"generator": new_opt_state, "discriminator": discriminator[1]}, new_ema)
-        # Leaf by leaf, in the pass over memory that updates it: a `cond` copies the whole state (docs/scaling.md).
+        # Leaf by leaf: XLA fuses the choice with the update, and nothing into or out of a branch of a `cond`.
         new_params, new_opt_state, new_ema = jax.tree.map(
             functools.partial(jnp.where, healthy), moved, (state.params, state.opt_state, state.ema)
         )
