@@ -1,6 +1,7 @@
 """Training the audio VAE-GAN: two players, two optimisers, one step."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -260,20 +261,17 @@ class AutoencoderStage(Stage):
         params, opt_state, ema, gradients = generator
         norm = optax.tree.norm(gradients)
         mean_norm = state.extra["mean_norm"]
-
-        def accept():
-            updates, new_opt_state = make_optimizer(self.optim).update(gradients, opt_state, params)
-            new = optax.apply_updates(params, updates)
-            new_ema = None if ema is None else update_ema(ema, new, self.optim.ema_decay, state.step)
-            players = {"generator": new, "discriminator": discriminator[0]}
-            return players, {"generator": new_opt_state, "discriminator": discriminator[1]}, new_ema
-
-        def reject():
-            return state.params, state.opt_state, state.ema
-
         limit = jnp.where(mean_norm > 0, self.spike_factor * mean_norm, jnp.inf)
         healthy = jnp.isfinite(norm) & ((norm <= limit) if self.spike_factor else True)
-        new_params, new_opt_state, new_ema = jax.lax.cond(healthy, accept, reject)
+        updates, new_opt_state = make_optimizer(self.optim).update(gradients, opt_state, params)
+        new = optax.apply_updates(params, updates)
+        new_ema = None if ema is None else update_ema(ema, new, self.optim.ema_decay, state.step)
+        players = {"generator": new, "discriminator": discriminator[0]}
+        moved = (players, {"generator": new_opt_state, "discriminator": discriminator[1]}, new_ema)
+        # Leaf by leaf: XLA fuses the choice with the update, and nothing into or out of a branch of a `cond`.
+        new_params, new_opt_state, new_ema = jax.tree.map(
+            functools.partial(jnp.where, healthy), moved, (state.params, state.opt_state, state.ema)
+        )
         first = mean_norm == 0
         running = jnp.where(first, norm, mean_norm + 0.02 * (jnp.minimum(norm, limit) - mean_norm))
         extra = {

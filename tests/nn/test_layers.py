@@ -188,6 +188,14 @@ def test_conv1d_and_its_gradients_are_the_same_on_tpus(dilation, padding, monkey
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("rows", "taps", "direct"), [(8, 3, True), (7, 3, False), (8, 1, False)])
+def test_channels_that_fill_lanes_are_convolved_where_rows_fill_sublanes(rows, taps, direct, monkeypatch):
+    monkeypatch.setattr(activations, "on_tpu", lambda: True)
+    x, layer = jnp.zeros((rows, 9, 128)), conv.Conv1d(4, taps)
+    program = str(jax.make_jaxpr(lambda: layer.init_with_output(jax.random.key(0), x)[0])())
+    assert ("conv_general_dilated" in program) == direct
+
+
 def test_products_and_their_gradients_are_the_same_on_tpus(monkeypatch):
     x, w = _normal(0, 2, 3, 5, 4), _normal(1, 4, 6)
 
