@@ -67,8 +67,8 @@ class Conv1d(nn.Module):
         kernel = self.param("kernel", init, shape, jnp.dtype(self.param_dtype))
         pads = _pads(self.padding, self.kernel, self.stride, self.dilation, x.shape[1])
         x = x.astype(self.dtype)
-        if self.groups == 1 and self.stride == 1 and _direct_is_faster(x, self.kernel):
-            y = _direct(x, kernel, self.dilation, pads)
+        if self.groups == 1 and _direct_is_faster(x, self.kernel, self.stride, self.dilation):
+            y = _strided(x, kernel, self.stride, self.dilation, pads)
         elif self.groups == 1:
             y = _unfolded(x, kernel, self.stride, self.dilation, pads)
         else:
@@ -93,13 +93,28 @@ def _unfolded(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple[i
     return matmul(unfolded, kernel.reshape(taps * inputs, outputs))
 
 
-def _direct_is_faster(x: Array, taps: int) -> bool:
-    """Whether a convolution of stride 1 is one: on TPUs, unless all taps' channels together do not fill lanes. With eight
-    rows for each chip it is two to three times as fast as the product. Fewer XLA cuts into more rows first, which only
-    pays where channels do not fill lanes (docs/scaling.md)."""
+def _direct_is_faster(x: Array, taps: int, stride: int, dilation: int) -> bool:
+    """Whether a convolution is one: on TPUs, unless all taps' channels together do not fill lanes. With eight rows for each
+    chip it is two to three times as fast as the product. Fewer XLA cuts into more rows first, which only pays where channels
+    do not fill lanes, at a stride of 1 (docs/scaling.md)."""
     inputs, rows = x.shape[-1], activations.share(x.shape[0], "batch")
-    fills = taps > 1 and taps * inputs > LANES
-    return activations.on_tpu() and fills and (rows >= SUBLANES or inputs % LANES > 0)
+    fills = taps > 1 and taps * inputs > LANES and (stride == 1 or dilation == 1)
+    return activations.on_tpu() and fills and (rows >= SUBLANES or stride == 1 and inputs % LANES > 0)
+
+
+def _strided(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple[int, int]) -> Array:
+    """Dense convolution, not unfolded. At a stride s, of a dilation of 1, it is one of stride 1 over [B, T / s, s * I]: the
+    gradient of a strided one multiplies the zeros between the frames."""
+    if stride == 1:
+        return _direct(x, kernel, dilation, pads)
+    batch, time, inputs = x.shape
+    taps, _, outputs = kernel.shape
+    width, blocks = (time + sum(pads) - taps) // stride + 1, -(-taps // stride)
+    length = (width - 1 + blocks) * stride
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (pads[0], length - time - pads[0], 0), (0, 0, 0)))
+    kernel = jnp.pad(kernel, ((0, blocks * stride - taps), (0, 0), (0, 0)))
+    x, kernel = x.reshape(batch, -1, stride * inputs), kernel.reshape(blocks, stride * inputs, outputs)
+    return _direct(x, kernel, 1, (0, 0))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

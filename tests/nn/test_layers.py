@@ -171,10 +171,14 @@ def test_conv1d_equals_lax(stride, dilation, padding, groups):
     np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("dilation", "padding"), [(1, "SAME"), (3, "SAME"), (2, "VALID"), (1, (5, 0))])
-def test_conv1d_and_its_gradients_are_the_same_on_tpus(dilation, padding, monkeypatch):
-    x = _normal(0, 2, 25, 30)
-    layer = conv.Conv1d(6, 5, 1, dilation, padding=padding)
+@pytest.mark.parametrize(
+    ("rows", "stride", "dilation", "padding"),
+    [(2, 1, 1, "SAME"), (2, 1, 3, "SAME"), (2, 1, 2, "VALID"), (2, 1, 1, (5, 0))]
+    + [(8, 4, 1, "VALID"), (8, 2, 1, "SAME"), (8, 5, 1, 3), (8, 7, 1, "VALID")],
+)
+def test_conv1d_and_its_gradients_are_the_same_on_tpus(rows, stride, dilation, padding, monkeypatch):
+    x = _normal(0, rows, 25, 30)
+    layer = conv.Conv1d(6, 5, stride, dilation, padding=padding)
     params = nn.meta.unbox(layer.init(jax.random.key(0), x))
 
     def run(params, x):
@@ -188,10 +192,15 @@ def test_conv1d_and_its_gradients_are_the_same_on_tpus(dilation, padding, monkey
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("rows", "taps", "direct"), [(8, 3, True), (7, 3, False), (8, 1, False)])
-def test_channels_that_fill_lanes_are_convolved_where_rows_fill_sublanes(rows, taps, direct, monkeypatch):
+@pytest.mark.parametrize(
+    ("rows", "taps", "stride", "dilation", "direct"),
+    [(8, 3, 1, 1, True), (7, 3, 1, 1, False), (8, 1, 1, 1, False), (8, 3, 2, 1, True), (8, 3, 2, 2, False)],
+)
+def test_channels_that_fill_lanes_are_convolved_where_rows_fill_sublanes(
+    rows, taps, stride, dilation, direct, monkeypatch
+):
     monkeypatch.setattr(activations, "on_tpu", lambda: True)
-    x, layer = jnp.zeros((rows, 9, 128)), conv.Conv1d(4, taps)
+    x, layer = jnp.zeros((rows, 9, 128)), conv.Conv1d(4, taps, stride, dilation)
     program = str(jax.make_jaxpr(lambda: layer.init_with_output(jax.random.key(0), x)[0])())
     assert ("conv_general_dilated" in program) == direct
 
