@@ -134,9 +134,7 @@ def _copy(bundle: Bundle, name: str, out: Path) -> None:
         if found != part.id:
             raise UserError(f"{out} holds another {name} ({short(found)}); name a new --out for this bundle")
         return
-    save_part(
-        out / name, name, part.params, part.config, part.geometry, part.parents, part.training, part_id=part.id
-    )
+    save_part(out / name, name, part.params, part.config, part.geometry, part.parents, part.training, part_id=part.id)
 
 
 def _finished(base: Part, folder: Path, rank: int) -> bool:
