@@ -175,7 +175,7 @@ def _reuse(old: Path, work: Sequence[staging.Work], make: staging.Make, director
     except UserError as error:
         print(f"{error}; everything is read again")
         return
-    print(f"{count} of {len(work)} files have not changed; their clips are taken from the data set as it was")
+    print(f"the clips of {count} of {len(work)} files, which have not changed, are taken from the data set as it was")
 
 
 def make_file_clips(file: SoundFile, form: decode.ClipFormat) -> Iterator[Clip | Rejection | staging.Progress]:

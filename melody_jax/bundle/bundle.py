@@ -34,7 +34,7 @@ from melody_jax.bundle.part import (
     seal,
 )
 from melody_jax.codes.vocabulary import Vocabulary
-from melody_jax.errors import UserError
+from melody_jax.errors import STOPPED, UserError, exit_code_of
 from melody_jax.files import UNFINISHED, placing, read_object, write_whole
 from melody_jax.geometry import Geometry
 from melody_jax.mulan import minilm
@@ -144,6 +144,7 @@ def export(
 
     Raises:
       UserError: a part is missing, given twice, damaged or was not trained together with another, or `out` is taken.
+      OSError: the disk is full or refuses; what stood in `out` stays.
     """
     out = storage.path(out)
     known = any((out / name).is_file() for name in (BUNDLE_FILE, UNFINISHED))
@@ -163,6 +164,8 @@ def export(
         Bundle.load(scratch)
         _place(scratch, out)
     except OSError as error:
+        if exit_code_of(error) == STOPPED:
+            raise
         raise UserError(f"cannot export to {out}: {error}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -104,6 +104,7 @@ def save_part(
     Raises:
       UserError: unknown dtype, a weight that is not finite in `dtype`, a tensor larger than the limit, or `directory`
         is something other than a part.
+      OSError: it cannot be written, as on a full disk.
     """
     directory = storage.path(directory)
     _refuse_foreign(directory)
@@ -121,11 +122,19 @@ def save_part(
     info |= {"dtype": _float_dtype(flat), "training": dict(training), "files": {}}
     with whole_folder(directory, INFO_FILE) as scratch:
         for filename, tensors in _shards(name, flat, max_file_bytes):
-            save_file(tensors, scratch / filename)
+            write_weights(tensors, scratch / filename)
             info["files"][filename] = _sha256(scratch / filename)
         info["seal"] = seal(info)
         (scratch / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n")
     return _from_info(info, flat)
+
+
+def write_weights(tensors: Mapping[str, np.ndarray], path: pathlib.Path, **more: Any) -> None:
+    """A safetensors file. Raises OSError where the disk is full; safetensors' own error does not say which file it is of."""
+    try:
+        save_file(dict(tensors), path, **more)
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from None
 
 
 def load_part(directory: str | os.PathLike) -> Part:

@@ -193,11 +193,12 @@ def _make(
     for path in sources if music else ():
         check_music(path)
     making = _making(args, titles)
-    if not making.files.wanted:
-        print(f"all {len(sources)} pieces are there")
-        return
     given |= {"negative": args.negative, "controls": asked, "batch_size": args.batch_size, "keep_all": args.keep_all}
     with plain_warnings():
+        making.files.complete()
+        if not making.files.wanted:
+            print(f"all {len(sources)} pieces are there")
+            return
         making.make(method, sources, music, seeds, **given, **chosen)
 
 
@@ -209,10 +210,11 @@ def _again(args: argparse.Namespace) -> None:
     title = call.arguments.get("prompts") or call.arguments.get("prompt") or call.name
     sound = music_of(call, args.music[0] if args.music else None, args.again)
     making = _making(args, [title])
-    if not making.files.wanted:
-        print("the piece is there")
-        return
     with plain_warnings():
+        making.files.complete()
+        if not making.files.wanted:
+            print("the piece is there")
+            return
         making.make_again(info, sound)
 
 

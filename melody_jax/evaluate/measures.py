@@ -91,23 +91,20 @@ def language_model(
     return [perplexity, Figure("lm", name, wrong, f"right prefixes {right:.2f}", right, ">=", wrong_interval)]
 
 
-def diffusion(errors: Float[np.ndarray, "batches 3"], clips: int) -> list[Figure]:
+def diffusion(errors: Float[np.ndarray, "batches 3"]) -> list[Figure]:
     """DPD: velocity error over a grid of angles beside the per-channel Wiener predictor; and with others' tokens.
 
     Args:
-      errors: of every batch of clips, with their own tokens, with another clip's, and of the predictor.
-      clips: how many there are in all.
+      errors: of every batch of clips, with their own tokens, with another clip's, and of the predictor. One batch is one clip.
     """
     own, shuffled, wiener = errors.T
     error, bound = whole_mean(own), float(wiener.mean())
-    interval = error.interval if len(own) > 1 else None
     ignored = "error, tokens shuffled / right"
-    figures = [Figure("dpd", "velocity error", error.value, f"Wiener {bound:.4f}", bound, "<=", interval)]
-    if clips < 2:
+    figures = [Figure("dpd", "velocity error", error.value, f"Wiener {bound:.4f}", bound, "<=", error.interval)]
+    if len(own) < 2:
         return [*figures, Figure.unmeasured("dpd", ignored, ONE_CLIP)]
     ratio = whole_mean(shuffled / own, own)
-    interval = ratio.interval if len(own) > 1 else None
-    return [*figures, Figure("dpd", ignored, ratio.value, "1 if tokens were ignored", 1.03, ">=", interval)]
+    return [*figures, Figure("dpd", ignored, ratio.value, "1 if tokens were ignored", 1.03, ">=", ratio.interval)]
 
 
 def above_chance(chance: float, times: int) -> float:

@@ -48,7 +48,7 @@ def token_models(loaded: Loaded, train: Columns, held_out: Columns) -> list[Figu
         memory(functools.partial(jax.jit(loaded.system.sequence_losses), loaded.weights["lm"]), held_out.mulan, passage)
     )
     some = held_out.take(np.arange(min(DIFFUSION_CLIPS, len(held_out.ids))))
-    return figures + measures.diffusion(diffusion_errors(loaded, some), len(some.ids))
+    return figures + measures.diffusion(diffusion_errors(loaded, some))
 
 
 def memory(losses: Callable[..., Any], mulan: np.ndarray, semantic: np.ndarray) -> Figure:
@@ -81,6 +81,11 @@ def language_losses(loaded: Loaded, clips: Columns, shift: int = 0) -> np.ndarra
     return batched(loss, *columns)
 
 
+def diffusion_batch(clips: int) -> int:
+    """Clips of a batch: as many as give four batches, for what is said of a mean comes from the differences of its batches."""
+    return max(1, min(BATCH, clips // 4))
+
+
 def diffusion_errors(loaded: Loaded, clips: Columns) -> np.ndarray:
     """Velocity errors over a grid of angles, of every batch [batches, 3]: with the clips' own tokens and prompt, with another
     clip's, of the Wiener predictor."""
@@ -100,7 +105,7 @@ def diffusion_errors(loaded: Loaded, clips: Columns) -> np.ndarray:
     clean = clips.latents.astype(np.float32) / loaded.system.dpd.config.data_std
     own = clips.semantic, np.asarray(loaded.condition(clips.mulan, 0, clips.controls))
     others = [np.roll(known, 1, axis=0) for known in own]
-    size, weights = min(BATCH, len(clean)), loaded.weights["dpd"]
+    size, weights = diffusion_batch(len(clean)), loaded.weights["dpd"]
     places = [slice(i, i + size) for i in range(0, len(clean) - size + 1, size)]
     return np.asarray(
         [errors(weights, clean[at], [known[at] for known in own], [known[at] for known in others]) for at in places]

@@ -33,7 +33,7 @@ class Output:
       out: X.wav (X-0.wav, X-1.wav, ... for several pieces) or a folder; a picture (.png) and all that makes the piece again
         (.json) are written beside each.
       overwrite: replace files that are there.
-      skip_existing: go on: leave out pieces that are there.
+      skip_existing: go on: leave out pieces that are there; a picture that one lacks is drawn.
       format: of the sound files: wav, flac, ogg or mp3; if not given as `out` ends, else wav.
       bits: 16, 24 or (wav) 32, which are floating-point.
       rate: 24000, 44100 or 48000 Hz; if not given the bundle's.
@@ -73,26 +73,47 @@ class Files:
         self._keep_all, self._html = asked.keep_all, asked.html
         self._skip_existing, self._overwrite = asked.skip_existing, asked.overwrite
         self._new_page = not (asked.overwrite or asked.skip_existing)
-        self._pieces: list[tuple[storage.Path, dict[str, Any]]] = []
         there = [i for i, path in enumerate(self._paths) if path.exists()]
         if asked.overwrite and asked.skip_existing:
             raise UserError("--overwrite and --skip_existing exclude each other")
         taken = [file for path in self._paths for file in (path, *beside(path)) if file.exists()]
         taken += [page for page in (self.folder / PAGE,) if self._html and page.exists()]
         if self._keep_all:
-            taken += [file for path in self._paths for file in sorted(self.folder.glob(_candidate(path, "*")))]
+            taken += [file for path in self._paths for file in self._candidates(path)]
         if taken and not (asked.overwrite or asked.skip_existing):
             others = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
             raise UserError(f"{taken[0]}{others} exists; --overwrite replaces it, --skip_existing makes the others")
         self.wanted = [i for i in range(len(self._paths)) if not (asked.skip_existing and i in there)]
+        for path in (self._paths[i] for i in self.wanted if asked.skip_existing):
+            foreign = [file for file in beside(path) if file.exists() and not _said(path)]
+            if foreign:
+                raise UserError(f"{foreign[0]} exists, and is perhaps no piece's; move it away, or --overwrite")
         _try(self._paths)
-        if self._html:
-            self._pieces = [(path, _said(path)) for i, path in enumerate(self._paths) if i not in self.wanted]
+        kept = [path for i, path in enumerate(self._paths) if i not in self.wanted]
+        if self._keep_all:
+            kept = [file for path in kept for file in (path, *self._candidates(path))]
+        self._pieces = [(path, _said(path)) for path in kept]
 
     @property
     def folder(self) -> storage.Path:
         """Where they go."""
         return self._paths[0].parent
+
+    def complete(self) -> None:
+        """Makes what the pieces that are there lack: pictures from their sound, and the page.
+
+        Settings, which are no more where they could not be written, are missed in a warning.
+        """
+        from melody_jax.generate.writer import draw
+
+        for path, said in self._pieces:
+            picture, settings = beside(path)
+            if not said:
+                warnings.warn(f"{path} is there without its settings, {settings.name}", stacklevel=2)
+            if not picture.is_file():
+                draw(path, said)
+        if self._pieces:
+            self._write_page()
 
     def write(
         self, melody: "Melody", index: int, result: "Result", file: str | None = None
@@ -108,11 +129,10 @@ class Files:
         from melody_jax.generate.writer import write_result
 
         path = self._paths[index]
-        kept = [(path, result)]
-        if self._keep_all:
-            kept += [(path.with_name(_candidate(path, piece.candidate)), piece) for piece in result.others]
+        others = result.others if self._keep_all else ()
+        kept = [(path.with_name(_candidate(path, piece.candidate)), piece) for piece in others]
         written = []
-        for place, piece in kept:
+        for place, piece in (*kept, (path, result)):  # the piece last: once it is there, all of it counts as made
             more = {} if file is None else {"call": {**piece.call, "file": file}}
             write = functools.partial(
                 write_result, piece, bundle=melody.bundle, form=self.form, more=more, new=not self._overwrite
@@ -126,13 +146,21 @@ class Files:
                 self._pieces.append(
                     (there, {"prompt": piece.prompt, "seed": piece.seed, "similarity": piece.similarity})
                 )
-        if self._html:
-            try:
-                write_page(self.folder / PAGE, self._pieces, self._new_page)
-                self._new_page = False
-            except OSError as error:
-                warnings.warn(f"{self.folder / PAGE} was not written: {error.strerror or error}", stacklevel=2)
+        self._write_page()
         return written
+
+    def _write_page(self) -> None:
+        if not self._html:
+            return
+        try:
+            write_page(self.folder / PAGE, self._pieces, self._new_page)
+            self._new_page = False
+        except OSError as error:
+            warnings.warn(f"{self.folder / PAGE} was not written: {error.strerror or error}", stacklevel=3)
+
+    def _candidates(self, path: storage.Path) -> list[storage.Path]:
+        """The other candidates of a piece that are there."""
+        return sorted(self.folder.glob(_candidate(path, "*")))
 
     def _placed(self, place: storage.Path, write: Callable[[storage.Path], object]) -> storage.Path | None:
         """Where a piece lies once it is written: at `place`, or beside it if another command has written that meanwhile.

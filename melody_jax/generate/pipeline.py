@@ -127,7 +127,7 @@ class Melody:
         alone = isinstance(prompts, str) or isinstance(audio, np.ndarray) and audio.ndim == 1
         if prompts is not None:
             given = sources = check_prompts([prompts] if isinstance(prompts, str) else list(prompts))
-            self._warn_of_cuts(sources)
+            self._warn_of_unread(sources)
         else:
             given = [audio] if alone else list(audio)
             sources = [check_clip(clip, g, f"music prompt {index + 1}") for index, clip in enumerate(given)]
@@ -314,7 +314,7 @@ class Melody:
         """
         chosen = with_settings(settings or self.defaults, changes)
         (seed,) = seeds_of(seed, 1)
-        self._warn_of_cuts(check_prompts([prompt]))
+        self._warn_of_unread(check_prompts([prompt]))
         (away,) = self._negatives(negative, 1, chosen)
 
         def codes(sentence: str, fixed: Controls | None) -> np.ndarray | None:
@@ -371,7 +371,7 @@ class Melody:
         if prompt is not None:
             given = [prompt] * count if isinstance(prompt, str) else list(prompt)
             prompts = [*check_prompts(given)]
-            self._warn_of_cuts([*dict.fromkeys(given)])
+            self._warn_of_unread([*dict.fromkeys(given)])
         if len(prompts) != count:
             raise UserError(f"{len(prompts)} prompts for {count} pieces of music")
         seeds, negatives = seeds_of(options.get("seed", 0), count), self._negatives(negative, count, chosen)
@@ -411,7 +411,7 @@ class Melody:
         given = check_prompts([negative] * count if isinstance(negative, str) else list(negative))
         if len(given) != count:
             raise UserError(f"{len(given)} negative prompts for {count} pieces")
-        self._warn_of_cuts([*dict.fromkeys(given)])
+        self._warn_of_unread([*dict.fromkeys(given)])
         return [*given]
 
     def _pieces(self, audio: Any, options: Options) -> "_Pieces":
@@ -429,7 +429,7 @@ class Melody:
             checked.append(check_audio(piece, self.bundle.geometry, name.format(index + 1)))
         return _Pieces(checked, heard, alone)
 
-    def _warn_of_cuts(self, prompts: Sequence[str]) -> None:
+    def _warn_of_unread(self, prompts: Sequence[str]) -> None:
         for prompt in prompts:
             kept = self.loaded.tokenizer.kept(prompt, self.loaded.text_length)
             if kept is not None:
@@ -438,6 +438,9 @@ class Melody:
                     f"{'...' + kept[-40:]!r}",
                     stacklevel=4,
                 )
+            if unknown := self.loaded.tokenizer.unknown(kept or prompt):
+                words = ", ".join(dict.fromkeys(unknown))
+                warnings.warn(f"the model knows no word for {words:.60} in the prompt {prompt!r:.60}", stacklevel=4)
 
     def _call(self, name: str, source: Any, negative: str | None) -> dict[str, Any]:
         call: dict[str, Any] = {"name": name, "bundle": self.bundle.ids}

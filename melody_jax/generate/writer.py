@@ -14,7 +14,7 @@ from melody_jax.files import whole_file
 from melody_jax.generate.page import beside
 from melody_jax.generate.picture import write_picture
 from melody_jax.generate.result import Result
-from melody_jax.generate.sound_file import SoundFormat, write_sound
+from melody_jax.generate.sound_file import RATES, SoundFormat, read_music, write_sound
 from melody_jax.storage import Path
 
 
@@ -58,6 +58,17 @@ def write_result(
     with _costs_a_warning(picture):
         write_picture(result.audio, result.sample_rate, picture, result.prompt)
     return [*written, *(file for file in (picture, settings) if file.is_file())]
+
+
+def draw(path: Path, said: Mapping[str, Any]) -> None:
+    """Draws the picture of a piece from its sound file, at the rate that its settings `said` name.
+
+    One that cannot be drawn costs a warning.
+    """
+    picture, _ = beside(path)
+    with _costs_a_warning(picture):
+        rate = said.get("sample_rate", RATES[0])
+        write_picture(read_music(path, rate), rate, picture, str(said.get("prompt") or path.stem))
 
 
 @contextlib.contextmanager

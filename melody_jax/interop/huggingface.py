@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from melody_jax import config as config_lib
 from melody_jax.bundle.bundle import finished_in
-from melody_jax.bundle.part import Part, cast, flatten, load_part, save_part, unflatten
+from melody_jax.bundle.part import Part, cast, flatten, load_part, save_part, unflatten, write_weights
 from melody_jax.errors import UserError
 from melody_jax.files import UNFINISHED, publish, read_object
 from melody_jax.geometry import Geometry
@@ -272,7 +272,7 @@ def _write(out: pathlib.Path, settings: Mapping[str, Any], tensors: Mapping[str,
     scratch = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     scratch.mkdir(parents=True)
     try:
-        save_file(dict(tensors), scratch / WEIGHTS, metadata={"format": "pt"})
+        write_weights(tensors, scratch / WEIGHTS, metadata={"format": "pt"})
         (scratch / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
         publish(scratch, out, "config.json")
     finally:

@@ -60,6 +60,14 @@ class TextTokenizer:
         last = encoding.offsets[min(length, len(encoding.ids)) - 2][1]  # [SEP] stands behind it
         return _readable(text)[:last]
 
+    def unknown(self, text: str) -> list[str]:
+        """The words and signs of a text that the vocabulary lacks, in their order; all are read as one and the same token."""
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        readable, token = _readable(text), getattr(self._tokenizer.model, "unk_token", None)
+        encoding = self._tokenizer.encode(readable)
+        return [readable[slice(*place)] for place, word in zip(encoding.offsets, encoding.tokens) if word == token]
+
 
 def _readable(text: str) -> str:
     """A bounded text without lone surrogates, which have no bytes."""

@@ -1,7 +1,6 @@
 """Finetuning: the language model and the diffusion model of a bundle go on learning, on music of one's own."""
 
 import dataclasses
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from melody_jax.bundle.adapter import NAME, AdapterConfig
 from melody_jax.bundle.bundle import Bundle, export
 from melody_jax.bundle.card import Card
 from melody_jax.bundle.lineage import short
-from melody_jax.bundle.part import INFO_FILE, Part, locate, read_info
+from melody_jax.bundle.part import INFO_FILE, Part, locate, read_info, save_part
 from melody_jax.errors import UserError
 from melody_jax.files import write_whole
 from melody_jax.geometry import Geometry
@@ -128,14 +127,14 @@ def _shape(name: str, part: Part) -> str:
 
 
 def _copy(bundle: Bundle, name: str, out: Path) -> None:
-    """Puts a part of the bundle into the output folder, where its tokens are made."""
-    folder = locate(out / name)
+    """Puts a part of the bundle into the output folder, where its tokens are made; whole or not at all."""
+    folder, part = locate(out / name), bundle.parts[name]
     if (folder / INFO_FILE).is_file():
         found = read_info(folder)["id"]
-        if found != bundle.parts[name].id:
+        if found != part.id:
             raise UserError(f"{out} holds another {name} ({short(found)}); name a new --out for this bundle")
         return
-    shutil.copytree(bundle.directory / name, out / name, dirs_exist_ok=True)
+    save_part(out / name, name, part.params, part.config, part.geometry, part.parents, part.training, part_id=part.id)
 
 
 def _finished(base: Part, folder: Path, rank: int) -> bool:

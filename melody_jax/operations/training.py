@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from typing import Any
 
 import jax
 
@@ -185,11 +185,11 @@ def prepare_jax() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.excepthook = _without_closed_loops
+    sys.unraisablehook = _without_closed_loops
     keep_programs()
 
 
-def _without_closed_loops(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Prints what nobody caught, but not what orbax's other writes say, in hundreds of lines, after one has failed."""
-    if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, trace)
+def _without_closed_loops(what: Any) -> None:
+    """Prints what nobody can catch, but not what orbax's other writes say, in hundreds of lines, after one has failed."""
+    if str(what.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(what)

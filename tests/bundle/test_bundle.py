@@ -1,6 +1,7 @@
 """Bundles: export, lineage, integrity, card."""
 
 import json
+import resource
 import shutil
 import threading
 
@@ -10,7 +11,7 @@ import pytest
 from melody_jax.bundle import Bundle, Card, check_lineage, export, load_part, save_part
 from melody_jax.bundle.bundle import bundle_bytes
 from melody_jax.bundle.part import seal
-from melody_jax.errors import UserError
+from melody_jax.errors import STOPPED, UserError, exit_code_of
 from melody_jax.files import placing
 from melody_jax.geometry import Geometry
 from melody_jax.mulan import minilm
@@ -187,6 +188,21 @@ def test_two_exports_to_one_folder_never_mix(tmp_path, bundle):
         assert second.is_alive() and Bundle.load(bundle.directory).ids == bundle.ids
     second.join()
     assert Bundle.load(bundle.directory).ids == ids
+
+
+def test_a_full_disk_leaves_the_bundle_as_it_was(tmp_path, bundle):
+    parts = train(tmp_path / "other", seed=1)
+    before = {path: path.read_bytes() for path in bundle.directory.rglob("*") if path.is_file()}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))  # a write beyond it fails as on a full disk
+    try:
+        with pytest.raises(OSError, match=r"weights\.safetensors: .*File too large") as refusal:
+            export(parts, bundle.directory)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert exit_code_of(refusal.value) == STOPPED
+    assert {path: path.read_bytes() for path in bundle.directory.rglob("*") if path.is_file()} == before
+    assert export(parts, bundle.directory).ids["lm"] == load_part(parts[4]).id
 
 
 def test_export_here(tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ def test_a_data_set_of_music_in_the_bucket_is_built_there(kind, gcs_folder, tmp_
     capsys.readouterr()
     same(built(gcs_folder / "music", gcs_folder / "data"), built(music, tmp_path / "data"))
     said = capsys.readouterr().out
-    assert said.count("tune00") == said.count("4 of 5 files have not changed") == 2
+    assert said.count("tune00") == said.count("the clips of 4 of 5 files") == 2
     assert len(list(read.read_clips(directory, "train"))) > 0
 
 

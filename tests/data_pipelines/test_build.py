@@ -187,7 +187,7 @@ def test_changed_music_is_made_anew_and_the_rest_is_kept(tmp_path, capsys, monke
     build.build(*arguments)
     said = capsys.readouterr().out
     assert "1 added: new.wav" in said and "1 gone: tune03.wav" in said and "tune01.wav (captions)" in said
-    assert "2 changed" in said and "3 of 6 files have not changed" in said and "Dataset" not in said
+    assert "2 changed" in said and "the clips of 3 of 6 files" in said and "Dataset" not in said
     assert sorted(pathlib.Path(path).name for path in read_files) == ["new.wav", "tune01.wav", "tune02.wav"]
     assert read.metadata(first)["id"] != identity
     fresh = build.build("mine", _request(music), str(tmp_path / "fresh"), 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from melody_jax.errors import UserError
-from melody_jax.evaluate import families, measures
+from melody_jax.evaluate import families, measures, models
 from melody_jax.evaluate.figures import Figure, table, write_report
 
 RATE = 24_000
@@ -76,7 +76,7 @@ def test_retrieval_and_diffusion_bounds():
     music /= np.linalg.norm(music, axis=1, keepdims=True)
     assert measures.text_to_music_retrieval(music, music)[0].value == 1.0
     assert not measures.text_to_music_retrieval(np.roll(music, 1, axis=0), music)[0].reached
-    better, ignored = measures.diffusion(np.array([[0.4, 0.4, 0.6], [0.6, 0.6, 0.6]]), clips=16)
+    better, ignored = measures.diffusion(np.array([[0.4, 0.4, 0.6], [0.6, 0.6, 0.6]]))
     assert better.value == 0.5 and better.reached and ignored.value == 1.0 and not ignored.reached
     assert better.interval == (0.4, 0.6)
 
@@ -100,15 +100,22 @@ def test_of_few_clips_no_more_is_asked_than_they_can_show():
     assert measures.codes(tokens, labels, tokens, labels, 1000)[0].reached
 
 
+def test_a_mean_of_few_clips_says_how_sure_it_is():
+    """From two clips on there are batches to compare; many clips are in batches as large as ever."""
+    sizes = {clips: models.diffusion_batch(clips) for clips in (1, 2, 5, 9, 31, 32, 200)}
+    assert sizes == {1: 1, 2: 1, 5: 1, 9: 2, 31: 7, 32: models.BATCH, 200: models.BATCH} and models.BATCH == 8
+
+
 def test_one_clip_says_how_little_it_says():
     rng = np.random.default_rng(0)
     (retrieved,) = measures.text_to_music_retrieval(np.ones((1, 4), np.float32), np.ones((1, 4), np.float32))
     train, tokens = rng.integers(0, 9, (5, 50)), rng.integers(0, 9, (1, 50))
     perplexity, shuffled = measures.language_model(np.array([2.0]), np.array([2.0]), train, tokens, 9)
-    error, ignored = measures.diffusion(np.array([[0.5, 0.5, 0.6]]), clips=1)
+    error, ignored = measures.diffusion(np.array([[0.5, 0.5, 0.6]]))
     _, family = measures.codes(train, ["a", "b", "a", "b", "a"], tokens, ["a"], 9)
     for figure in (retrieved, shuffled, ignored, family):
         assert figure.lacks and not figure.reached and not figure.missed
+    assert "0.5 (one clip)" in table([error])
     assert error.reached and perplexity.value == pytest.approx(np.exp(2))
     text = table([perplexity, retrieved])
     assert "7.389 (one clip)" in text and "not measured: it takes two held-out clips" in text

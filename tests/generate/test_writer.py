@@ -9,6 +9,7 @@ import wave
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
 from melody_jax.errors import UserError
 from melody_jax.generate import writer
@@ -228,6 +229,65 @@ def test_candidates_that_are_there_are_not_replaced_unasked(tmp_path):
     with pytest.raises(UserError, match="x-candidate-1.wav exists"):
         Files(Output(str(tmp_path / "x.wav"), keep_all=True), ["a waltz"])
     Files(Output(str(tmp_path / "x.wav")), ["a waltz"])
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"), float)
+
+
+def test_what_a_piece_that_is_there_lacks_is_made_from_its_sound(melody, tmp_path):
+    """As after a disk that was full: the sound stays as it is, the picture and the page are made, settings are missed."""
+    asked = Output(str(tmp_path), skip_existing=True, keep_all=True, html=True)
+    (piece,) = melody.generate(["a waltz"], seconds=0.4, seed=1, candidates=2, keep_all=True)
+    Files(asked, ["a waltz", "a reel"]).write(melody, 0, piece)
+    pictures = sorted(tmp_path.glob("*.png"))
+    sounds = {path: path.read_bytes() for path in tmp_path.glob("*.wav")}
+    drawn = [pixels(path) for path in pictures]
+    assert len(pictures) == len(sounds) == 2
+    for path in (*pictures, tmp_path / "index.html"):
+        path.unlink()
+    files = Files(asked, ["a waltz", "a reel"])
+    files.complete()
+    assert files.wanted == [1]
+    for path, before in zip(pictures, drawn):  # of 16 bits
+        assert np.mean(np.abs(pixels(path) - before)) < 2 < np.std(before)
+    assert np.mean(np.abs(drawn[1] - drawn[0])) > 2
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.wav")} == sounds
+    assert (tmp_path / "index.html").read_text().count("<audio") == 2
+
+    (tmp_path / "0-a-waltz.json").unlink()
+    (tmp_path / "0-a-waltz.wav").write_bytes(b"cut")
+    (tmp_path / "0-a-waltz.png").unlink()
+    with pytest.warns(UserWarning) as warned:
+        Files(asked, ["a waltz", "a reel"]).complete()
+    said = [str(warning.message) for warning in warned]
+    assert len(said) == 2 and "0-a-waltz.wav is there without its settings, 0-a-waltz.json" in said[0]
+    assert "0-a-waltz.png was not written: cannot read the music" in said[1]
+
+
+def test_an_end_between_candidates_leaves_a_piece_to_be_made(melody, tmp_path, monkeypatch):
+    asked = Output(str(tmp_path / "x.wav"), skip_existing=True, keep_all=True)
+    (piece,) = melody.generate(["a waltz"], seconds=0.4, seed=1, candidates=2, keep_all=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "write_picture", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            Files(asked, ["a waltz"]).write(melody, 0, piece)
+    assert len(list(tmp_path.glob("*.wav"))) == 1
+    assert Files(asked, ["a waltz"]).wanted == [0]
+
+
+def test_to_go_on_replaces_no_file_of_the_user(melody, tmp_path):
+    """Where the sound is missing, settings and picture of a piece are made again, and nobody else's."""
+    asked = Output(str(tmp_path / "song.wav"), skip_existing=True)
+    (tmp_path / "song.png").write_bytes(b"a cover")
+    with pytest.raises(UserError, match="song.png exists, and is perhaps no piece's"):
+        Files(asked, ["a waltz"])
+    (tmp_path / "song.png").unlink()
+    (piece,) = melody.generate(["a waltz"], seconds=0.4, seed=1)
+    Files(asked, ["a waltz"]).write(melody, 0, piece)
+    (tmp_path / "song.wav").unlink()
+    assert Files(asked, ["a waltz"]).wanted == [0]
 
 
 def test_a_stream_does_not_begin_over_a_file_that_has_appeared(tmp_path):

@@ -95,6 +95,12 @@ def test_token_ids_written_by_hand():
     np.testing.assert_array_equal(encoded, [[101, 1037, 4030, 17569, 1012, 102, 0, 0], [101, 102] + [0] * 6])
 
 
+def test_words_that_it_does_not_know_are_told():
+    known = ("A slow Waltz [SEP] fo\u200br 2 violins!", "вальс", "")
+    assert [TextTokenizer().unknown(text) for text in known] == [[], [], []]
+    assert TextTokenizer().unknown("🎵 waltz 一首慢, 🎵") == ["🎵", "首", "慢", "🎵"]
+
+
 def test_long_texts_are_cut_before_the_last_token():
     encoded = TextTokenizer().encode([WALTZ * 10], 6)
     assert encoded.shape == (1, 6) and encoded[0, 0] == 101 and encoded[0, -1] == 102

@@ -1,16 +1,19 @@
 """Finetuning the shipped bundle for two steps: all weights of one part, an adapter of another; what is refused."""
 
 import dataclasses
+import errno
+import os
 import pathlib
 
 import numpy as np
 import pytest
 
+from melody_jax.bundle import part
 from melody_jax.bundle.bundle import Bundle
 from melody_jax.bundle.part import flatten, load_part
 from melody_jax.errors import UserError
 from melody_jax.operations import opening
-from melody_jax.operations.finetuning import Finetuning, finetune
+from melody_jax.operations.finetuning import Finetuning, _copy, finetune
 from melody_jax.train.arrays import ArrayBatches
 from melody_jax.train.stage import Data
 
@@ -68,6 +71,25 @@ def test_an_adapter_of_the_language_model(on_arrays, tmp_path):
     assert again.ids == made.ids != Bundle.load(BUNDLE).ids
     for name, value in flatten(made.parts["lm"].params).items():
         np.testing.assert_allclose(flatten(again.parts["lm"].params)[name], value, atol=2e-3, err_msg=name)  # float16
+
+
+def test_a_part_that_a_full_disk_cut_is_copied_again(tmp_path, monkeypatch):
+    bundle = Bundle.load(BUNDLE)
+
+    def cut(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(part, "save_file", cut)
+        with pytest.raises(OSError, match="No space"):
+            _copy(bundle, "codes", tmp_path)
+    assert not list(tmp_path.iterdir())
+    _copy(bundle, "codes", tmp_path)
+    copied, given = load_part(tmp_path / "codes"), bundle.parts["codes"]
+    assert (copied.id, copied.config, copied.parents) == (given.id, given.config, given.parents)
+    for name, value in flatten(given.params).items():
+        np.testing.assert_array_equal(flatten(copied.params)[name], value, strict=True)
 
 
 def test_what_is_refused(tmp_path):
