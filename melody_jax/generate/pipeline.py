@@ -430,6 +430,7 @@ class Melody:
         return _Pieces(checked, heard, alone)
 
     def _warn_of_unread(self, prompts: Sequence[str]) -> None:
+        unknown: dict[str, str] = {}
         for prompt in prompts:
             kept = self.loaded.tokenizer.kept(prompt, self.loaded.text_length)
             if kept is not None:
@@ -438,9 +439,11 @@ class Melody:
                     f"{'...' + kept[-40:]!r}",
                     stacklevel=4,
                 )
-            if unknown := self.loaded.tokenizer.unknown(kept or prompt):
-                words = ", ".join(dict.fromkeys(unknown))
-                warnings.warn(f"the model knows no word for {words:.60} in the prompt {prompt!r:.60}", stacklevel=4)
+            for word in self.loaded.tokenizer.unknown(kept or prompt):
+                unknown.setdefault(word, prompt)
+        if unknown:
+            first = next(iter(unknown.values()))
+            warnings.warn(f"the model knows no word for {', '.join(unknown):.60}, as in {first!r:.60}", stacklevel=3)
 
     def _call(self, name: str, source: Any, negative: str | None) -> dict[str, Any]:
         call: dict[str, Any] = {"name": name, "bundle": self.bundle.ids}

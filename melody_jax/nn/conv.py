@@ -1,8 +1,8 @@
 """One-dimensional convolutions over [B, time, channels].
 
 Frame-rate networks on a CPU live from two facts (measured, see docs): a depthwise convolution is fastest as K shifted
-multiplies, and a dense convolution as one product of unfolded frames. On TPUs too, but for convolutions of stride 1
-(`_direct_is_faster`).
+multiplies, and a dense convolution as one product of unfolded frames. On TPUs too, but for
+those that `_direct_is_faster` names.
 """
 
 import functools
@@ -10,8 +10,10 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from melody_jax.nn.dense import add_bias, gradient_dtype, matmul
+from melody_jax.nn.remat import KEPT
 from melody_jax.parallel import activations
 from melody_jax.parallel.activations import constrain
 from melody_jax.shapes import Array, Float
@@ -163,17 +165,35 @@ class DepthwiseConv1d(nn.Module):
         init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=1)
         init = nn.with_logical_partitioning(init, ("time", "conv_out"))
         kernel = self.param("kernel", init, (self.kernel, x.shape[-1]), jnp.dtype(self.param_dtype))
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         pads = _pads("SAME", self.kernel, 1, self.dilation, x.shape[1])
-        padded, width = jnp.pad(x, ((0, 0), pads, (0, 0))), x.shape[1]
-        taps = [
-            padded[:, i * self.dilation : i * self.dilation + width] * kernel[i][None, None] for i in range(self.kernel)
-        ]
-        y = functools.reduce(jnp.add, taps)
+        y = checkpoint_name(_depthwise(x.astype(self.dtype), kernel.astype(self.dtype), self.dilation, pads), KEPT)
         if self.use_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
             y = add_bias(y, self.param("bias", zeros, (x.shape[-1],), jnp.dtype(self.param_dtype)))
         return constrain(y, "conv_out")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _depthwise(x: Array, kernel: Array, dilation: int, pads: tuple[int, int]) -> Array:
+    """x [B, T, I] and kernel [K, I] to [B, T, I]. Its gradient is written out: JAX's own adds up K padded arrays."""
+    seen = _shifted(x, len(kernel), dilation, pads)
+    return functools.reduce(jnp.add, [frames * kernel[i][None, None] for i, frames in enumerate(seen)])
+
+
+def _shifted(x: Array, taps: int, dilation: int, pads: tuple[int, int]) -> list[Array]:
+    """What each tap sees, [B, T, I]; `pads` are dilation * (taps - 1) frames together."""
+    padded = jnp.pad(x, ((0, 0), pads, (0, 0)))
+    return [padded[:, i * dilation : i * dilation + x.shape[1]] for i in range(taps)]
+
+
+def _depthwise_backward(dilation, pads, residuals, g):
+    x, kernel = residuals
+    seen = _shifted(x, len(kernel), dilation, pads)
+    dkernel = jnp.stack([jnp.sum((frames * g).astype(jnp.float32), (0, 1)) for frames in seen])
+    return _depthwise(g, kernel[::-1], dilation, pads[::-1]), dkernel.astype(kernel.dtype)
+
+
+_depthwise.defvjp(lambda x, kernel, *how: (_depthwise(x, kernel, *how), (x, kernel)), _depthwise_backward)
 
 
 class ConvTranspose1d(nn.Module):

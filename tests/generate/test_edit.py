@@ -164,7 +164,7 @@ def test_progress_and_an_end_on_demand(melody):
 
 
 def test_prompts_beyond_the_limit_are_cut_with_a_word(melody):
-    with pytest.warns(UserWarning, match="the model knows no word for 🎵 in the prompt 'a 🎵 waltz 🎵'"):
+    with pytest.warns(UserWarning, match="the model knows no word for 🎵, as in 'a 🎵 waltz 🎵'"):
         melody.generate("a 🎵 waltz 🎵", seconds=0.4)
     with pytest.warns(UserWarning, match="longer than the 16 tokens"):
         long = melody.generate("waltz " * 10, seconds=0.4)

@@ -227,14 +227,26 @@ def test_gradients_of_weights_leave_a_tpu_in_bfloat16(monkeypatch):
     assert gradient(w).dtype == jnp.float32 and float(gradient(w)[0, 0]) == 4096
 
 
-def test_depthwise_equals_grouped_convolution():
-    x = _normal(0, 2, 20, 4)
-    y, variables = conv.DepthwiseConv1d(7, dilation=2).init_with_output(jax.random.key(0), x)
-    kernel = nn.meta.unbox(variables)["params"]["kernel"][:, None, :]
-    expected = jax.lax.conv_general_dilated(
-        x, kernel, (1,), "SAME", rhs_dilation=(2,), dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=4
-    )
-    np.testing.assert_allclose(y, expected, atol=1e-5)
+@pytest.mark.parametrize(("taps", "dilation"), [(7, 2), (4, 1)])
+def test_depthwise_and_its_gradients_equal_a_grouped_convolution(taps, dilation):
+    x, layer = _normal(0, 2, 20, 4), conv.DepthwiseConv1d(taps, dilation, use_bias=False)
+    kernel = nn.meta.unbox(layer.init(jax.random.key(0), x))["params"]["kernel"]
+
+    def grouped(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel[:, None], (1,), "SAME", rhs_dilation=(dilation,), dimension_numbers=("NWC", "WIO", "NWC"),
+            feature_group_count=4,
+        )  # fmt: skip
+
+    def ours(x, kernel):
+        return layer.apply({"params": {"kernel": kernel}}, x)
+
+    np.testing.assert_allclose(ours(x, kernel), grouped(x, kernel), atol=1e-5)
+    gradients = [
+        jax.grad(lambda *at, run=run: jnp.sum(jnp.sin(run(*at))), (0, 1))(x, kernel) for run in (ours, grouped)
+    ]
+    for found, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel,stride", [(4, 2), (8, 4), (11, 5), (3, 3), (9, 4), (7, 2)])

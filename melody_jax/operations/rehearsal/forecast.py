@@ -27,7 +27,7 @@ from melody_jax.train.stage import HostBatch, Stage
 from melody_jax.watch import flops
 
 MFU: dict[str, dict[str, float]] = {
-    "autoencoder": {"v5e": 0.052, "v5p": 0.045, "v6e": 0.012},
+    "autoencoder": {"v5e": 0.076, "v5p": 0.045, "v6e": 0.012},
     "mulan": {"v5e": 0.287, "v5p": 0.216, "v6e": 0.119},
     "semantic": {"v5e": 0.131, "v5p": 0.117, "v6e": 0.057},
     "lm": {"v5e": 0.380, "v5p": 0.317, "v6e": 0.215},
