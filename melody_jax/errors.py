@@ -95,6 +95,17 @@ def exit_code_of(error: Exception) -> int:
     return STOPPED if any(text in str(error) for text in _FINAL) else FAILED
 
 
+@contextlib.contextmanager
+def exporting(out: object) -> Iterator[None]:
+    """Around the writing of an export to `out`: an OSError is a UserError that names it, but for a disk that is full or refuses."""
+    try:
+        yield
+    except OSError as error:
+        if exit_code_of(error) == STOPPED:
+            raise
+        raise UserError(f"cannot export to {out}: {error}") from None
+
+
 def refused(error: Exception) -> tuple[str, int] | None:
     """What the system refused, in a line, and the exit code; None for all that may be a fault of ours.
 

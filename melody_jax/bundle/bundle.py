@@ -34,7 +34,7 @@ from melody_jax.bundle.part import (
     seal,
 )
 from melody_jax.codes.vocabulary import Vocabulary
-from melody_jax.errors import STOPPED, UserError, exit_code_of
+from melody_jax.errors import UserError, exporting
 from melody_jax.files import UNFINISHED, placing, read_object, write_whole
 from melody_jax.geometry import Geometry
 from melody_jax.mulan import minilm
@@ -159,14 +159,11 @@ def export(
     fresh = not out.exists()
     scratch = _scratch(out)
     try:
-        scratch.mkdir(parents=True, exist_ok=True)
-        _write(scratch, parts, dtype, card or Card(), dict(sampling or {}), max_file_bytes, tokenizer)
-        Bundle.load(scratch)
-        _place(scratch, out)
-    except OSError as error:
-        if exit_code_of(error) == STOPPED:
-            raise
-        raise UserError(f"cannot export to {out}: {error}") from None
+        with exporting(out):
+            scratch.mkdir(parents=True, exist_ok=True)
+            _write(scratch, parts, dtype, card or Card(), dict(sampling or {}), max_file_bytes, tokenizer)
+            Bundle.load(scratch)
+            _place(scratch, out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if fresh and isinstance(out, pathlib.Path) and out.is_dir() and not any(out.iterdir()):

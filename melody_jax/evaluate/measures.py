@@ -95,7 +95,8 @@ def diffusion(errors: Float[np.ndarray, "batches 3"]) -> list[Figure]:
     """DPD: velocity error over a grid of angles beside the per-channel Wiener predictor; and with others' tokens.
 
     Args:
-      errors: of every batch of clips, with their own tokens, with another clip's, and of the predictor. One batch is one clip.
+      errors: of every batch of clips, with their own tokens, with another clip's, and of the predictor. A single batch is a
+        single clip.
     """
     own, shuffled, wiener = errors.T
     error, bound = whole_mean(own), float(wiener.mean())

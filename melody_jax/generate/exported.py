@@ -23,7 +23,7 @@ import numpy as np
 from melody_jax.bundle.bundle import CARD_FILE, TOKENIZER_FILE
 from melody_jax.bundle.part import flatten, unflatten
 from melody_jax.codes import controls
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, exporting
 from melody_jax.files import UNFINISHED, whole_folder
 from melody_jax.generate import sample_exported
 from melody_jax.generate.compose import Composer
@@ -155,6 +155,7 @@ def export_sampler(melody: Melody, out: str | os.PathLike, settings: Settings) -
 
     Raises:
       UserError: `out` holds something else, or cannot be written.
+      OSError: the disk is full or refuses; what stood in `out` stays.
     """
     out = pathlib.Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir()) and not _is_ours(out)):
@@ -163,7 +164,7 @@ def export_sampler(melody: Melody, out: str | os.PathLike, settings: Settings) -
     bundle = melody.bundle
     weights = flatten({name: part.params for name, part in bundle.parts.items()})
     weights |= flatten({"mulan": {"text": melody.loaded.weights["mulan"]["text"]}})  # which may be in no part
-    try:
+    with exporting(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole_folder(out, INFO_FILE) as scratch:
             for name, (parts, inputs) in arrows.inputs().items():
@@ -177,8 +178,6 @@ def export_sampler(melody: Melody, out: str | os.PathLike, settings: Settings) -
             (scratch / TOKENIZER_FILE).write_bytes(tokenizer.read_bytes())
             (scratch / CARD_FILE).write_bytes((bundle.directory / CARD_FILE).read_bytes())
             (scratch / INFO_FILE).write_text(json.dumps(_info(melody, arrows), indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot export to {out}: {error}") from None
     return out
 
 

@@ -437,7 +437,7 @@ class Melody:
                 warnings.warn(
                     f"a prompt is longer than the {self.loaded.text_length} tokens that the model reads; it reads up to "
                     f"{'...' + kept[-40:]!r}",
-                    stacklevel=4,
+                    stacklevel=3,
                 )
             for word in self.loaded.tokenizer.unknown(kept or prompt):
                 unknown.setdefault(word, prompt)

@@ -52,21 +52,23 @@ class TextTokenizer:
 
     def kept(self, text: str, length: int) -> str | None:
         """The beginning of a text that `encode` keeps; None where it keeps all."""
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        encoding = self._tokenizer.encode(_readable(text))
+        readable, encoding = self._whole(text)
         if len(encoding.ids) <= length and len(text) <= LONGEST:
             return None
         last = encoding.offsets[min(length, len(encoding.ids)) - 2][1]  # [SEP] stands behind it
-        return _readable(text)[:last]
+        return readable[:last]
 
     def unknown(self, text: str) -> list[str]:
         """The words and signs of a text that the vocabulary lacks, in their order; all are read as one and the same token."""
+        (readable, encoding), token = self._whole(text), getattr(self._tokenizer.model, "unk_token", None)
+        return [readable[slice(*place)] for place, word in zip(encoding.offsets, encoding.tokens) if word == token]
+
+    def _whole(self, text: str) -> tuple[str, tokenizers.Encoding]:
+        """(the text as it is read, all its tokens: not cut, not padded)."""
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        readable, token = _readable(text), getattr(self._tokenizer.model, "unk_token", None)
-        encoding = self._tokenizer.encode(readable)
-        return [readable[slice(*place)] for place, word in zip(encoding.offsets, encoding.tokens) if word == token]
+        readable = _readable(text)
+        return readable, self._tokenizer.encode(readable)
 
 
 def _readable(text: str) -> str:

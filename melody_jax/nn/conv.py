@@ -1,8 +1,8 @@
 """One-dimensional convolutions over [B, time, channels].
 
 Frame-rate networks on a CPU live from two facts (measured, see docs): a depthwise convolution is fastest as K shifted
-multiplies, and a dense convolution as one product of unfolded frames. On TPUs too, but for
-those that `_direct_is_faster` names.
+multiplies, and a dense convolution as one product of unfolded frames. On TPUs too, but for those that
+`_direct_is_faster` names.
 """
 
 import functools
@@ -87,12 +87,17 @@ class Conv1d(nn.Module):
 def _unfolded(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple[int, int]) -> Array:
     """Dense convolution as one product: [B, U, kernel * I] times [kernel * I, O]."""
     taps, inputs, outputs = kernel.shape
+    columns = _seen(x, taps, stride, dilation, pads)
+    unfolded = jnp.concatenate(columns, axis=-1) if taps > 1 else columns[0]
+    return matmul(unfolded, kernel.reshape(taps * inputs, outputs))
+
+
+def _seen(x: Array, taps: int, stride: int, dilation: int, pads: tuple[int, int]) -> list[Array]:
+    """What each tap sees of x [B, T, I]: [B, U, I]."""
     x = jnp.pad(x, ((0, 0), pads, (0, 0)))
     width = (x.shape[1] - (taps - 1) * dilation - 1) // stride + 1
     last = (width - 1) * stride + 1
-    columns = [x[:, i * dilation : i * dilation + last : stride] for i in range(taps)]
-    unfolded = jnp.concatenate(columns, axis=-1) if taps > 1 else columns[0]
-    return matmul(unfolded, kernel.reshape(taps * inputs, outputs))
+    return [x[:, i * dilation : i * dilation + last : stride] for i in range(taps)]
 
 
 def _direct_is_faster(x: Array, taps: int, stride: int, dilation: int) -> bool:
@@ -176,19 +181,13 @@ class DepthwiseConv1d(nn.Module):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _depthwise(x: Array, kernel: Array, dilation: int, pads: tuple[int, int]) -> Array:
     """x [B, T, I] and kernel [K, I] to [B, T, I]. Its gradient is written out: JAX's own adds up K padded arrays."""
-    seen = _shifted(x, len(kernel), dilation, pads)
+    seen = _seen(x, len(kernel), 1, dilation, pads)
     return functools.reduce(jnp.add, [frames * kernel[i][None, None] for i, frames in enumerate(seen)])
-
-
-def _shifted(x: Array, taps: int, dilation: int, pads: tuple[int, int]) -> list[Array]:
-    """What each tap sees, [B, T, I]; `pads` are dilation * (taps - 1) frames together."""
-    padded = jnp.pad(x, ((0, 0), pads, (0, 0)))
-    return [padded[:, i * dilation : i * dilation + x.shape[1]] for i in range(taps)]
 
 
 def _depthwise_backward(dilation, pads, residuals, g):
     x, kernel = residuals
-    seen = _shifted(x, len(kernel), dilation, pads)
+    seen = _seen(x, len(kernel), 1, dilation, pads)
     dkernel = jnp.stack([jnp.sum((frames * g).astype(jnp.float32), (0, 1)) for frames in seen])
     return _depthwise(g, kernel[::-1], dilation, pads[::-1]), dkernel.astype(kernel.dtype)
 

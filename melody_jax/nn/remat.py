@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 KEPT = "kernel"
-"""Name of the results of kernels, and of products with weights plus a bias, which are kept as such products are."""
+"""Name of the results of kernels, of depthwise convolutions and of products with weights plus a bias: kept as products are."""
 
 POLICIES: dict[str, Callable[..., Any] | None] = {
     "full": None,

@@ -1,6 +1,7 @@
 """`melody export stablehlo`: the folder makes, without this package, what `Melody.generate` makes."""
 
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -164,6 +165,13 @@ def test_what_fails_leaves_the_old_folder(folder, melody, monkeypatch):
 
     monkeypatch.setattr(exported.np, "savez", full)
     with pytest.raises(exported.UserError, match="no space left"):
+        exported.export_sampler(melody, folder, melody.defaults)
+
+    def no_room(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(exported.np, "savez", no_room)
+    with pytest.raises(OSError, match="No space left"):  # as of every command: its exit code says that it is the disk
         exported.export_sampler(melody, folder, melody.defaults)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
