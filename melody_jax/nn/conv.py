@@ -110,23 +110,23 @@ def _direct_is_faster(x: Array, taps: int, stride: int, dilation: int) -> bool:
 
 
 def _strided(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple[int, int]) -> Array:
-    """Dense convolution, not unfolded. At a stride s, of a dilation of 1, it is one of stride 1 over [B, T / s, s * I]: the
+    """Dense convolution, not unfolded. At a stride s, of a dilation of 1, it is one of stride 1 over [B, T / s, s, I]: the
     gradient of a strided one multiplies the zeros between the frames."""
     if stride == 1:
-        return _direct(x, kernel, dilation, pads)
+        return _direct(x, kernel, dilation, (pads,))
     batch, time, inputs = x.shape
     taps, _, outputs = kernel.shape
     width, blocks = (time + sum(pads) - taps) // stride + 1, -(-taps // stride)
     length = (width - 1 + blocks) * stride
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (pads[0], length - time - pads[0], 0), (0, 0, 0)))
     kernel = jnp.pad(kernel, ((0, blocks * stride - taps), (0, 0), (0, 0)))
-    x, kernel = x.reshape(batch, -1, stride * inputs), kernel.reshape(blocks, stride * inputs, outputs)
-    return _direct(x, kernel, 1, (0, 0))
+    x, kernel = x.reshape(batch, -1, stride, inputs), kernel.reshape(blocks, stride, inputs, outputs)
+    return _direct(x, kernel, 1, ((0, 0), (0, 0)))[:, :, 0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _direct(x: Array, kernel: Array, dilation: int, pads: tuple[int, int]) -> Array:
-    """Dense convolution of stride 1, not unfolded. Returns x's dtype."""
+def _direct(x: Array, kernel: Array, dilation: int, pads: tuple[tuple[int, int], ...]) -> Array:
+    """Dense convolution of stride 1 along the middle axes of x [B, ..., I], not unfolded. Returns x's dtype."""
     return _convolve(x, kernel.astype(x.dtype), dilation, pads)
 
 
@@ -136,12 +136,17 @@ def _direct_forward(x, kernel, dilation, pads):
 
 def _direct_backward(dilation, pads, residuals, g):
     x, kernel = residuals
-    g, reach = g.astype(x.dtype), dilation * (kernel.shape[0] - 1)
-    dx = _convolve(g, kernel.astype(x.dtype)[::-1].swapaxes(1, 2), dilation, (reach - pads[0], reach - pads[1]))
+    g, along = g.astype(x.dtype), tuple(range(len(pads)))
+    reach = [dilation * (taps - 1) for taps in kernel.shape[:-2]]
+    around = tuple((far - before, far - after) for far, (before, after) in zip(reach, pads, strict=True))
+    dx = _convolve(g, jnp.flip(kernel.astype(x.dtype), along).swapaxes(-2, -1), dilation, around)
     # rows take the place of channels, and channels of rows
-    turned = jax.lax.ConvDimensionNumbers(lhs_spec=(2, 0, 1), rhs_spec=(2, 0, 1), out_spec=(1, 2, 0))
+    middle = [1 + axis for axis in along]
+    turned = jax.lax.ConvDimensionNumbers(
+        lhs_spec=(x.ndim - 1, 0, *middle), rhs_spec=(x.ndim - 1, 0, *middle), out_spec=(x.ndim - 2, x.ndim - 1, *along)
+    )
     dw = jax.lax.conv_general_dilated(
-        x, g, (dilation,), [pads], dimension_numbers=turned, preferred_element_type=gradient_dtype(x)
+        x, g, (dilation,) * len(pads), pads, dimension_numbers=turned, preferred_element_type=gradient_dtype(x)
     )
     return dx, dw.astype(kernel.dtype)
 
@@ -149,9 +154,10 @@ def _direct_backward(dilation, pads, residuals, g):
 _direct.defvjp(_direct_forward, _direct_backward)
 
 
-def _convolve(x: Array, kernel: Array, dilation: int, pads: tuple[int, int]) -> Array:
+def _convolve(x: Array, kernel: Array, dilation: int, pads: tuple[tuple[int, int], ...]) -> Array:
+    numbers = ("NWC", "WIO", "NWC") if len(pads) == 1 else ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
-        x, kernel, (1,), [pads], rhs_dilation=(dilation,), dimension_numbers=("NWC", "WIO", "NWC"),
+        x, kernel, (1,) * len(pads), pads, rhs_dilation=(dilation,) * len(pads), dimension_numbers=numbers,
         preferred_element_type=jnp.float32,
     ).astype(x.dtype)  # fmt: skip
 

@@ -61,8 +61,22 @@ def _on_chips(arrays: tuple[Array, ...], scale: Array, bias: Array, eps: float, 
     rows, sums = ("batch", None, None), ("batch", None, None, None)
     outputs = (rows, sums) if len(arrays) == 2 else rows
     vectors = jnp.stack([scale, bias]).astype(jnp.float32)
-    run = functools.partial(_call, eps, activation)
+    run = functools.partial(_share, eps, activation)
     return activations.per_chip(run, ((None, None), *[rows] * len(arrays)), outputs)(vectors, *arrays)
+
+
+def _share(eps: float, activation: str, vectors: Array, *arrays: Array) -> Any:
+    """`_call` on one chip's rows. Rows that fill sublanes are read with time outermost, which is how convolutions of so
+    many leave them (`nn/conv.py`): another order is a copy."""
+    rows, width, channels = arrays[0].shape
+    if rows % SUBLANES:
+        return _call(eps, activation, vectors, *arrays)
+
+    def as_before(y: Array) -> Array:
+        return y.reshape(width, rows, channels).swapaxes(0, 1)
+
+    out = _call(eps, activation, vectors, *[x.swapaxes(0, 1).reshape(1, -1, channels) for x in arrays])
+    return (as_before(out[0]), out[1]) if len(arrays) == 2 else as_before(out)
 
 
 def _call(eps: float, activation: str, vectors: Array, *arrays: Array) -> Any:

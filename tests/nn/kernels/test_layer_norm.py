@@ -19,9 +19,9 @@ def small_steps(monkeypatch):
     monkeypatch.setattr(layer_norm, "ROWS", 32)
 
 
-def arrays(rows, dtype):
+def arrays(rows, dtype, batch=2):
     """x, scale, bias, the gradient of y."""
-    draw = functools.partial(np.random.default_rng(0).normal, size=(2, rows, 128))
+    draw = functools.partial(np.random.default_rng(0).normal, size=(batch, rows, 128))
     x, g = (jnp.asarray(draw(loc), dtype) for loc in (0.5, 0.0))
     scale, bias = (jnp.asarray(np.random.default_rng(seed).normal(1 - seed, 0.3, 128), jnp.float32) for seed in (0, 1))
     return x, scale, bias, g
@@ -42,9 +42,9 @@ def fused(activation, x, scale, bias):
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu", "silu"])
-@pytest.mark.parametrize("rows", [64, 75])
-def test_results_and_gradients_are_those_of_the_plain_path(activation, rows):
-    given = arrays(rows, "float32")
+@pytest.mark.parametrize(("rows", "batch"), [(64, 2), (75, 2), (33, 8)])
+def test_results_and_gradients_are_those_of_the_plain_path(activation, rows, batch):
+    given = arrays(rows, "float32", batch)
     found, wanted = (with_gradients(functools.partial(f, activation), *given) for f in (fused, plain))
     for ours, theirs in zip(found, wanted, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-4)
