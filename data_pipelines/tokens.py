@@ -109,11 +109,11 @@ def open_tokens(directory: Path, expected: Mapping[str, str] | None = None) -> T
     return TokenSet(storage.path(directory), facts["lineage"], config.from_dict(Geometry, facts["geometry"]))
 
 
-def read_tokens(directory: Path, split: str, limit: int | None = None) -> Iterator[TokenExample]:
-    """The examples of a split in their stored order; for evaluation, not for training."""
+def read_tokens(directory: Path, split: str, start: int = 0, stop: int | None = None) -> Iterator[TokenExample]:
+    """The examples [start, stop) of a split in their stored order, all by default; for evaluation, not for training."""
     columns, features = read.open_split(directory, split)
     latents, more = read.open_split(read.latents_directory(directory), split)
-    numbers = range(len(columns))[:limit]
+    numbers = range(len(columns))[start:stop]
     for row, other in zip(columns.read(numbers), latents.read(numbers), strict=True):
         example = features.deserialize_example_np(row) | more.deserialize_example_np(other)
         example["id"], example["family"] = example["id"].decode(), example["family"].decode()

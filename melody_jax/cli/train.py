@@ -92,6 +92,13 @@ def doctor(args: argparse.Namespace) -> int:
 @command(
     shared("data", "data_dir", "tokenizer", model_dir="the trained stages; tokens are written here"),
     option("--batch_size", f"clips at once (default {BATCH_SIZE})", action=Positive, default=BATCH_SIZE),
+    option(
+        "--drawn",
+        "also make tokens of this name, of which the language model draws some anew: for the training of a diffusion model that is "
+        "to play its tokens",
+        metavar="NAME",
+    ),
+    option("--lm_guidance", "of these draws (default 1)", type=float, default=1.0),
 )
 def tokenize(args: argparse.Namespace) -> None:
     from melody_jax.operations import tokens
@@ -99,6 +106,9 @@ def tokenize(args: argparse.Namespace) -> None:
     hosts.join()
     options = {"batch_size": args.batch_size, "tokenizer": args.tokenizer}
     print(f"tokens in {tokens.of_model_dir(args.model_dir, args.data, args.data_dir, **options)}")
+    if args.drawn is not None:
+        how = args.drawn, args.lm_guidance, args.batch_size
+        print(f"tokens in {tokens.drawn(args.model_dir, args.data, args.data_dir, *how)}")
 
 
 LEARNING = ",".join(graph.READ_TOKENS)

@@ -39,7 +39,7 @@ def clip_losses(
     Args:
       window: moments of `levels` tokens in one sequence.
     """
-    starts = _starts(semantic.shape[1] // levels, window)
+    starts = window_starts(semantic.shape[1] // levels, window)
     windows = jnp.stack([semantic[:, levels * at : levels * (at + window)] for at in starts], axis=1)
     condition = jnp.repeat(model.vocabulary.condition(mulan, keep, controls), len(starts), axis=0)
     condition = model.vocabulary.later(condition, jnp.tile(starts, semantic.shape[0]))
@@ -68,6 +68,6 @@ def _losses_after(
     return losses[:, model.vocabulary.prefix - 1 :]
 
 
-def _starts(moments: int, window: int) -> Int[np.ndarray, " windows"]:
+def window_starts(moments: int, window: int) -> Int[np.ndarray, " windows"]:
     """Where the windows begin that cover a clip."""
     return np.linspace(0, moments - window, -(-moments // window)).round().astype(np.int32)

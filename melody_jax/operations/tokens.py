@@ -111,3 +111,41 @@ def check(model_dir: str, data: str, data_dir: str) -> None:
         directory = read.tokens_directory(model_dir, data)
         command = f"melody tokenize --model_dir {model_dir} --data {data}"
         raise UserError(f"{directory} holds no tokens of this data by these parts; run {command} first")
+
+
+def drawn(
+    model_dir: str, data: str, data_dir: str, name: str, guidance: float = 1.0, batch_size: int = BATCH_SIZE
+) -> Path:
+    """Tokens `name` of a model folder: those of `data`, some of them drawn anew by its language model (`data_pipelines.drawn`).
+
+    A diffusion model that is trained on them learns what to make of the errors that it will meet in sampling: "conditioning
+    augmentation" (Ho et al., "Cascaded Diffusion Models", 2022), with the errors that there are in place of noise.
+
+    Args:
+      guidance: of the draws.
+
+    Raises:
+      UserError: as of `check`; the language model is missing or of other codes; `name` is `data`.
+    """
+    if name == data:
+        raise UserError(f"--drawn {name}: the tokens with draws need a name of their own")
+    check(model_dir, data, data_dir)
+    folders = finished(model_dir, ("codes", "lm"))
+    lm = load_part(folders["lm"])
+    if lm.parents.get("codes") != read_info(folders["codes"])["id"]:
+        raise UserError(f"{model_dir}: the language model was trained on other codes; train it again")
+    from data_pipelines import drawn, read
+    from melody_jax.lm.decode import Sampling
+    from melody_jax.system import Loaded
+
+    loaded, sampling = Loaded({"lm": lm}), Sampling(guidance=guidance)
+
+    def redraw(text: np.ndarray, controls: np.ndarray, semantic: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        known = controls if loaded.system.lm.config.controls else None
+        keys = loaded.row_keys(numbers.tolist(), [0] * len(numbers))
+        return np.asarray(loaded.redraw(loaded.condition(text, 0, known), semantic, keys, sampling))
+
+    true, made = read.tokens_directory(model_dir, data), read.tokens_directory(model_dir, name)
+    lineage, how = read.metadata(true)["lineage"] | {"lm": lm.id}, f"lm_guidance {guidance:g}"
+    made = made.with_name(read.TOKENS_VERSION)
+    return drawn.write_drawn(redraw, true, made, lineage, loaded.geometry, how, batch_size, hosts.share())

@@ -79,7 +79,8 @@ class Loaded:
         self._represent, self._reconstruct = self._compiled(system.represent), self._compiled(system.reconstruct)
         self._row_keys, self._fold_in = self._compiled(system.row_keys), self._compiled(system.fold_in)
         self._condition, self._later = self._compiled(system.condition), self._compiled(system.later)
-        self._write, self._diffuse = self._compiled(system.write_tokens), self._compiled(system.diffuse)
+        self._write, self._redraw = self._compiled(system.write_tokens), self._compiled(system.redraw)
+        self._diffuse = self._compiled(system.diffuse)
         self._decode, self._magnitudes = self._compiled(system.decode), self._compiled(system.decode_magnitudes)
         self._phases = self._compiled(system.find_phases)
 
@@ -193,6 +194,16 @@ class Loaded:
         """`length` semantic codes after the earlier ones; guidance leads away from `negative`, a condition as well."""
         inputs = condition, self._rows(earlier), self._rows(keys)
         return self._write(self.weights["lm"], *inputs, negative, length=length, sampling=sampling)
+
+    def redraw(
+        self,
+        condition: Int[Array, "B prefix"],
+        semantic: Int[np.ndarray, "B N"],
+        keys: UInt32[Array, "B 2"],
+        sampling: Sampling,
+    ) -> Int[Array, "B N"]:
+        """Each of the clips' semantic codes drawn anew, after the condition and the true codes before it."""
+        return self._redraw(self.weights["lm"], condition, self._rows(semantic), self._rows(keys), sampling=sampling)
 
     def diffuse(
         self,

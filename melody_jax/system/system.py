@@ -22,6 +22,7 @@ from melody_jax.lm.continuation import continue_codes
 from melody_jax.lm.decode import Sampling
 from melody_jax.lm.loss import clip_losses, sequence_losses
 from melody_jax.lm.network import SemanticLM
+from melody_jax.lm.redraw import redraw
 from melody_jax.mulan.config import MuLanConfig
 from melody_jax.mulan.network import MuLan
 from melody_jax.nn.measured import variables
@@ -179,6 +180,11 @@ class System:
     ) -> Array:
         """`length` semantic codes [B, length] after the condition [B, prefix] and the earlier codes [B, W]."""
         return continue_codes(self.lm, lm, condition, earlier, length, keys, sampling, negative)
+
+    def redraw(self, lm: Weights, condition: Array, semantic: Array, keys: Array, *, sampling: Sampling) -> Array:
+        """The semantic codes [B, N R] of clips, each drawn anew after the condition [B, prefix] and the true ones before it."""
+        levels = self.geometry.semantic_levels
+        return redraw(self.lm, lm, condition, semantic, self.window, levels, keys, sampling)
 
     def token_losses(
         self, lm: Weights, mulan: Array, semantic: Array, keep: Array | None = None, controls: Array | None = None

@@ -71,6 +71,35 @@ def test_a_run_starts_where_another_ended(trained, tmp_path):
     assert longer.training["init_from"] == part.training["init_from"]
 
 
+def test_new_layers_beside_others_begin_as_the_identity(tmp_path):
+    """A diffusion model with a second coarse layer in every block says what the one with a single one said."""
+    stage = configuration.compose(configuration.gin_files("dpd", "tiny", "cpu")).stage
+    shape = {"blocks": 2, "width": 32, "precondition": "none", "prompt": False}
+    one, two = (
+        dataclasses.replace(stage, config=dataclasses.replace(stage.config, coarse_layers=layers, **shape))
+        for layers in (1, 2)
+    )
+    mesh = make_mesh("data=1", jax.devices()[:1])
+    params = jax.tree.map(np.asarray, initial_state(one, 1, mesh).params)
+    save_part(tmp_path / "part", "dpd", params, one.config, one.geometry, {}, {})
+    state, record = start_from(two, initial_state(two, 0, mesh), [str(tmp_path / "part")])
+    assert (
+        record[0]["parameters"]
+        == sum(x.size for x in flatten(params).values())
+        < sum(x.size for x in flatten(state.params).values())
+    )
+    draw, sizes = np.random.default_rng(0), one.geometry
+    noisy = draw.normal(size=(2, 8 * sizes.frames_per_token, sizes.latent_channels)).astype(np.float32)
+    angles, tokens = np.full(noisy.shape[:2], 0.7, np.float32), draw.integers(0, 9, (2, 8 * sizes.semantic_levels))
+    given = jnp.asarray(noisy), jnp.asarray(angles), jnp.asarray(tokens)
+    said = [
+        jax.jit(s.model.apply)({"params": jax.tree.map(jnp.asarray, p)}, *given)
+        for s, p in ((one, params), (two, state.params))
+    ]
+    np.testing.assert_allclose(*said, atol=1e-5)
+    assert np.abs(said[0]).max() > 1e-2
+
+
 def test_bert_becomes_the_text_tower_on_a_mesh(bert, tmp_path):
     state = initial_state(STAGE, 0, make_mesh("data=2,fsdp=4"))
     started, record = start_from(STAGE, state, [str(tmp_path / "bert")])
