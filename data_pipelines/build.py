@@ -124,8 +124,7 @@ def build(
     Raises:
         UserError: as `prepare`, or `name` is none for a data set, or exists and was made from another request.
     """
-    if not name.replace("-", "_").isidentifier():
-        raise UserError(f"--name {name!r}: use letters, digits and _ only, not beginning with a digit")
+    replacing.check_name(name, "--name")
     # Said before any work; TensorFlow is loaded after it, as it takes 0.5 GB.
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise ModuleNotFoundError("No module named 'tensorflow_datasets'")

@@ -94,8 +94,8 @@ def doctor(args: argparse.Namespace) -> int:
     option("--batch_size", f"clips at once (default {BATCH_SIZE})", action=Positive, default=BATCH_SIZE),
     option(
         "--drawn",
-        "also make tokens of this name, of which the language model draws some anew: for the training of a diffusion model that is "
-        "to play its tokens",
+        "make tokens of this name beside them, of which the language model draws some anew: for the training of a diffusion "
+        "model that is to play its tokens",
         metavar="NAME",
     ),
     option("--lm_guidance", "of these draws (default 1)", type=float, default=1.0),
@@ -105,10 +105,12 @@ def tokenize(args: argparse.Namespace) -> None:
 
     hosts.join()
     options = {"batch_size": args.batch_size, "tokenizer": args.tokenizer}
-    print(f"tokens in {tokens.of_model_dir(args.model_dir, args.data, args.data_dir, **options)}")
-    if args.drawn is not None:
-        how = args.drawn, args.lm_guidance, args.batch_size
-        print(f"tokens in {tokens.drawn(args.model_dir, args.data, args.data_dir, *how)}")
+    places = args.model_dir, args.data, args.data_dir
+    if args.drawn is None:
+        made = tokens.of_model_dir(*places, **options)
+    else:
+        made = tokens.drawn(*places, args.drawn, args.lm_guidance, **options)
+    print(f"tokens in {made}")
 
 
 LEARNING = ",".join(graph.READ_TOKENS)

@@ -114,7 +114,13 @@ def check(model_dir: str, data: str, data_dir: str) -> None:
 
 
 def drawn(
-    model_dir: str, data: str, data_dir: str, name: str, guidance: float = 1.0, batch_size: int = BATCH_SIZE
+    model_dir: str,
+    data: str,
+    data_dir: str,
+    name: str,
+    guidance: float = 1.0,
+    batch_size: int = BATCH_SIZE,
+    **options: Any,
 ) -> Path:
     """Tokens `name` of a model folder: those of `data`, some of them drawn anew by its language model (`data_pipelines.drawn`).
 
@@ -123,29 +129,30 @@ def drawn(
 
     Args:
       guidance: of the draws.
+      options: as of `ensure`, for the tokens of `data` where they are not there.
 
     Raises:
-      UserError: as of `check`; the language model is missing or of other codes; `name` is `data`.
+      UserError: as of `of_model_dir`; the language model is missing or of other codes; `name` is `data`, or no name for a data set.
     """
-    if name == data:
-        raise UserError(f"--drawn {name}: the tokens with draws need a name of their own")
-    check(model_dir, data, data_dir)
-    folders = finished(model_dir, ("codes", "lm"))
-    lm = load_part(folders["lm"])
-    if lm.parents.get("codes") != read_info(folders["codes"])["id"]:
-        raise UserError(f"{model_dir}: the language model was trained on other codes; train it again")
-    from data_pipelines import drawn, read
+    from data_pipelines import drawn, read, replacing
     from melody_jax.lm.decode import Sampling
     from melody_jax.system import Loaded
 
-    loaded, sampling = Loaded({"lm": lm}), Sampling(guidance=guidance)
+    replacing.check_name(name, "--drawn")
+    if name == data:
+        raise UserError(f"--drawn {name}: the tokens with draws need a name of their own")
+    sampling, folders = Sampling(guidance=guidance), finished(model_dir, ("codes", "lm"))
+    lm = load_part(folders["lm"])
+    if lm.parents.get("codes") != read_info(folders["codes"])["id"]:
+        raise UserError(f"{model_dir}: the language model was trained on other codes; train it again")
+    true = of_model_dir(model_dir, data, data_dir, batch_size=batch_size, **options)
+    loaded = Loaded({"lm": lm})
 
     def redraw(text: np.ndarray, controls: np.ndarray, semantic: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         known = controls if loaded.system.lm.config.controls else None
         keys = loaded.row_keys(numbers.tolist(), [0] * len(numbers))
         return np.asarray(loaded.redraw(loaded.condition(text, 0, known), semantic, keys, sampling))
 
-    true, made = read.tokens_directory(model_dir, data), read.tokens_directory(model_dir, name)
     lineage, how = read.metadata(true)["lineage"] | {"lm": lm.id}, f"lm_guidance {guidance:g}"
-    made = made.with_name(read.TOKENS_VERSION)
+    made = read.tokens_directory(model_dir, name).with_name(read.TOKENS_VERSION)
     return drawn.write_drawn(redraw, true, made, lineage, loaded.geometry, how, batch_size, hosts.share())

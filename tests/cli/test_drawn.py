@@ -63,6 +63,10 @@ def test_some_tokens_of_training_clips_are_draws_and_nothing_else_changes(models
 def test_what_cannot_be_drawn_is_refused(models, capsys, tmp_path):
     assert _run(models, "music")
     assert "a name of their own" in capsys.readouterr().err
+    assert _run(models, "../drawn")
+    assert "--drawn '../drawn': use letters" in capsys.readouterr().err
+    assert _run(models, "more", "--lm_guidance", "-1")
+    assert "LM guidance -1.0" in capsys.readouterr().err
     save_part(models[0] / "lm", "lm", {"w": np.ones(1, np.float32)}, {}, read_geometry(models), {"codes": "others"}, {})
     assert _run(models, "more")
     assert "trained on other codes" in capsys.readouterr().err
