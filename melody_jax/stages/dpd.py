@@ -63,6 +63,7 @@ class DPDStage(Stage):
     parents_dir: str = ""
     name: ClassVar[str] = "dpd"
     starts: ClassVar[Mapping[str, str]] = {"dpd": ""}
+    residual: ClassVar[str] = "coarse"
 
     @property
     def clip(self) -> Geometry:

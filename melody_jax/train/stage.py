@@ -79,6 +79,8 @@ class Stage(ABC):
     """Name of a part -> where its weights go in `TrainState.params` ("/" between names) when training starts from it."""
     positions: ClassVar[tuple[str, ...]] = ()
     """Tables of positions in `TrainState.params`; from a longer table in the part, the first rows are taken."""
+    residual: ClassVar[str] = ""
+    """Name of residual layers, NAME_0 and so on: where a part has fewer of them, the others begin as the identity."""
     unread: ClassVar[Mapping[str, str]] = {}
     """First name in `TrainState.params` -> the data for which these parameters may rightly have no gradient."""
     averaged_part: ClassVar[str] = ""

@@ -1,6 +1,5 @@
 """The state that a run begins with: that of a checkpoint, or a new one with random weights or those of a part."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -85,9 +84,9 @@ def calibrated(stage: Stage, state: TrainState, batches: Iterator[HostBatch]) ->
 def start_from(stage: Stage, state: TrainState, directories: Sequence[str]) -> tuple[TrainState, list[dict[str, Any]]]:
     """The state with the weights of parts in their places (`Stage.starts`), laid out as before, and a record of them.
 
-    Parameters that a part lacks stay random, but layers beside others of their kind that it has (`coarse_1` beside `coarse_0`)
-    begin as the identity, and the network as what the part was: what they add to their input is zero. Measured values are taken
-    from the part until the stage measures again. Of longer tables of positions (`Stage.positions`) the first rows are taken.
+    Parameters that a part lacks stay random. Where it has fewer residual layers (`Stage.residual`), the others add nothing to
+    their input, and the network begins as what the part was. Measured values are taken from the part until the stage measures
+    again. Of longer tables of positions (`Stage.positions`) the first rows are taken.
 
     Raises:
       UserError: there is no part, the stage has no place for it, or it has extra parameters or other shapes.
@@ -99,7 +98,7 @@ def start_from(stage: Stage, state: TrainState, directories: Sequence[str]) -> t
             raise UserError(f"{directory} is a {part.name}; {stage.name} starts from {' or '.join(stage.starts)}")
         values = _fitted(part, stage, state, directory)
         used = sum(values[name].size for name in values.keys() & flatten(state.params).keys())
-        values |= _added_by_new_layers(flatten(state.params), values)
+        values |= _added_by_new_layers(stage.residual, flatten(state.params), values)
         params, measured = (_replaced(tree, values) for tree in (state.params, state.measured))
         ema = None if state.ema is None else _replaced(state.ema, values, stage.averaged_part)
         state = state.replace(params=params, measured=measured, ema=ema)
@@ -135,16 +134,17 @@ def _fitted(part: Part, stage: Stage, state: TrainState, directory: str) -> dict
     return {name: value for name, value in fitted.items() if value is not None}
 
 
-def _added_by_new_layers(places: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Zeros for the last products of residual layers that are new beside others of their kind; see `start_from`."""
-    there = {name[:end] for name in values for end in range(len(name)) if name[end] == "/"}
-
-    def new(name: str) -> bool:
-        layers = re.finditer(r"(.*?[^/]+)_[1-9]\d*(?=/)", name)
-        return any(name[: layer.end()] not in there and f"{name[: layer.end(1)]}_0" in there for layer in layers)
-
-    added = [name for name in places.keys() - values.keys() if name.split("/")[-2:-1] == ["out"] and new(name)]
-    return {name: np.zeros(places[name].shape, np.float32) for name in added}
+def _added_by_new_layers(
+    residual: str, places: Mapping[str, Any], values: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Zeros for the last products, "out", of residual layers that are not among the values while the first of them is."""
+    found = {}
+    for name in places.keys() - values.keys():
+        before, layer, inside = name.partition(f"{residual}_")
+        first = f"{before}{layer}0/{inside.partition('/')[2]}"
+        if residual and first in values and name.split("/")[-2] == "out":
+            found[name] = np.zeros(places[name].shape, np.float32)
+    return found
 
 
 def _replaced(tree: Any, values: Mapping[str, np.ndarray], below: str = "") -> Any:

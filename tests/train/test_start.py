@@ -71,7 +71,7 @@ def test_a_run_starts_where_another_ended(trained, tmp_path):
     assert longer.training["init_from"] == part.training["init_from"]
 
 
-def test_new_layers_beside_others_begin_as_the_identity(tmp_path):
+def test_new_residual_layers_begin_as_the_identity(tmp_path):
     """A diffusion model with a second coarse layer in every block says what the one with a single one said."""
     stage = configuration.compose(configuration.gin_files("dpd", "tiny", "cpu")).stage
     shape = {"blocks": 2, "width": 32, "precondition": "none", "prompt": False}
