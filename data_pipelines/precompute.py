@@ -55,44 +55,81 @@ def precompute(
     Raises:
         UserError: the clips do not fit the geometry, latents are not finite, or the audio data set changed meanwhile.
     """
+    facts = read.metadata(audio)
+    stored = (facts["sample_rate"], facts["seconds"])
+    if stored != (geometry.sample_rate, geometry.clip_seconds):
+        raise UserError(f"{audio}: clips of {stored[1]:g} s at {stored[0]} Hz, but the parts take others")
+    opened: dict[str, tuple[Records, Any]] = {}
+
+    def examples(chunk: Chunk, progress: tqdm.tqdm) -> Iterator[tokens.TokenExample]:
+        if chunk.split not in opened:
+            opened[chunk.split] = read.open_split(audio, chunk.split)
+        return _encoded(encode, *opened[chunk.split], chunk, batch_size, progress)
+
+    return write_tokens(
+        examples, audio, data_dir, name, lineage, geometry, batch_size, share, does="tokenizing, compiling"
+    )
+
+
+def write_tokens(
+    examples: Callable[[Chunk, tqdm.tqdm], Iterator[tokens.TokenExample]],
+    source: Path,
+    data_dir: str,
+    name: str,
+    lineage: Mapping[str, str],
+    geometry: Geometry,
+    batch_size: int,
+    share: Share = ALONE,
+    how: str = "",
+    does: str = "tokenizing",
+) -> Path:
+    """Makes the tokenised data set `name` of the examples, which follow from the data set in `source`; hosts, files and errors as
+    of `precompute`.
+
+    Args:
+        examples: those of a chunk of `source`, which are counted on the bar as they are made.
+        source: version folder of the data set.
+        how: settings that the examples depend on.
+        does: what the bar says.
+    """
     with replacing.sole_writer(read.tokens_directory(data_dir, name)) if share.first else contextlib.nullcontext():
         share.barrier()  # the others begin when the first host has the lock, for all of them
         directory = read.tokens_directory(data_dir, name)  # the process that had the lock may have made it
-        facts = read.metadata(audio)
-        stored = (facts["sample_rate"], facts["seconds"])
-        if stored != (geometry.sample_rate, geometry.clip_seconds):
-            raise UserError(f"{audio}: clips of {stored[1]:g} s at {stored[0]} Hz, but the parts take others")
-        reason = _out_of_date(directory, facts["id"], lineage, geometry)
+        id_ = read.metadata(source)["id"]
+        made_from = f"{id_}, {how}" if how else id_
+        reason = _out_of_date(directory, made_from, lineage, geometry, how)
         if reason is None:
             return directory
         share.barrier()  # until all hosts have seen what was there
         if reason and share.first:
             print(f"{directory}: {reason}; made anew")
             storage.remove_folder(directory)
-        writing = _writing(directory.with_name(read.TOKENS_VERSION), audio, lineage, geometry, batch_size)
+        writing = _writing(directory.with_name(read.TOKENS_VERSION), source, made_from, lineage, geometry, batch_size)
         if share.first:
             writing.begin()
         share.barrier()
-        _encode_all(encode, audio, writing, batch_size, share)
+        _write_all(examples, writing, share, does)
         share.barrier()
         if share.first:
-            if read.metadata(audio)["id"] != facts["id"]:
-                raise UserError(f"{audio} was made anew while it was tokenised; run the same command again")
-            tokens.finish(writing, geometry, lineage, facts["id"])
+            if read.metadata(source)["id"] != id_:
+                raise UserError(f"{source} was made anew while it was tokenised; run the same command again")
+            tokens.finish(writing, geometry, lineage, made_from)
         share.barrier()
     return writing.directory
 
 
-def _writing(directory: Path, audio: Path, lineage: Mapping[str, str], geometry: Geometry, batch_size: int) -> Writing:
+def _writing(
+    directory: Path, source: Path, made_from: str, lineage: Mapping[str, str], geometry: Geometry, batch_size: int
+) -> Writing:
     """The files to make: about 64, each of whole batches, so that many hosts can share the work and no file is too
     large."""
-    counts = read.counts(audio)
+    counts = read.counts(source)
     batches = min(max(sum(counts.values()) // (64 * batch_size), _FEWEST_BATCHES), _MOST_BATCHES)
-    made_of = [dict(sorted(lineage.items())), read.metadata(audio)["id"], config.to_dict(geometry), batch_size]
+    made_of = [dict(sorted(lineage.items())), made_from, config.to_dict(geometry), batch_size]
     return tokens.writing(directory, geometry, counts, batches * batch_size, made_of)
 
 
-def _out_of_date(directory: Path, source: str, lineage: Mapping[str, str], geometry: Geometry) -> str | None:
+def _out_of_date(directory: Path, source: str, lineage: Mapping[str, str], geometry: Geometry, how: str) -> str | None:
     """Why the tokens in `directory` must be made again; "" if there are none, None if they are up to date."""
     if not (directory / "metadata.json").is_file():
         return ""
@@ -101,24 +138,23 @@ def _out_of_date(directory: Path, source: str, lineage: Mapping[str, str], geome
     if other:
         return f"made with another {' and '.join(other)}"
     if facts["source"] != source:
-        return "its audio data set has changed"
+        return (
+            "its audio data set has changed" if not how else "the tokens it is made from or its settings have changed"
+        )
     return None if facts["geometry"] == config.to_dict(geometry) else "made for another geometry"
 
 
-def _encode_all(encode: Encode, audio: Path, writing: Writing, batch_size: int, share: Share) -> None:
+def _write_all(
+    examples: Callable[[Chunk, tqdm.tqdm], Iterator[tokens.TokenExample]], writing: Writing, share: Share, does: str
+) -> None:
     """Writes this host's chunks of every split."""
     chunks = share.of(writing.chunks)
-    with tqdm.tqdm(
-        total=sum(chunk.stop - chunk.start for chunk in chunks), unit=" clips", desc="tokenizing, compiling"
-    ) as progress:
-        opened: dict[str, tuple[Records, Any]] = {}
+    with tqdm.tqdm(total=sum(chunk.stop - chunk.start for chunk in chunks), unit=" clips", desc=does) as progress:
         for chunk in chunks:
             if writing.has(chunk):
                 progress.update(chunk.stop - chunk.start)
-                continue
-            if chunk.split not in opened:
-                opened[chunk.split] = read.open_split(audio, chunk.split)
-            writing.write(chunk, _encoded(encode, *opened[chunk.split], chunk, batch_size, progress))
+            else:
+                writing.write(chunk, examples(chunk, progress))
 
 
 def _encoded(

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from melody_jax.lm.decode import Sampling, draw
+from melody_jax.lm.decode import Sampling, draw, guided
 from melody_jax.lm.loss import window_starts
 from melody_jax.lm.network import SemanticLM
 from melody_jax.shapes import Array, Int, UInt32
@@ -49,10 +49,12 @@ def _redraw_window(
     true = vocabulary.semantic_ids(semantic).astype(condition.dtype)
     conditions = [condition] if sampling.guidance == 1 else [condition, vocabulary.without_condition(condition)]
     ids = jnp.concatenate([jnp.concatenate([each, true], axis=1) for each in conditions])
-    logits = jnp.asarray(model.apply({"params": weights}, ids[:, :-1]), jnp.float32)[:, vocabulary.prefix - 1 :]
-    if sampling.guidance != 1:
-        conditional, unconditional = jnp.split(logits, 2)
-        logits = sampling.guidance * conditional + (1 - sampling.guidance) * unconditional
+
+    def step(tokens: Array, cache: None) -> tuple[Array, None]:
+        return jnp.asarray(model.apply({"params": weights}, tokens), jnp.float32), cache
+
+    advance = step if sampling.guidance == 1 else guided(step, sampling.guidance)
+    logits = advance(ids[:, :-1], None)[0][:, vocabulary.prefix - 1 :]
     legal = jnp.asarray(vocabulary.legal())
     logits = jnp.where(legal[jnp.arange(width) % legal.shape[0]], logits, -jnp.inf)
     each = jax.vmap(lambda key: jax.vmap(lambda at: jax.random.fold_in(key, at))(jnp.arange(width)))(keys)

@@ -154,5 +154,4 @@ def drawn(
         return np.asarray(loaded.redraw(loaded.condition(text, 0, known), semantic, keys, sampling))
 
     lineage, how = read.metadata(true)["lineage"] | {"lm": lm.id}, f"lm_guidance {guidance:g}"
-    made = read.tokens_directory(model_dir, name).with_name(read.TOKENS_VERSION)
-    return drawn.write_drawn(redraw, true, made, lineage, loaded.geometry, how, batch_size, hosts.share())
+    return drawn.write_drawn(redraw, true, model_dir, name, lineage, loaded.geometry, how, batch_size, hosts.share())

@@ -97,8 +97,9 @@ def start_from(stage: Stage, state: TrainState, directories: Sequence[str]) -> t
         if part.name not in stage.starts:
             raise UserError(f"{directory} is a {part.name}; {stage.name} starts from {' or '.join(stage.starts)}")
         values = _fitted(part, stage, state, directory)
-        used = sum(values[name].size for name in values.keys() & flatten(state.params).keys())
-        values |= _added_by_new_layers(stage.residual, flatten(state.params), values)
+        places = flatten(state.params)
+        used = sum(values[name].size for name in values.keys() & places.keys())
+        values |= _added_by_new_layers(stage.residual, places, values)
         params, measured = (_replaced(tree, values) for tree in (state.params, state.measured))
         ema = None if state.ema is None else _replaced(state.ema, values, stage.averaged_part)
         state = state.replace(params=params, measured=measured, ema=ema)
