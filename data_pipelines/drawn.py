@@ -12,7 +12,7 @@ from melody_jax.geometry import Geometry
 from melody_jax.parallel.share import ALONE, Share
 from melody_jax.storage import Path
 
-Redraw = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+Redraw = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def write_drawn(
@@ -32,8 +32,8 @@ def write_drawn(
     and the other splits, stay as they are. What is replaced depends on the clip's number alone.
 
     Args:
-        redraw: codes of the clips' captions [B, Q] (one of each clip's), their controls [B, controls], semantic codes [B, N] and
-            numbers [B] to other semantic codes [B, N]. Always called with `batch_size` clips.
+        redraw: codes of the clips' captions [B, Q] (one of each clip's), their controls [B, controls], semantic codes [B, N],
+            which of these to replace [B, N] and numbers [B] to semantic codes [B, N]. Always called with `batch_size` clips.
         lineage: {part's name: part's id} of what made the tokens, true and drawn.
         how: the settings of the draws.
         share: this host's.
@@ -59,11 +59,11 @@ def _examples(
             clips = [*examples, *[examples[-1]] * (batch_size - len(examples))]
             text = [clip["text"][own.integers(len(clip["text"]))] for clip, own in zip(clips, chance, strict=True)]
             controls, semantic = (np.stack([clip[field] for clip in clips]) for field in ("controls", "semantic"))
-            drawn = redraw(np.stack(text), controls, semantic, numbers)
-            for row, (example, own) in enumerate(zip(examples, chance)):
-                share = own.random()
-                replaced = own.random(semantic.shape[1]) < share
-                example["semantic"] = np.where(replaced, drawn[row], semantic[row]).astype(np.int32)
+            shares = [own.random() for own in chance]
+            replaced = np.stack([own.random(semantic.shape[1]) < share for own, share in zip(chance, shares, strict=True)])
+            drawn = redraw(np.stack(text), controls, semantic, replaced, numbers)
+            for example, tokens_with_draws in zip(examples, drawn):
+                example["semantic"] = tokens_with_draws.astype(np.int32)
         progress.set_description("drawing", refresh=False)
         yield from examples
         number += len(examples)

@@ -99,6 +99,12 @@ def doctor(args: argparse.Namespace) -> int:
         metavar="NAME",
     ),
     option("--lm_guidance", "of these draws (default 1)", type=float, default=1.0),
+    option(
+        "--passes",
+        "of these draws: 1, each after true tokens (the default); more, after those of the pass before",
+        action=Positive,
+        default=1,
+    ),
 )
 def tokenize(args: argparse.Namespace) -> None:
     from melody_jax.operations import tokens
@@ -109,7 +115,7 @@ def tokenize(args: argparse.Namespace) -> None:
     if args.drawn is None:
         made = tokens.of_model_dir(*places, **options)
     else:
-        made = tokens.drawn(*places, args.drawn, args.lm_guidance, **options)
+        made = tokens.drawn(*places, args.drawn, args.lm_guidance, args.passes, **options)
     print(f"tokens in {made}")
 
 

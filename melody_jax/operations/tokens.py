@@ -119,6 +119,7 @@ def drawn(
     data_dir: str,
     name: str,
     guidance: float = 1.0,
+    passes: int = 1,
     batch_size: int = BATCH_SIZE,
     **options: Any,
 ) -> Path:
@@ -128,7 +129,7 @@ def drawn(
     augmentation" (Ho et al., "Cascaded Diffusion Models", 2022), with the errors that there are in place of noise.
 
     Args:
-      guidance: of the draws.
+      guidance, passes: of the draws (`lm.redraw`).
       options: as of `ensure`, for the tokens of `data` where they are not there.
 
     Raises:
@@ -148,10 +149,12 @@ def drawn(
     true = of_model_dir(model_dir, data, data_dir, batch_size=batch_size, **options)
     loaded = Loaded({"lm": lm})
 
-    def redraw(text: np.ndarray, controls: np.ndarray, semantic: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    def redraw(
+        text: np.ndarray, controls: np.ndarray, semantic: np.ndarray, replaced: np.ndarray, numbers: np.ndarray
+    ) -> np.ndarray:
         known = controls if loaded.system.lm.config.controls else None
         keys = loaded.row_keys(numbers.tolist(), [0] * len(numbers))
-        return np.asarray(loaded.redraw(loaded.condition(text, 0, known), semantic, keys, sampling))
+        return np.asarray(loaded.redraw(loaded.condition(text, 0, known), semantic, replaced, keys, sampling, passes))
 
-    lineage, how = read.metadata(true)["lineage"] | {"lm": lm.id}, f"lm_guidance {guidance:g}"
+    lineage, how = read.metadata(true)["lineage"] | {"lm": lm.id}, f"lm_guidance {guidance:g}, passes {passes}"
     return drawn.write_drawn(redraw, true, model_dir, name, lineage, loaded.geometry, how, batch_size, hosts.share())

@@ -1,6 +1,7 @@
 """Training the semantic language model: MuLan tokens of a clip or of its caption, then the clip's semantic tokens."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -14,8 +15,10 @@ from melody_jax.codes.forgetting import choose_codes, forget_condition
 from melody_jax.codes.vocabulary import Vocabulary
 from melody_jax.geometry import Geometry
 from melody_jax.lm.config import LMConfig
+from melody_jax.lm.decode import Sampling
 from melody_jax.lm.loss import token_losses, weighted_mean
 from melody_jax.lm.network import SemanticLM
+from melody_jax.lm.redraw import redraw_ids
 from melody_jax.shapes import Array, Int
 from melody_jax.system import System
 from melody_jax.train.optim import OptimConfig, apply_gradients, make_optimizer
@@ -53,7 +56,9 @@ class LMStage(Stage):
         tokens and controls, and a wrong token misleads what follows it less.
       own_history: up to this share of a clip's semantic tokens, drawn for each clip, is replaced in the history by what the
         model itself draws in their places, as in sampling, where an error of its own is followed by more of them ("Parallel
-        scheduled sampling": Duckworth et al., 2019). It costs another forward pass.
+        scheduled sampling": Duckworth et al., 2019).
+      own_passes: how often they are drawn: once, after the true tokens; again, after those that were drawn before
+        (`lm.redraw.redraw_ids`). Each costs another forward pass.
       parents_dir: folder with the part "codes" that made the tokens.
     """
 
@@ -70,6 +75,7 @@ class LMStage(Stage):
     opening_tokens: float = 12.0
     history_dropout: float = 0.0
     own_history: float = 0.0
+    own_passes: int = 1
     parents_dir: str = ""
     name: ClassVar[str] = "lm"
     starts: ClassVar[Mapping[str, str]] = {"lm": "", "llama": ""}
@@ -202,18 +208,16 @@ class LMStage(Stage):
         return jnp.where(hidden, self.vocabulary.unknown, tokens)
 
     def _own_history(self, key: jax.Array, params: Any, tokens: Int[Array, "B W"]) -> Int[Array, "B W"]:
-        """Replaces some semantic tokens by draws of the model, given the true ones before them."""
+        """Replaces some semantic tokens by draws of the model; see `own_history`, `own_passes`."""
         if not self.own_history:
             return tokens
         draw_key, share_key, place_key = jax.random.split(key, 3)
-        logits = jnp.asarray(self.model.apply({"params": jax.lax.stop_gradient(params)}, tokens[:, :-1]))
-        first, levels = self.vocabulary.prefix, self.geometry.semantic_levels
-        legal = jnp.tile(jnp.asarray(self.vocabulary.legal()), (self.width // levels, 1))
-        drawn = jax.random.categorical(draw_key, jnp.where(legal, logits[:, first - 1 :], -jnp.inf))
-        share = self.own_history * jax.random.uniform(share_key, (tokens.shape[0], 1))
-        own = jax.random.uniform(place_key, drawn.shape) < share
-        semantic = tokens[:, first:]
-        return tokens.at[:, first:].set(jnp.where(own, drawn.astype(tokens.dtype), semantic))
+        weights, clips = {"params": jax.lax.stop_gradient(params)}, tokens.shape[0]
+        share = self.own_history * jax.random.uniform(share_key, (clips, 1))
+        own = jax.random.uniform(place_key, (clips, self.width)) < share
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(draw_key, jnp.arange(clips))
+        logits_of = functools.partial(self.model.apply, weights)
+        return redraw_ids(logits_of, self.vocabulary, tokens, own, keys, Sampling(), self.own_passes)
 
     def _weights(self) -> Array:
         """Loss weight of each predicted position [1, W-1]: 1 for semantic tokens, or more for the first of them,

@@ -199,11 +199,14 @@ class Loaded:
         self,
         condition: Int[Array, "B prefix"],
         semantic: Int[np.ndarray, "B N"],
+        replaced: Bool[np.ndarray, "B N"],
         keys: UInt32[Array, "B 2"],
         sampling: Sampling,
+        passes: int = 1,
     ) -> Int[Array, "B N"]:
-        """Each of the clips' semantic codes drawn anew, after the condition and the true codes before it."""
-        return self._redraw(self.weights["lm"], condition, self._rows(semantic), self._rows(keys), sampling=sampling)
+        """Clips' semantic codes, those at `replaced` drawn anew; see `lm.redraw.redraw`."""
+        rows = (self._rows(each) for each in (semantic, replaced, keys))
+        return self._redraw(self.weights["lm"], condition, *rows, sampling=sampling, passes=passes)
 
     def diffuse(
         self,

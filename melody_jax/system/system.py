@@ -181,10 +181,12 @@ class System:
         """`length` semantic codes [B, length] after the condition [B, prefix] and the earlier codes [B, W]."""
         return continue_codes(self.lm, lm, condition, earlier, length, keys, sampling, negative)
 
-    def redraw(self, lm: Weights, condition: Array, semantic: Array, keys: Array, *, sampling: Sampling) -> Array:
-        """The semantic codes [B, N R] of clips, each drawn anew after the condition [B, prefix] and the true ones before it."""
+    def redraw(
+        self, lm: Weights, condition: Array, semantic: Array, replaced: Array, keys: Array, *, sampling: Sampling, passes: int
+    ) -> Array:
+        """The semantic codes [B, N R] of clips, some drawn anew after the condition [B, prefix]; see `lm.redraw.redraw`."""
         levels = self.geometry.semantic_levels
-        return redraw(self.lm, lm, condition, semantic, self.window, levels, keys, sampling)
+        return redraw(self.lm, lm, condition, semantic, replaced, self.window, levels, keys, sampling, passes)
 
     def token_losses(
         self, lm: Weights, mulan: Array, semantic: Array, keep: Array | None = None, controls: Array | None = None
