@@ -28,13 +28,13 @@ def describe(args: argparse.Namespace) -> None:
     option("--size", "of configs/sizes (default paper)", default="paper"),
     option("--topology", "v4, v5e, v5p, v6e or tpu7x and the chips, as v5e:16x16", required=True),
     fields(ahead.Request, OPTIONS),
-    shared("set", "json"),
+    shared("set", "gin_file", "json"),
     epilog="Prints what the compiler says. Exit code 3: it does not fit into memory.",
 )
 def precompile(args: argparse.Namespace) -> int:
     jax.config.update("jax_platforms", "cpu")
-    bindings = [binding_of(item) for item in args.set]
-    report = ahead.report(ahead.Request(**fields_of(args, ahead.Request), bindings=bindings))
+    own = {"gin_files": args.gin_file, "bindings": [binding_of(item) for item in args.set]}
+    report = ahead.report(ahead.Request(**fields_of(args, ahead.Request), **own))
     print(json.dumps(report, indent=2) if args.json else ahead.table(report))
     if not report["fits"]:
         print(f"error: {report['hint']}", file=sys.stderr)

@@ -44,16 +44,14 @@ def precompile(capsys, program, *options):
 
 
 def test_what_a_training_step_costs(slice_of_cpus, capsys, tmp_path):
-    options = [
-        "--batch_size",
-        "16",
-        "--mesh",
-        "data=2,fsdp=4",
-        "--set",
-        "lm.LMConfig.remat='full'",
-        "--save",
-        str(tmp_path),
-    ]
+    run = tmp_path / "run.gin"
+    run.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from melody_jax.train import loop\n"
+        "BATCH_SIZE = 16\n"
+        "loop.Run.mesh = 'data=2,fsdp=4'\n"
+    )
+    options = ["--gin_file", str(run), "--set", "lm.LMConfig.remat='full'", "--save", str(tmp_path)]
     code, report, _ = precompile(capsys, "lm", *options)
     assert code == 0 and report["fits"] and "hint" not in report
     assert (report["chips"], report["batch"], report["mesh"]) == (8, 16, "data=2,fsdp=4")

@@ -13,7 +13,7 @@ from melody_jax import graph, libtpu, precompiled
 from melody_jax.errors import UserError
 from melody_jax.operations import configuration
 from melody_jax.operations.ahead import kernels, plan, program, topology
-from melody_jax.parallel.mesh import make_mesh
+from melody_jax.parallel.mesh import DEFAULT, make_mesh
 from melody_jax.watch.chips import Chip
 
 HINT = "try another remat policy (--set lm.LMConfig.remat=full), more fsdp in --mesh, or a smaller --batch_size"
@@ -31,9 +31,9 @@ class Request:
       size: of configs/sizes.
       topology: chips and their number, as v5e:16x16.
       slices: number of slices, joined by the data centre network.
-      mesh: sizes of the mesh axes, as data=-1,fsdp=16.
+      mesh: sizes of the mesh axes, as data=-1,fsdp=16; if not given the configuration's, in sampling data=-1.
       batch_size: global batch; if not given the configuration's, in sampling one clip per chip.
-      bindings: "name = value" for gin.
+      gin_files, bindings: the user's own; bindings as gin reads them, "name = value".
       at_step: the program that runs after this step, for a stage whose program changes during training (the
         autoencoder's does at adversarial_start); if not given the last one.
       steps: of the diffusion, in sampling.
@@ -46,8 +46,9 @@ class Request:
     size: str
     topology: str
     slices: int = 1
-    mesh: str = "data=-1"
+    mesh: str | None = None
     batch_size: int | None = None
+    gin_files: Sequence[str] = ()
     bindings: Sequence[str] = ()
     at_step: int | None = None
     steps: int = 20
@@ -63,13 +64,13 @@ class Request:
             if number is not None and number < least:
                 raise UserError(f"--{name} must be at least {least}, got {number}")
 
-    def stage(self, name: str) -> Any:
-        """The composed stage."""
+    def config(self, name: str) -> configuration.RunConfig:
+        """The composed configuration of a stage."""
         bindings = list(self.bindings)
         if self.batch_size is not None and name == self.program:
             bindings.append(f"BATCH_SIZE = {self.batch_size}")
         files = configuration.gin_files(name, self.size, "tpu")
-        return configuration.compose(files, bindings=bindings, partial=name != self.program).stage
+        return configuration.compose(files, self.gin_files, bindings, partial=name != self.program)
 
 
 def report(request: Request) -> dict[str, Any]:
@@ -86,21 +87,24 @@ def report(request: Request) -> dict[str, Any]:
 def _report(request: Request, schedules: Path | None) -> dict[str, Any]:
     chip = topology.chip_of(request.topology)
     devices = topology.devices_of(request.topology, request.slices)
-    mesh = make_mesh(request.mesh, devices)
     started = time.monotonic()
     if request.program in graph.PROGRAMS:
-        stages, batch = {name: request.stage(name) for name in graph.NETWORKS}, request.batch_size or len(devices)
+        stages = {name: request.config(name).stage for name in graph.NETWORKS}
+        split, batch = request.mesh or DEFAULT, request.batch_size or len(devices)
+        mesh = make_mesh(split, devices)
         planned = plan.sampling(request.program, stages, mesh, batch, request.steps, request.guidance)
     else:
-        stage = request.stage(request.program)
-        batch, planned = stage.batch_size, plan.training(stage, mesh, request.at_step)
+        config = request.config(request.program)
+        split, batch = request.mesh or config.run.mesh, config.stage.batch_size
+        mesh = make_mesh(split, devices)
+        planned = plan.training(config.stage, mesh, request.at_step)
     asked = {
         "program": request.program,
         "size": request.size,
         "topology": request.topology,
         "slices": request.slices,
         "chips": len(devices),
-        "mesh": request.mesh,
+        "mesh": split,
         "batch": batch,
     }
     return asked | _compiled(request, planned, chip, mesh.devices.ravel().tolist(), started, schedules)
