@@ -34,13 +34,12 @@ def redraw(
       keys: one for each clip.
     """
     vocabulary = model.vocabulary
-    conditions = 1 if sampling.guidance == 1 else 2
 
     def step(tokens: Array, cache: None) -> tuple[Array, None]:
         return jnp.asarray(model.apply({"params": weights}, tokens), jnp.float32), cache
 
     def logits_of(ids: Array) -> Array:
-        if conditions == 1:
+        if sampling.guidance == 1:
             return step(ids, None)[0]
         untold = vocabulary.without_condition(ids[:, : vocabulary.prefix])
         untold = jnp.concatenate([untold, ids[:, vocabulary.prefix :]], axis=1)

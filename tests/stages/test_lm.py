@@ -131,6 +131,20 @@ def test_its_own_draws_in_the_history(state):
     assert STAGE._own_history(jax.random.PRNGKey(3), state.params, tokens) is tokens
 
 
+def test_a_second_pass_follows_the_draws_of_the_first(state):
+    """Up to the first token that another took the place of, both have the same before them, and draw the same."""
+    tokens = jnp.tile(STAGE.vocabulary.sequence(batch_of(0)["mulan"], batch_of(0)["semantic"]), (40, 1))
+    once, twice = (
+        np.asarray(jax.jit(stage._own_history)(jax.random.PRNGKey(3), state.params, tokens))
+        for stage in (dataclasses.replace(STAGE, own_history=1.0, own_passes=passes) for passes in (1, 2))
+    )
+    changed = once != np.asarray(tokens)
+    rows = np.flatnonzero(changed.any(axis=1))
+    for row, first in zip(rows, changed[rows].argmax(axis=1), strict=True):
+        np.testing.assert_array_equal(once[row, : first + 1], twice[row, : first + 1])
+    assert len(rows) > 20 and (once != twice).any()
+
+
 @pytest.mark.parametrize("share, read, unread", [(0.0, "mulan", "text"), (1.0, "text", "mulan")])
 def test_the_condition_is_the_musics_or_the_captions(state, share, read, unread):
     step = jax.jit(dataclasses.replace(STAGE, text_share=share, condition_dropout=0.0).train_step)
