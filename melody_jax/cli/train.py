@@ -99,12 +99,6 @@ def doctor(args: argparse.Namespace) -> int:
         metavar="NAME",
     ),
     option("--lm_guidance", "of these draws (default 1)", type=float, default=1.0),
-    option(
-        "--passes",
-        "of these draws: 1, each after true tokens (the default); more, after those of the pass before",
-        action=Positive,
-        default=1,
-    ),
 )
 def tokenize(args: argparse.Namespace) -> None:
     from melody_jax.operations import tokens
@@ -115,7 +109,7 @@ def tokenize(args: argparse.Namespace) -> None:
     if args.drawn is None:
         made = tokens.of_model_dir(*places, **options)
     else:
-        made = tokens.drawn(*places, args.drawn, args.lm_guidance, args.passes, **options)
+        made = tokens.drawn(*places, args.drawn, args.lm_guidance, **options)
     print(f"tokens in {made}")
 
 

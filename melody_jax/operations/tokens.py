@@ -119,7 +119,6 @@ def drawn(
     data_dir: str,
     name: str,
     guidance: float = 1.0,
-    passes: int = 1,
     batch_size: int = BATCH_SIZE,
     **options: Any,
 ) -> Path:
@@ -129,7 +128,7 @@ def drawn(
     augmentation" (Ho et al., "Cascaded Diffusion Models", 2022), with the errors that there are in place of noise.
 
     Args:
-      guidance, passes: of the draws (`lm.redraw`).
+      guidance: of the draws.
       options: as of `ensure`, for the tokens of `data` where they are not there.
 
     Raises:
@@ -154,7 +153,7 @@ def drawn(
     ) -> np.ndarray:
         known = controls if loaded.system.lm.config.controls else None
         keys = loaded.row_keys(numbers.tolist(), [0] * len(numbers))
-        return np.asarray(loaded.redraw(loaded.condition(text, 0, known), semantic, replaced, keys, sampling, passes))
+        return np.asarray(loaded.redraw(loaded.condition(text, 0, known), semantic, replaced, keys, sampling))
 
-    lineage, how = read.metadata(true)["lineage"] | {"lm": lm.id}, f"lm_guidance {guidance:g}, passes {passes}"
+    lineage, how = read.metadata(true)["lineage"] | {"lm": lm.id}, f"lm_guidance {guidance:g}"
     return drawn.write_drawn(redraw, true, model_dir, name, lineage, loaded.geometry, how, batch_size, hosts.share())
