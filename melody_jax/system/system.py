@@ -182,7 +182,15 @@ class System:
         return continue_codes(self.lm, lm, condition, earlier, length, keys, sampling, negative)
 
     def redraw(
-        self, lm: Weights, condition: Array, semantic: Array, replaced: Array, keys: Array, *, sampling: Sampling, passes: int
+        self,
+        lm: Weights,
+        condition: Array,
+        semantic: Array,
+        replaced: Array,
+        keys: Array,
+        *,
+        sampling: Sampling,
+        passes: int,
     ) -> Array:
         """The semantic codes [B, N R] of clips, some drawn anew after the condition [B, prefix]; see `lm.redraw.redraw`."""
         levels = self.geometry.semantic_levels

@@ -47,9 +47,7 @@ def _likeliest(weights, condition, codes, guidance):
 @pytest.mark.parametrize("window", [10, 6])
 def test_every_place_is_drawn_after_the_true_tokens_before_it(given, guidance, window):
     weights, condition, codes = given
-    found = redraw(
-        MODEL, weights, condition, codes, ALL, window, 2, KEYS, Sampling(temperature=0.0, guidance=guidance)
-    )
+    found = redraw(MODEL, weights, condition, codes, ALL, window, 2, KEYS, Sampling(temperature=0.0, guidance=guidance))
     wanted = _likeliest(weights, condition, codes[:, : 2 * window], guidance)
     if window < 10:  # two windows, of moments 0 to 5 and 4 to 9
         wanted = np.concatenate([wanted[:, :8], _likeliest(weights, condition, codes[:, 8:], guidance)], axis=1)
