@@ -59,10 +59,7 @@ def _examples(
             clips = [*examples, *[examples[-1]] * (batch_size - len(examples))]
             text = [clip["text"][own.integers(len(clip["text"]))] for clip, own in zip(clips, chance, strict=True)]
             controls, semantic = (np.stack([clip[field] for clip in clips]) for field in ("controls", "semantic"))
-            shares = [own.random() for own in chance]
-            replaced = np.stack(
-                [own.random(semantic.shape[1]) < share for own, share in zip(chance, shares, strict=True)]
-            )
+            replaced = np.stack([own.random() > own.random(semantic.shape[1]) for own in chance])
             drawn = redraw(np.stack(text), controls, semantic, replaced, numbers)
             for example, tokens_with_draws in zip(examples, drawn):
                 example["semantic"] = tokens_with_draws.astype(np.int32)

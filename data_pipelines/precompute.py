@@ -81,7 +81,8 @@ def write_tokens(
     batch_size: int,
     share: Share = ALONE,
     how: str = "",
-    does: str = "tokenizing",
+    *,
+    does: str,
 ) -> Path:
     """Makes the tokenised data set `name` of the examples, which follow from the data set in `source`; hosts, files and errors as
     of `precompute`.

@@ -202,11 +202,10 @@ class Loaded:
         replaced: Bool[np.ndarray, "B N"],
         keys: UInt32[Array, "B 2"],
         sampling: Sampling,
-        passes: int = 1,
     ) -> Int[Array, "B N"]:
         """Clips' semantic codes, those at `replaced` drawn anew; see `lm.redraw.redraw`."""
         rows = (self._rows(each) for each in (semantic, replaced, keys))
-        return self._redraw(self.weights["lm"], condition, *rows, sampling=sampling, passes=passes)
+        return self._redraw(self.weights["lm"], condition, *rows, sampling=sampling)
 
     def diffuse(
         self,

@@ -182,19 +182,11 @@ class System:
         return continue_codes(self.lm, lm, condition, earlier, length, keys, sampling, negative)
 
     def redraw(
-        self,
-        lm: Weights,
-        condition: Array,
-        semantic: Array,
-        replaced: Array,
-        keys: Array,
-        *,
-        sampling: Sampling,
-        passes: int,
+        self, lm: Weights, condition: Array, semantic: Array, replaced: Array, keys: Array, *, sampling: Sampling
     ) -> Array:
         """The semantic codes [B, N R] of clips, some drawn anew after the condition [B, prefix]; see `lm.redraw.redraw`."""
         levels = self.geometry.semantic_levels
-        return redraw(self.lm, lm, condition, semantic, replaced, self.window, levels, keys, sampling, passes)
+        return redraw(self.lm, lm, condition, semantic, replaced, self.window, levels, keys, sampling)
 
     def token_losses(
         self, lm: Weights, mulan: Array, semantic: Array, keep: Array | None = None, controls: Array | None = None
